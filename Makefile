@@ -1,0 +1,58 @@
+# Everything runs in .venv, built from pyproject.toml; only Python >= 3.11 and make are needed.
+PYTHON ?= python3
+VENV ?= .venv
+# Installed first and at one version: it is the build that the published figures were made with.
+TORCH ?= torch==2.13.0
+
+PROBLEM ?= poisson2d
+STEPS ?= 1000
+SEED ?= 0
+ARGS ?=
+
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help train test bench lint types imports check docs figures clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+train: $(VENV)/.installed ## train PROBLEM for STEPS steps on the simulator
+	$(BIN)/pintac train $(PROBLEM) --steps $(STEPS) --seed $(SEED) $(ARGS)
+
+test: $(VENV)/.installed-dev ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.installed-dev ## run the benchmarks
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only $(ARGS)
+
+lint: $(VENV)/.installed-dev ## ruff
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev ## mypy
+	$(BIN)/mypy
+
+imports: $(VENV)/.installed-dev ## the import contract
+	$(BIN)/lint-imports
+
+check: lint types imports test ## everything that CI checks
+
+docs: $(VENV)/.installed-dev ## regenerate the generated pages (ISA, machine) in docs/
+	$(BIN)/python tools/generate_docs.py
+
+figures: $(VENV)/.installed-dev ## redraw docs/figures from docs/results
+	$(BIN)/python tools/plot_results.py
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build dist

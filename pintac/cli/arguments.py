@@ -1,0 +1,146 @@
+"""The options of every verb, declared with argparse and nothing heavier: `pintac --help` imports no library."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+SPEC_HELP = "a built-in problem (poisson2d, ...) or FILE.py:OBJECT, a TrainStep or a function that returns one"
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, not a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.lstrip("-").isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text) if text.isdigit() else -1
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2**32 - 1, got {text!r}")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; the chosen verb is `options.verb`."""
+    parser = _Parser(
+        prog="pintac",
+        description="Compile a PINN training step to a PINTA program and run it on an instruction-level simulator.",
+        epilog="Cycles and joules are model values: the chip is known from its paper only (docs/MACHINE.md).",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+
+    train = _verb(verbs, "train", "train a problem on the simulator and report error, cycles and energy")
+    train.add_argument("spec", metavar="NAME|FILE.py:OBJECT", nargs="?", help=SPEC_HELP)
+    _compile_options(train)
+    _pass_options(train)
+    _run_options(train)
+    train.add_argument("--twin", choices=["float"], help="also train the fp32 torch twin on the same random numbers")
+
+    compile_ = _verb(verbs, "compile", "compile a problem to a program file")
+    compile_.add_argument("spec", metavar="NAME|FILE.py:OBJECT", nargs="?", help=SPEC_HELP)
+    compile_.add_argument("--weights", metavar="F", help="initial weights of the network (safetensors)")
+    compile_.add_argument("--seed", type=_seed, default=0, metavar="S", help="seed of the initial weights (default 0)")
+    _compile_options(compile_)
+    _pass_options(compile_)
+    compile_.add_argument("--emit", choices=["ir", "tiles", "asm", "bin"], default="bin", help="what to write")
+    compile_.add_argument("-o", "--output", metavar="F", help="where to write it (text defaults to stdout)")
+    compile_.add_argument("--json", metavar="F", help="write the compile report as JSON (- for stdout)")
+
+    run = _verb(verbs, "run", "run a compiled program; needs no torch")
+    run.add_argument("program", metavar="P.pinta", help="a program that `pintac compile` or `pintac asm` wrote")
+    _run_options(run)
+
+    predict = _verb(verbs, "predict", "evaluate the trained solution at given points, on the simulator")
+    predict.add_argument("program", metavar="P.pinta", help="the program that was trained")
+    predict.add_argument("points", metavar="X", help="points, one a row: .npy, .csv, or - for CSV on stdin")
+    trained = predict.add_mutually_exclusive_group()
+    trained.add_argument("--weights", metavar="F", help="trained weights (`pintac train -o`)")
+    trained.add_argument("--checkpoint", metavar="F", help="a checkpoint of the training run")
+    predict.add_argument("--engine", choices=["jit", "reference"], default="jit", help="simulator (default jit)")
+    predict.add_argument("-o", "--output", metavar="F", help="write .npy or .csv (default: CSV to stdout)")
+
+    opt = _verb(verbs, "opt", "run passes over IR text")
+    opt.add_argument("input", metavar="IN.ir", nargs="?", help="IR text, - for stdin")
+    _pass_options(opt)
+    opt.add_argument("-o", "--output", metavar="F", help="where to write the IR (default stdout)")
+
+    asm = _verb(verbs, "asm", "assemble text to a program file")
+    asm.add_argument("input", metavar="IN.s", help="assembly text, - for stdin")
+    asm.add_argument("-o", "--output", metavar="F", required=True, help="the program file to write")
+
+    dis = _verb(verbs, "dis", "disassemble a program file")
+    dis.add_argument("program", metavar="P.pinta", help="a program file")
+    dis.add_argument("-o", "--output", metavar="F", help="where to write the text (default stdout)")
+    return parser
+
+
+def _version() -> str:
+    from pintac import __version__
+
+    return f"pintac {__version__}"
+
+
+def _verb(verbs: argparse._SubParsersAction[_Parser], name: str, summary: str) -> _Parser:
+    parser = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    parser.add_argument("--traceback", action="store_true", help="on an error, show where in pintac it was raised")
+    return parser
+
+
+def _compile_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to compile")
+    group.add_argument("--tt-rank", type=_positive, metavar="R", help="rank of the tensor-train layers")
+    group.add_argument("--scheme", choices=["prs", "sequential", "dense"], help="order of tensor-train contractions")
+    group.add_argument(
+        "--quant",
+        choices=["diff", "naive", "none"],
+        default="diff",
+        help="DiffQuant (default), naive quantisation of x + delta, or fp32 in torch",
+    )
+    group.add_argument(
+        "--bits", default="8/16/8/12", metavar="W/B/D/G", help="weight/base/delta/gradient bits (default 8/16/8/12)"
+    )
+    group.add_argument("--saved", choices=["smx", "f32"], default="smx", help="format of values kept for backward")
+    group.add_argument("--machine", default="pinta", metavar="NAME|F.toml", help="machine description (default pinta)")
+
+
+def _pass_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("passes")
+    group.add_argument("--passes", "--pipeline", dest="passes", metavar="P", help='such as "split-stein,dce"')
+    group.add_argument("--list-passes", action="store_true", help="list the passes and their options, then stop")
+    group.add_argument("--print-pipeline", action="store_true", help="print the pipeline that would run, then stop")
+    group.add_argument("--verify", choices=["each", "ends", "none"], default="ends", help="verify the IR (default ends)")
+    group.add_argument("--time-passes", action="store_true", help="print the time of each pass to stderr")
+    group.add_argument(
+        "--dump-ir-after", action="append", default=[], metavar="PASS", help="dump the IR after a pass (repeatable)"
+    )
+    group.add_argument("--dump-ir-after-all", action="store_true", help="dump the IR after every pass")
+    group.add_argument("--dump-ir-after-change", action="store_true", help="dump the IR after passes that changed it")
+    group.add_argument("--dump-dir", metavar="DIR", help="write dumps as files here (default: to stderr)")
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the run")
+    group.add_argument("--steps", type=_positive, metavar="N", help="training steps (default: the optimizer's schedule)")
+    group.add_argument("--seed", type=_seed, default=0, metavar="S", help="seed of all random numbers (default 0)")
+    group.add_argument("--engine", choices=["jit", "reference"], default="jit", help="simulator (default jit)")
+    group.add_argument("--weights", metavar="F", help="initial weights (safetensors)")
+    group.add_argument("--checkpoint", metavar="F", help="write checkpoints here while running")
+    group.add_argument("--resume", action="store_true", help="go on from the checkpoint, bit for bit")
+    group.add_argument("--trace", metavar="F", help="write a Perfetto trace of one step")
+    group.add_argument("--stats", metavar="F", help="write timing and energy statistics as JSON")
+    group.add_argument("--json", metavar="F", help="write the result as JSON (- for stdout)")
+    group.add_argument("-o", "--output", metavar="F", help="write the trained weights (safetensors)")
+    group.add_argument("--dry-run", action="store_true", help="print instructions, bytes and a time estimate, then stop")
+    group.add_argument("--quiet", action="store_true", help="no progress on stderr")
