@@ -1,0 +1,300 @@
+"""The program container: encoded instructions, where their data live, and everything a run needs.
+
+A `.pinta` file is a safetensors file whose metadata is one key, `pintac`, of sorted JSON. Its digest covers every byte
+of the file (the digest itself read as zeros), so a truncated or altered file is refused before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from pintac import isa
+from pintac.errors import ProgramError
+
+FORMAT = 1
+MAGIC_KEY = "pintac"
+DTYPES = ("f32", "i32", "smx4", "smx8", "smx12", "smx16")
+KINDS = ("state", "input", "output", "metric", "data", "scratch")
+FIRST_PARAMS = ("seed", "step")  # words 0 and 1 of the parameter block (isa.PARAM_SEED, isa.PARAM_STEP)
+
+_NO_DIGEST = "0" * 64
+_DIGEST_MARK = b'\\"digest\\": \\"'  # as it stands inside the doubly encoded header
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A named tensor in DRAM: row-major fp32 or int32, or the two planes of an SMX tensor.
+
+    `addr` (and `eaddr`, the exponent plane of an SMX tensor) are byte addresses; `kind` is one of `KINDS`.
+    """
+
+    name: str
+    addr: int
+    shape: tuple[int, ...]
+    dtype: str = "f32"
+    kind: str = "scratch"
+    eaddr: int = 0
+
+    @property
+    def bits(self) -> int:
+        """Bits of an SMX mantissa; 0 for fp32 and int32."""
+        return int(self.dtype[3:]) if self.dtype.startswith("smx") else 0
+
+    @property
+    def blocks(self) -> int:
+        """4x4 blocks over the last two dimensions, padded (SMX)."""
+        *lead, rows, cols = self.shape
+        return math.prod(lead) * -(-rows // 4) * -(-cols // 4)
+
+    @property
+    def planes(self) -> tuple[tuple[int, int], ...]:
+        """(address, bytes) of each plane."""
+        if self.bits:
+            return (self.addr, self.blocks * 2 * self.bits), (self.eaddr, self.blocks)
+        return ((self.addr, 4 * math.prod(self.shape)),)
+
+
+class Origin(NamedTuple):
+    """Where an instruction comes from: the IR op and the user's source line (what an error or a trace names)."""
+
+    op: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A compiled program. `load` and `validated` give only programs that keep every rule in `program_rules`.
+
+    code            encoded instructions, `isa.WORD_BYTES` each
+    entries         entry name -> (start, stop): range of instruction numbers
+    params          names of the words of the parameter block; the first two are `seed` and `step`
+    param_table     uint32 [T, len(params)], fp32 entries as bits; row t holds step t, later steps use the last row.
+                    A session overwrites the columns of `seed` and `step`.
+    init            fp32 start values of state symbols
+    data            constants to place in DRAM before the first step, by symbol name
+    test_x, test_u  fp32 test points [n, d] and exact values [n, m]
+    debug           one `Origin` an instruction, or empty
+    meta            JSON: machine, bits, scheme, lower bound, problem name, state export, ...
+    """
+
+    code: bytes
+    entries: Mapping[str, tuple[int, int]]
+    dram_bytes: int
+    sram_bytes: int
+    psum_bytes: int
+    semaphores: tuple[isa.Semaphore, ...] = ()
+    symbols: Mapping[str, Symbol] = field(default_factory=dict)
+    params: tuple[str, ...] = FIRST_PARAMS
+    param_table: np.ndarray = field(default_factory=lambda: np.zeros((1, 2), np.uint32))
+    init: Mapping[str, np.ndarray] = field(default_factory=dict)
+    data: Mapping[str, np.ndarray] = field(default_factory=dict)
+    test_x: np.ndarray | None = None
+    test_u: np.ndarray | None = None
+    debug: tuple[Origin, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def instructions(self) -> tuple[isa.Instruction, ...]:
+        """The decoded listing."""
+        return tuple(isa.decode_program(self.code))
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """The decoded listing as int64 [instructions, isa.COLUMNS]; read-only."""
+        table = isa.decode_table(self.instructions)
+        table.flags.writeable = False
+        return table
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the program's content (the one its file carries)."""
+        return self._file_and_digest[1]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self.to_bytes() == other.to_bytes()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def origin(self, pc: int) -> Origin:
+        """Where instruction `pc` comes from; `Origin("", "", 0)` without debug information."""
+        return self.debug[pc] if self.debug else Origin("", "", 0)
+
+    def entry(self, name: str) -> tuple[int, int]:
+        """(start, stop) of an entry. Raises `ProgramError` if there is none of that name."""
+        if name not in self.entries:
+            raise ProgramError(f"the program has no entry {name!r}", hint=f"it has: {', '.join(sorted(self.entries))}")
+        return self.entries[name]
+
+    def symbol(self, name: str) -> Symbol:
+        """The DRAM symbol. Raises `ProgramError` if there is none of that name."""
+        if name not in self.symbols:
+            raise ProgramError(f"the program has no symbol {name!r}")
+        return self.symbols[name]
+
+    def symbols_of(self, kind: str) -> list[Symbol]:
+        """The symbols of a kind, by name."""
+        return [self.symbols[name] for name in sorted(self.symbols) if self.symbols[name].kind == kind]
+
+    def validated(self) -> Program:
+        """The program itself. Raises `ProgramError` naming the first instruction or entry that breaks a rule."""
+        from pintac.program_rules import check_program
+
+        check_program(self)
+        return self
+
+    def to_bytes(self) -> bytes:
+        """The bytes of the `.pinta` file: equal for equal programs."""
+        return self._file_and_digest[0]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the program; the file appears whole or not at all. Raises `ProgramError` if it cannot be written."""
+        try:
+            write_atomically(Path(path), self.to_bytes())
+        except OSError as error:
+            raise ProgramError(f"cannot write {path}: {error.strerror}") from None
+
+    @cached_property
+    def _file_and_digest(self) -> tuple[bytes, str]:
+        tensors: dict[str, np.ndarray] = {
+            "code": np.array(bytearray(self.code), np.uint8),
+            "param_table": np.ascontiguousarray(self.param_table, np.uint32),
+        }
+        tensors |= {f"init:{name}": np.ascontiguousarray(a, np.float32) for name, a in self.init.items()}
+        tensors |= {f"data:{name}": np.ascontiguousarray(a) for name, a in self.data.items()}
+        for name in ("test_x", "test_u"):
+            array = getattr(self, name)
+            if array is not None:
+                tensors[name] = np.ascontiguousarray(array, np.float32)
+        strings = sorted({s for o in self.debug for s in (o.op, o.file)})
+        number = {s: i for i, s in enumerate(strings)}
+        if self.debug:
+            rows = [(number[o.op], number[o.file], o.line) for o in self.debug]
+            tensors["debug"] = np.array(rows, np.int32)
+        header = {
+            "format": FORMAT,
+            "isa_hash": isa.isa_hash(),
+            "digest": _NO_DIGEST,
+            "entries": {name: list(span) for name, span in self.entries.items()},
+            "semaphores": [
+                [s.number, int(s.source), int(s.target), s.credit, s.capacity, s.name] for s in self.semaphores
+            ],
+            "bytes": [self.dram_bytes, self.sram_bytes, self.psum_bytes],
+            "symbols": {s.name: [s.addr, list(s.shape), s.dtype, s.kind, s.eaddr] for s in self.symbols.values()},
+            "params": list(self.params),
+            "strings": strings,
+            "meta": self.meta,
+        }
+        text = json.dumps(header, sort_keys=True, allow_nan=False)
+        blank = safetensors.numpy.save(tensors, {MAGIC_KEY: text})
+        digest = hashlib.sha256(blank).hexdigest()
+        at = _digest_position(blank)
+        return blank[:at] + digest.encode() + blank[at + 64 :], digest
+
+
+def _digest_position(raw: bytes) -> int:
+    """Where the 64 digits of the digest stand in the header; -1 if nowhere.
+
+    Keys are sorted and only `bytes` precedes `digest`, so the first mark is the right one whatever `meta` holds.
+    """
+    end = 8 + int.from_bytes(raw[:8], "little")
+    at = raw.find(_DIGEST_MARK, 8, end)
+    return at + len(_DIGEST_MARK) if 0 <= at and at + len(_DIGEST_MARK) + 64 <= min(end, len(raw)) else -1
+
+
+def load(path: str | os.PathLike[str]) -> Program:
+    """Read and validate a `.pinta` file. Every failure is a `ProgramError` with one message that names the file."""
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise ProgramError(f"cannot read {path}: {error.strerror}") from None
+    return from_bytes(raw, str(path))
+
+
+def from_bytes(raw: bytes, name: str = "program") -> Program:
+    """The validated program of a file's bytes; see `load`."""
+    damaged = f"{name} is damaged"
+    hint = "copy or compile it again"
+    header_bytes = int.from_bytes(raw[:8], "little")
+    if len(raw) < 10 or raw[8:9] != b"{" or MAGIC_KEY.encode() not in raw[8 : 8 + header_bytes]:
+        raise ProgramError(f"{name} is not a pintac program", hint="`pintac compile` writes them")
+    at = _digest_position(raw)
+    if at < 0:
+        raise ProgramError(f"{damaged}: its header carries no digest", hint=hint)
+    digest = hashlib.sha256(raw[:at] + _NO_DIGEST.encode() + raw[at + 64 :]).hexdigest()
+    if raw[at : at + 64] != digest.encode():
+        raise ProgramError(f"{damaged}: its digest does not match (truncated or altered)", hint=hint)
+    try:
+        tensors = safetensors.numpy.load(raw)
+        header = json.loads(json.loads(raw[8 : 8 + header_bytes])["__metadata__"][MAGIC_KEY])
+        if header["format"] != FORMAT:
+            raise ProgramError(
+                f"{name} has format {header['format']}, this pintac reads {FORMAT}", hint="compile again"
+            )
+        if header["isa_hash"] != isa.isa_hash():
+            raise ProgramError(
+                f"{name} was made for ISA {header['isa_hash']}, this pintac has {isa.isa_hash()}",
+                hint="compile it again with this version",
+            )
+        program = _assemble(header, tensors)
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:
+        raise ProgramError(f"{damaged}: {type(error).__name__}: {error}", hint=hint) from None
+    return program.validated()
+
+
+def _assemble(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Program:
+    strings = header["strings"]
+    dram, sram, psum = header["bytes"]
+    debug = tensors["debug"].tolist() if "debug" in tensors else []
+    return Program(
+        code=tensors["code"].tobytes(),
+        entries={entry: (span[0], span[1]) for entry, span in header["entries"].items()},
+        dram_bytes=dram,
+        sram_bytes=sram,
+        psum_bytes=psum,
+        semaphores=tuple(
+            isa.Semaphore(number, isa.Queue(source), isa.Queue(target), credit, capacity, label)
+            for number, source, target, credit, capacity, label in header["semaphores"]
+        ),
+        symbols={
+            symbol: Symbol(symbol, addr, tuple(shape), dtype, kind, eaddr)
+            for symbol, (addr, shape, dtype, kind, eaddr) in header["symbols"].items()
+        },
+        params=tuple(header["params"]),
+        param_table=tensors["param_table"],
+        init={key[5:]: array for key, array in tensors.items() if key.startswith("init:")},
+        data={key[5:]: array for key, array in tensors.items() if key.startswith("data:")},
+        test_x=tensors.get("test_x"),
+        test_u=tensors.get("test_u"),
+        debug=tuple(Origin(strings[op], strings[file], line) for op, file, line in debug),
+        meta=header["meta"],
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it appears whole or not at all (temporary file beside it, then rename)."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
