@@ -36,7 +36,10 @@ class PintacError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        place = f"{self.location.file}:{self.location.line}: " if self.location is not None else ""
+        place = ""
+        if self.location is not None:
+            column = getattr(self.location, "col", 0)
+            place = f"{self.location.file}:{self.location.line}{f':{column}' if column else ''}: "
         hint = f"\n  hint: {self.hint}" if self.hint else ""
         return f"{place}{self.message}{hint}"
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from pintac.errors import IRError
 from pintac.ir.graph import Builder, Node
-from pintac.ir.ops import DELTA_FUNCTIONS, OPS, integer, ints
+from pintac.ir.ops import DELTA_FUNCTIONS, OPS, integer
 
 Pair = tuple[Node, Node | None]
 """(base, delta); delta None: the value is not perturbed."""
@@ -31,8 +31,8 @@ class Refusal:
 def delta_rule(builder: Builder, node: Node, pairs: Sequence[Pair]) -> Node | None:
     """The delta of `node`, or None when no operand is perturbed.
 
-    `node` is the op of the perturbed evaluation, of shape [N, 2, P, w]; `pairs` belong to its operands: bases [N, 1, 1, w]
-    (or anything that broadcasts), deltas of the operand's full shape. The result has the node's full shape.
+    `node` is the op of the perturbed evaluation, of shape [N, 2, P, w]; `pairs` belong to its operands: bases
+    [N, 1, 1, w] (or anything that broadcasts), deltas of the operand's full shape. The result has the node's full shape.
     Raises IRError at the node's location for an op that has no cancellation-free difference.
     """
     if all(delta is None for _, delta in pairs):
@@ -104,7 +104,9 @@ def _activation(fn: str) -> DeltaRule:
 def _select(b: Builder, node: Node, pairs: Sequence[Pair]) -> Node:
     (c, dc), (_, dx), (_, dy) = pairs
     if dc is not None:
-        raise _refuse(node, "the condition depends on the perturbed point", "let the branch depend on the base point only")
+        raise _refuse(
+            node, "the condition depends on the perturbed point", "let the branch depend on the base point only"
+        )
     return b.select(c, 0.0 if dx is None else dx, 0.0 if dy is None else dy)
 
 
@@ -118,12 +120,16 @@ def _linear(b: Builder, node: Node, pairs: Sequence[Pair]) -> Node:
 def _matmul(b: Builder, node: Node, pairs: Sequence[Pair]) -> Node:
     (_, dx), (w, dw) = pairs[:2]
     if dw is not None:
-        raise _refuse(node, "the weight depends on the perturbed point", "only the left operand of a matmul can be perturbed")
+        raise _refuse(
+            node, "the weight depends on the perturbed point", "only the left operand of a matmul can be perturbed"
+        )
     acc = pairs[2][1] if len(pairs) == 3 else None
     if dx is None:
         assert acc is not None
         return acc
-    return b.matmul(dx, w, acc, transpose_b=bool(node.attrs["transpose_b"]), lhs_role="delta", rhs_role=str(node.attrs["rhs_role"]))
+    return b.matmul(
+        dx, w, acc, transpose_b=bool(node.attrs["transpose_b"]), lhs_role="delta", rhs_role=str(node.attrs["rhs_role"])
+    )
 
 
 def _tt_matmul(b: Builder, node: Node, pairs: Sequence[Pair]) -> Node:
@@ -153,25 +159,50 @@ def _perturb(b: Builder, node: Node, pairs: Sequence[Pair]) -> Node:
     raise _refuse(node, "a perturbed point is perturbed again", "nest no perturbed evaluations")
 
 
-_KINK = Refusal("has a kink, its difference has no cancellation-free form", "use a smooth function, or evaluate it on the base path")
+_KINK = Refusal(
+    "has a kink, its difference has no cancellation-free form", "use a smooth function, or evaluate it on the base path"
+)
 _LATE = Refusal("deltas are split before precision is chosen", "run split-stein before insert-smx")
 _SOURCE = Refusal("a source has no operands", "this is a bug in the pass")
-_OPERATOR = Refusal("an operator inside a perturbed evaluation", "run expand-operators first; third derivatives are not supported")
+_OPERATOR = Refusal(
+    "an operator inside a perturbed evaluation", "run expand-operators first; third derivatives are not supported"
+)
 
-DELTA_RULES: Mapping[str, DeltaRule | Refusal] = MappingProxyType({
-    **{name: _SOURCE for name, op in OPS.items() if op.category == "source"},
-    **{fn: _activation(fn) for fn in DELTA_FUNCTIONS},
-    "add": _add, "sub": _sub, "mul": _mul, "div": _div, "neg": _linear, "select": _select,
-    "min": _KINK, "max": _KINK, "abs": _KINK, "amax": _KINK,
-    "compare": Refusal("compares a perturbed value", "let branches depend on the base point only"),
-    "erf": Refusal("no cancellation-free difference of erf is defined", "use tanh or sigmoid"),
-    "delta_act": Refusal("a difference of a difference", "nest no perturbed evaluations"),
-    "matmul": _matmul, "tt_matmul": _tt_matmul,
-    "matmul_tn": Refusal("contracts the rows of a perturbed value", "reduce over points only after the estimator"),
-    "gradient": _OPERATOR, "laplacian": _OPERATOR, "perturb": _perturb, "difference": _difference,
-    "reshape": _linear, "permute": _linear, "slice": _linear, "broadcast": _linear, "pad": _linear, "sum": _linear,
-    "concat": _concat, "quantize": _LATE, "decode": _LATE,
-})
+DELTA_RULES: Mapping[str, DeltaRule | Refusal] = MappingProxyType(
+    {
+        **{name: _SOURCE for name, op in OPS.items() if op.category == "source"},
+        **{fn: _activation(fn) for fn in DELTA_FUNCTIONS},
+        "add": _add,
+        "sub": _sub,
+        "mul": _mul,
+        "div": _div,
+        "neg": _linear,
+        "select": _select,
+        "min": _KINK,
+        "max": _KINK,
+        "abs": _KINK,
+        "amax": _KINK,
+        "compare": Refusal("compares a perturbed value", "let branches depend on the base point only"),
+        "erf": Refusal("no cancellation-free difference of erf is defined", "use tanh or sigmoid"),
+        "delta_act": Refusal("a difference of a difference", "nest no perturbed evaluations"),
+        "matmul": _matmul,
+        "tt_matmul": _tt_matmul,
+        "matmul_tn": Refusal("contracts the rows of a perturbed value", "reduce over points only after the estimator"),
+        "gradient": _OPERATOR,
+        "laplacian": _OPERATOR,
+        "perturb": _perturb,
+        "difference": _difference,
+        "reshape": _linear,
+        "permute": _linear,
+        "slice": _linear,
+        "broadcast": _linear,
+        "pad": _linear,
+        "sum": _linear,
+        "concat": _concat,
+        "quantize": _LATE,
+        "decode": _LATE,
+    }
+)
 """How a delta passes through each op."""
 
 
@@ -181,8 +212,9 @@ DELTA_RULES: Mapping[str, DeltaRule | Refusal] = MappingProxyType({
 def lower_delta_act(b: Builder, fn: str, y: Node, d: Node) -> Node:
     """fn(Y + D) - fn(Y) in elementary ops, without cancellation: the definition of `delta_act` (NUMERICS 5).
 
-    `y` and `d` broadcast against each other. At most 8 elementary ops read D, one VPU instruction (MACHINE 2); what depends
-    on Y alone is computed once a base row. The order of operations is meaning: evaluator and machine agree bit for bit.
+    `y` and `d` broadcast against each other. At most 8 elementary ops depend on D, one VPU instruction (MACHINE 2); what
+    depends on Y alone is computed once a base row. The order of operations is meaning: evaluator and machine agree bit
+    for bit.
     """
     return _DELTA_ACT[fn](b, y, d)
 
@@ -226,7 +258,14 @@ def _delta_sqrt(b: Builder, y: Node, d: Node) -> Node:
     return b.div(d, b.add(b.sqrt(b.add(y, d)), b.sqrt(y)))
 
 
-_DELTA_ACT: Mapping[str, Callable[[Builder, Node, Node], Node]] = MappingProxyType({
-    "tanh": _delta_tanh, "sigmoid": _delta_sigmoid, "sin": _delta_sin, "cos": _delta_cos,
-    "exp": _delta_exp, "log": _delta_log, "sqrt": _delta_sqrt,
-})
+_DELTA_ACT: Mapping[str, Callable[[Builder, Node, Node], Node]] = MappingProxyType(
+    {
+        "tanh": _delta_tanh,
+        "sigmoid": _delta_sigmoid,
+        "sin": _delta_sin,
+        "cos": _delta_cos,
+        "exp": _delta_exp,
+        "log": _delta_log,
+        "sqrt": _delta_sqrt,
+    }
+)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate, pairwise
 from types import MappingProxyType
 
 from pintac.errors import IRError
@@ -168,10 +170,17 @@ def _delta_sqrt(b: Builder, y: Node, x: Node, d: Node, g: Node) -> Sequence[Grad
     return lambda: b.neg(b.div(b.mul(of_delta(), d), s)), of_delta
 
 
-_DELTA_ACT: Mapping[str, Callable[[Builder, Node, Node, Node, Node], Sequence[Gradient]]] = MappingProxyType({
-    "tanh": _delta_tanh, "sigmoid": _delta_sigmoid, "sin": _delta_sin, "cos": _delta_cos,
-    "exp": _delta_exp, "log": _delta_log, "sqrt": _delta_sqrt,
-})
+_DELTA_ACT: Mapping[str, Callable[[Builder, Node, Node, Node, Node], Sequence[Gradient]]] = MappingProxyType(
+    {
+        "tanh": _delta_tanh,
+        "sigmoid": _delta_sigmoid,
+        "sin": _delta_sin,
+        "cos": _delta_cos,
+        "exp": _delta_exp,
+        "log": _delta_log,
+        "sqrt": _delta_sqrt,
+    }
+)
 
 
 # ---------------------------------------------------------------------------------------------- contractions
@@ -236,13 +245,9 @@ def _pad(b: Builder, node: Node, ops: Sequence[Node], g: Node) -> Sequence[Gradi
 
 
 def _concat(b: Builder, node: Node, ops: Sequence[Node], g: Node) -> Sequence[Gradient]:
-    axis, start = integer(node.attrs, "axis"), 0
-    parts: list[Gradient] = []
-    for operand in ops:
-        stop = start + operand.shape[axis]
-        parts.append(lambda start=start, stop=stop: b.slice(g, axis, start, stop))
-        start = stop
-    return parts
+    axis = integer(node.attrs, "axis")
+    bounds = list(accumulate((operand.shape[axis] for operand in ops), initial=0))
+    return [partial(b.slice, g, axis, start, stop) for start, stop in pairwise(bounds)]
 
 
 def _kept(b: Builder, node: Node, x: Node, reduced: Node) -> Node:
@@ -275,25 +280,45 @@ def _identity(b: Builder, node: Node, ops: Sequence[Node], g: Node) -> Sequence[
 
 _OPERATOR = Refusal("its gradient is that of its expansion", "run expand-operators before differentiate")
 
-GRADIENTS: Mapping[str, GradRule | Refusal] = MappingProxyType({
-    **{name: _no_gradient for name, op in OPS.items() if op.category == "source"},
-    "add": _add, "sub": _sub, "mul": _mul, "div": _div,
-    "min": _extremum("lt", "le"), "max": _extremum("gt", "ge"),
-    "neg": _unary(lambda b, x, y, g: b.neg(g)),
-    "sqrt": _unary(lambda b, x, y, g: b.div(b.mul(g, 0.5), y)),
-    "abs": _unary(_abs),
-    "exp": _unary(lambda b, x, y, g: b.mul(g, y)),
-    "log": _unary(lambda b, x, y, g: b.div(g, x)),
-    "tanh": _unary(lambda b, x, y, g: b.mul(g, b.sub(1.0, b.mul(y, y)))),
-    "sigmoid": _unary(lambda b, x, y, g: b.mul(g, b.mul(y, b.sub(1.0, y)))),
-    "sin": _unary(lambda b, x, y, g: b.mul(g, b.cos(x))),
-    "cos": _unary(lambda b, x, y, g: b.neg(b.mul(g, b.sin(x)))),
-    "erf": _unary(_erf),
-    "compare": _no_gradient, "select": _select, "delta_act": _delta_act,
-    "matmul": _matmul, "matmul_tn": _matmul_tn,
-    "tt_matmul": Refusal("its gradient is that of its factors", "run reorder-tt before differentiate"),
-    "gradient": _OPERATOR, "laplacian": _OPERATOR, "perturb": _perturb, "difference": _sub,
-    "reshape": _reshape, "permute": _permute, "slice": _slice, "concat": _concat, "broadcast": _identity, "pad": _pad,
-    "sum": _sum, "amax": _amax, "quantize": _identity, "decode": _identity,
-})
+GRADIENTS: Mapping[str, GradRule | Refusal] = MappingProxyType(
+    {
+        **{name: _no_gradient for name, op in OPS.items() if op.category == "source"},
+        "add": _add,
+        "sub": _sub,
+        "mul": _mul,
+        "div": _div,
+        "min": _extremum("lt", "le"),
+        "max": _extremum("gt", "ge"),
+        "neg": _unary(lambda b, x, y, g: b.neg(g)),
+        "sqrt": _unary(lambda b, x, y, g: b.div(b.mul(g, 0.5), y)),
+        "abs": _unary(_abs),
+        "exp": _unary(lambda b, x, y, g: b.mul(g, y)),
+        "log": _unary(lambda b, x, y, g: b.div(g, x)),
+        "tanh": _unary(lambda b, x, y, g: b.mul(g, b.sub(1.0, b.mul(y, y)))),
+        "sigmoid": _unary(lambda b, x, y, g: b.mul(g, b.mul(y, b.sub(1.0, y)))),
+        "sin": _unary(lambda b, x, y, g: b.mul(g, b.cos(x))),
+        "cos": _unary(lambda b, x, y, g: b.neg(b.mul(g, b.sin(x)))),
+        "erf": _unary(_erf),
+        "compare": _no_gradient,
+        "select": _select,
+        "delta_act": _delta_act,
+        "matmul": _matmul,
+        "matmul_tn": _matmul_tn,
+        "tt_matmul": Refusal("its gradient is that of its factors", "run reorder-tt before differentiate"),
+        "gradient": _OPERATOR,
+        "laplacian": _OPERATOR,
+        "perturb": _perturb,
+        "difference": _sub,
+        "reshape": _reshape,
+        "permute": _permute,
+        "slice": _slice,
+        "concat": _concat,
+        "broadcast": _identity,
+        "pad": _pad,
+        "sum": _sum,
+        "amax": _amax,
+        "quantize": _identity,
+        "decode": _identity,
+    }
+)
 """The reverse rule of each op."""

@@ -141,8 +141,13 @@ class Builder:
             self._locations.pop()
 
     def add_op(
-        self, op: str, operands: Sequence[Node] = (), attrs: Mapping[str, object] | None = None,
-        *, loc: Location | None = None, name: str | None = None,
+        self,
+        op: str,
+        operands: Sequence[Node] = (),
+        attrs: Mapping[str, object] | None = None,
+        *,
+        loc: Location | None = None,
+        name: str | None = None,
     ) -> Node:
         """Append an op. `name` is taken as it is when free, else it is the stem of a fresh one."""
         if loc is None:
@@ -210,7 +215,9 @@ class Builder:
     def _wrap(self, value: Operand, loc: Location | None) -> Node:
         return value if isinstance(value, Node) else self.scalar_const(value, loc=loc)
 
-    def _elementwise(self, op: str, *operands: Operand, loc: Location | None, name: str | None, **attrs: object) -> Node:
+    def _elementwise(
+        self, op: str, *operands: Operand, loc: Location | None, name: str | None, **attrs: object
+    ) -> Node:
         return self.add_op(op, [self._wrap(operand, loc) for operand in operands], attrs, loc=loc, name=name)
 
     # ---- sources
@@ -226,7 +233,12 @@ class Builder:
         return self.add_op("scalar", (), {"name": name}, loc=loc, name=name)
 
     def const(
-        self, values: float | Sequence[float], shape: Sequence[int] = (), *, loc: Location | None = None, name: str | None = None
+        self,
+        values: float | Sequence[float],
+        shape: Sequence[int] = (),
+        *,
+        loc: Location | None = None,
+        name: str | None = None,
     ) -> Node:
         """A literal; one value (or a sequence of length 1) fills the shape."""
         listed = tuple(float(value) for value in values) if isinstance(values, Iterable) else (float(values),)
@@ -236,7 +248,14 @@ class Builder:
         return self.const(float(value), (), loc=loc)
 
     def random(
-        self, kind: str, stream: int, term: int, shape: Sequence[int], *, loc: Location | None = None, name: str | None = None
+        self,
+        kind: str,
+        stream: int,
+        term: int,
+        shape: Sequence[int],
+        *,
+        loc: Location | None = None,
+        name: str | None = None,
     ) -> Node:
         attrs = {"kind": kind, "stream": stream, "term": term, "shape": tuple(shape)}
         return self.add_op("random", (), attrs, loc=loc, name=name)
@@ -251,13 +270,23 @@ class Builder:
 
     @overload
     def add(
-        self, a: str, b: Sequence[Node], attrs: Mapping[str, object] | None = None,
-        *, loc: Location | None = None, name: str | None = None,
+        self,
+        a: str,
+        b: Sequence[Node],
+        attrs: Mapping[str, object] | None = None,
+        *,
+        loc: Location | None = None,
+        name: str | None = None,
     ) -> Node: ...
 
     def add(
-        self, a: Operand | str, b: Operand | Sequence[Node], attrs: Mapping[str, object] | None = None,
-        *, loc: Location | None = None, name: str | None = None,
+        self,
+        a: Operand | str,
+        b: Operand | Sequence[Node],
+        attrs: Mapping[str, object] | None = None,
+        *,
+        loc: Location | None = None,
+        name: str | None = None,
     ) -> Node:
         """The sum of two values; `add("tanh", (x,))`, an op by name with its operands, is `add_op`."""
         if isinstance(a, str):
@@ -315,36 +344,70 @@ class Builder:
     def erf(self, x: Operand, *, loc: Location | None = None, name: str | None = None) -> Node:
         return self._elementwise("erf", x, loc=loc, name=name)
 
-    def compare(self, kind: str, a: Operand, b: Operand, *, loc: Location | None = None, name: str | None = None) -> Node:
+    def compare(
+        self, kind: str, a: Operand, b: Operand, *, loc: Location | None = None, name: str | None = None
+    ) -> Node:
         return self._elementwise("compare", a, b, loc=loc, name=name, kind=kind)
 
-    def select(self, c: Operand, a: Operand, b: Operand, *, loc: Location | None = None, name: str | None = None) -> Node:
+    def select(
+        self, c: Operand, a: Operand, b: Operand, *, loc: Location | None = None, name: str | None = None
+    ) -> Node:
         return self._elementwise("select", c, a, b, loc=loc, name=name)
 
-    def delta_act(self, fn: str, y: Operand, d: Operand, *, loc: Location | None = None, name: str | None = None) -> Node:
+    def delta_act(
+        self, fn: str, y: Operand, d: Operand, *, loc: Location | None = None, name: str | None = None
+    ) -> Node:
         return self._elementwise("delta_act", y, d, loc=loc, name=name, fn=fn)
 
     # ---- contractions and layers
 
     def matmul(
-        self, a: Node, b: Node, acc: Node | None = None, *, transpose_b: bool = False, lhs_role: str = "", rhs_role: str = "",
-        loc: Location | None = None, name: str | None = None,
+        self,
+        a: Node,
+        b: Node,
+        acc: Node | None = None,
+        *,
+        transpose_b: bool = False,
+        lhs_role: str = "",
+        rhs_role: str = "",
+        loc: Location | None = None,
+        name: str | None = None,
     ) -> Node:
         attrs = {"transpose_b": transpose_b, "lhs_role": lhs_role, "rhs_role": rhs_role}
         return self.add_op("matmul", (a, b) if acc is None else (a, b, acc), attrs, loc=loc, name=name)
 
     def matmul_tn(
-        self, a: Node, g: Node, acc: Node | None = None, *, lhs_role: str = "", rhs_role: str = "",
-        loc: Location | None = None, name: str | None = None,
+        self,
+        a: Node,
+        g: Node,
+        acc: Node | None = None,
+        *,
+        lhs_role: str = "",
+        rhs_role: str = "",
+        loc: Location | None = None,
+        name: str | None = None,
     ) -> Node:
         attrs = {"lhs_role": lhs_role, "rhs_role": rhs_role}
         return self.add_op("matmul_tn", (a, g) if acc is None else (a, g, acc), attrs, loc=loc, name=name)
 
     def tt_matmul(
-        self, x: Node, cores: Sequence[Node], in_factors: Sequence[int], out_factors: Sequence[int], ranks: Sequence[int],
-        *, lhs_role: str = "", loc: Location | None = None, name: str | None = None,
+        self,
+        x: Node,
+        cores: Sequence[Node],
+        in_factors: Sequence[int],
+        out_factors: Sequence[int],
+        ranks: Sequence[int],
+        *,
+        lhs_role: str = "",
+        loc: Location | None = None,
+        name: str | None = None,
     ) -> Node:
-        attrs = {"in_factors": tuple(in_factors), "out_factors": tuple(out_factors), "ranks": tuple(ranks), "lhs_role": lhs_role}
+        attrs = {
+            "in_factors": tuple(in_factors),
+            "out_factors": tuple(out_factors),
+            "ranks": tuple(ranks),
+            "lhs_role": lhs_role,
+        }
         return self.add_op("tt_matmul", (x, *cores), attrs, loc=loc, name=name)
 
     # ---- operators
@@ -388,16 +451,26 @@ class Builder:
         return self.add_op("pad", (x,), {"axis": axis, "before": before, "after": after}, loc=loc, name=name)
 
     def sum(
-        self, x: Node, axes: Sequence[int] | None = None, keepdims: bool = False, *,
-        loc: Location | None = None, name: str | None = None,
+        self,
+        x: Node,
+        axes: Sequence[int] | None = None,
+        keepdims: bool = False,
+        *,
+        loc: Location | None = None,
+        name: str | None = None,
     ) -> Node:
         """Sum over `axes`, all of them by default."""
         listed = tuple(range(x.type.rank)) if axes is None else tuple(axes)
         return self.add_op("sum", (x,), {"axes": listed, "keepdims": keepdims}, loc=loc, name=name)
 
     def amax(
-        self, x: Node, axes: Sequence[int] | None = None, keepdims: bool = False, *,
-        loc: Location | None = None, name: str | None = None,
+        self,
+        x: Node,
+        axes: Sequence[int] | None = None,
+        keepdims: bool = False,
+        *,
+        loc: Location | None = None,
+        name: str | None = None,
     ) -> Node:
         """Largest element over `axes`, all of them by default."""
         listed = tuple(range(x.type.rank)) if axes is None else tuple(axes)

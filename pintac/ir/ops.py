@@ -82,7 +82,9 @@ def normalize_attrs(op: str, attrs: Mapping[str, object] | None) -> Attrs:
         elif "." in name:
             result[name] = _plain(op, name, value)
         else:
-            raise IRError(f"{op} has no attribute {name!r}", hint=suggest(name, list(spec)) or f"{op} takes no attributes")
+            raise IRError(
+                f"{op} has no attribute {name!r}", hint=suggest(name, list(spec)) or f"{op} takes no attributes"
+            )
     for name, attr in spec.items():
         if name not in result:
             if attr.default is None:
@@ -102,7 +104,9 @@ def _plain(op: str, name: str, value: object) -> AttrValue:
         value = value.item()
     if isinstance(value, (bool, int, float, str)):
         return value
-    raise IRError(f"{op}: the attribute {name!r} cannot hold {value!r}", hint="use int, float, str, bool or a tuple of them")
+    raise IRError(
+        f"{op}: the attribute {name!r} cannot hold {value!r}", hint="use int, float, str, bool or a tuple of them"
+    )
 
 
 def _check_attr(op: str, name: str, spec: AttrSpec, value: object) -> AttrValue:
@@ -147,8 +151,10 @@ def infer_type(op: str, types: Sequence[TensorType], attrs: Attrs) -> TensorType
     definition = OPS[op]
     most = definition.max_arity
     if len(types) < definition.min_arity or (most is not None and len(types) > most):
-        expected = f"{definition.min_arity}" if most == definition.min_arity else (
-            f"at least {definition.min_arity}" if most is None else f"{definition.min_arity} to {most}"
+        expected = (
+            f"{definition.min_arity}"
+            if most == definition.min_arity
+            else (f"at least {definition.min_arity}" if most is None else f"{definition.min_arity} to {most}")
         )
         raise IRError(f"{op} takes {expected} operands, got {len(types)}")
     if op not in ("matmul", "matmul_tn", "decode"):
@@ -185,7 +191,9 @@ def _const(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     assert isinstance(values, tuple)
     result = _source(types, attrs)
     if len(values) not in (1, result.size):
-        raise IRError(f"const has {len(values)} values for the shape {result.shape}", hint="give one value, or one each element")
+        raise IRError(
+            f"const has {len(values)} values for the shape {result.shape}", hint="give one value, or one each element"
+        )
     return result
 
 
@@ -223,7 +231,9 @@ def _matmul_tn(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     _contraction("matmul_tn", types)
     a, g = types[0].shape, types[1].shape
     if len(a) < 2 or a[:-1] != g[:-1]:
-        raise IRError(f"matmul_tn contracts over all dimensions but the last, which must agree: {types[0]} and {types[1]}")
+        raise IRError(
+            f"matmul_tn contracts over all dimensions but the last, which must agree: {types[0]} and {types[1]}"
+        )
     return _accumulator("matmul_tn", types, f32(a[-1], g[-1]))
 
 
@@ -232,7 +242,10 @@ def _tt_matmul(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     ranks = (1, *ints(attrs, "ranks"), 1)
     x, cores = types[0], types[1:]
     if len(cores) != len(factors) or len(ranks) != len(factors) + 1:
-        raise IRError(f"tt_matmul: {len(factors)} factors need as many cores and one rank fewer, got {len(cores)} and {len(ranks) - 2}")
+        raise IRError(
+            f"tt_matmul: {len(factors)} factors need as many cores and one rank fewer, "
+            f"got {len(cores)} and {len(ranks) - 2}"
+        )
     for k, core in enumerate(cores):
         expected = f32(ranks[k], factors[k], ranks[k + 1])
         if core != expected:
@@ -298,7 +311,11 @@ def _permute(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
 
 def _slice(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     shape = list(types[0].shape)
-    axis, start, stop = _axis("slice", integer(attrs, "axis"), len(shape)), integer(attrs, "start"), integer(attrs, "stop")
+    axis, start, stop = (
+        _axis("slice", integer(attrs, "axis"), len(shape)),
+        integer(attrs, "start"),
+        integer(attrs, "stop"),
+    )
     if not 0 <= start < stop <= shape[axis]:
         raise IRError(f"slice {start}..{stop} of axis {axis} of {types[0]}")
     shape[axis] = stop - start
@@ -324,7 +341,11 @@ def _broadcast(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
 
 def _pad(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     shape = list(types[0].shape)
-    axis, before, after = _axis("pad", integer(attrs, "axis"), len(shape)), integer(attrs, "before"), integer(attrs, "after")
+    axis, before, after = (
+        _axis("pad", integer(attrs, "axis"), len(shape)),
+        integer(attrs, "before"),
+        integer(attrs, "after"),
+    )
     if before < 0 or after < 0:
         raise IRError(f"pad by {before} and {after}: negative")
     shape[axis] += before + after
@@ -371,32 +392,97 @@ _REDUCTION = {"axes": AttrSpec("ints"), "keepdims": AttrSpec("bool", False)}
 def _table() -> dict[str, OpDef]:
     table: dict[str, OpDef] = {}
 
-    def op(category: str, name: str, arity: int | tuple[int, int | None], rule: ShapeRule, doc: str, /, **attrs: AttrSpec) -> None:
+    def op(
+        category: str, name: str, arity: int | tuple[int, int | None], rule: ShapeRule, doc: str, /, **attrs: AttrSpec
+    ) -> None:
         least, most = (arity, arity) if isinstance(arity, int) else arity
         table[name] = OpDef(name, category, least, most, rule, doc, MappingProxyType(attrs))
 
-    op("source", "state", 0, _source, "persistent tensor; the output `state:<name>` is its next value", name=_NAME, shape=_SHAPE)
+    op(
+        "source",
+        "state",
+        0,
+        _source,
+        "persistent tensor; the output `state:<name>` is its next value",
+        name=_NAME,
+        shape=_SHAPE,
+    )
     op("source", "input", 0, _source, "argument of the entry", name=_NAME, shape=_SHAPE)
     op("source", "scalar", 0, _scalar, "entry of the parameter block (lr, bc1, bc2, ...)", name=_NAME)
     op("source", "const", 0, _const, "literal; a single value fills the shape", shape=_SHAPE, values=AttrSpec("floats"))
-    op("source", "random", 0, _source, "random words of (seed, stream, step, term, linear index): NUMERICS 8",
-       kind=AttrSpec("str", None, ("uniform", "normal")), stream=_INT, term=_INT, shape=_SHAPE)
+    op(
+        "source",
+        "random",
+        0,
+        _source,
+        "random words of (seed, stream, step, term, linear index): NUMERICS 8",
+        kind=AttrSpec("str", None, ("uniform", "normal")),
+        stream=_INT,
+        term=_INT,
+        shape=_SHAPE,
+    )
     op("source", "data", 0, _source, "constant array stored beside the program", name=_NAME, shape=_SHAPE)
     for name in BINARY:
         op("elementwise", name, 2, _elementwise, f"{name}(a, b), broadcasting")
     for name in UNARY:
         op("elementwise", name, 1, _elementwise, f"{name}(x)")
-    op("elementwise", "compare", 2, _elementwise, "1 where the comparison holds, else 0", kind=AttrSpec("str", None, COMPARISONS))
+    op(
+        "elementwise",
+        "compare",
+        2,
+        _elementwise,
+        "1 where the comparison holds, else 0",
+        kind=AttrSpec("str", None, COMPARISONS),
+    )
     op("elementwise", "select", 3, _elementwise, "select(c, a, b): a where c is not 0, else b")
-    op("elementwise", "delta_act", 2, _elementwise, "fn(Y + D) - fn(Y) without cancellation", fn=AttrSpec("str", None, DELTA_FUNCTIONS))
-    op("contraction", "matmul", (2, 3), _matmul, "a[..., M, K] b[K, N], or b[N, K] transposed; from acc if given",
-       transpose_b=AttrSpec("bool", False), lhs_role=_ROLE, rhs_role=_ROLE)
-    op("contraction", "matmul_tn", (2, 3), _matmul_tn, "a[..., R, K]^T g[..., R, N] over all rows; from acc if given",
-       lhs_role=_ROLE, rhs_role=_ROLE)
-    op("layer", "tt_matmul", (3, None), _tt_matmul, "x times the weight whose reshape is the tensor train of the cores",
-       in_factors=_SHAPE, out_factors=_SHAPE, ranks=_SHAPE, lhs_role=_ROLE)
+    op(
+        "elementwise",
+        "delta_act",
+        2,
+        _elementwise,
+        "fn(Y + D) - fn(Y) without cancellation",
+        fn=AttrSpec("str", None, DELTA_FUNCTIONS),
+    )
+    op(
+        "contraction",
+        "matmul",
+        (2, 3),
+        _matmul,
+        "a[..., M, K] b[K, N], or b[N, K] transposed; from acc if given",
+        transpose_b=AttrSpec("bool", False),
+        lhs_role=_ROLE,
+        rhs_role=_ROLE,
+    )
+    op(
+        "contraction",
+        "matmul_tn",
+        (2, 3),
+        _matmul_tn,
+        "a[..., R, K]^T g[..., R, N] over all rows; from acc if given",
+        lhs_role=_ROLE,
+        rhs_role=_ROLE,
+    )
+    op(
+        "layer",
+        "tt_matmul",
+        (3, None),
+        _tt_matmul,
+        "x times the weight whose reshape is the tensor train of the cores",
+        in_factors=_SHAPE,
+        out_factors=_SHAPE,
+        ranks=_SHAPE,
+        lhs_role=_ROLE,
+    )
     op("operator", "gradient", 2, _gradient, "dy/dx at every point: [N, m, d]")
-    op("operator", "laplacian", 2, _laplacian, "sum of second derivatives over columns of x: [N, m]", start=_INT, stop=_INT)
+    op(
+        "operator",
+        "laplacian",
+        2,
+        _laplacian,
+        "sum of second derivatives over columns of x: [N, m]",
+        start=_INT,
+        stop=_INT,
+    )
     op("operator", "perturb", 2, _perturb, "x[:, None, None, :] + delta: the root of a perturbed evaluation")
     op("operator", "difference", 2, _difference, "p - b: what a perturbed evaluation adds to the base one")
     op("structure", "reshape", 1, _reshape, "the same elements in row-major order", shape=_SHAPE)
@@ -407,7 +493,14 @@ def _table() -> dict[str, OpDef]:
     op("structure", "pad", 1, _pad, "zeros before and after along an axis", axis=_INT, before=_INT, after=_INT)
     op("reduction", "sum", 1, _reduction, "sum over axes in the order of NUMERICS 3", **_REDUCTION)
     op("reduction", "amax", 1, _amax, "largest element over axes", **_REDUCTION)
-    op("precision", "quantize", 1, _quantize, "to SMX, 4x4 blocks over the last two dimensions", bits=AttrSpec("int", None, SMX_BITS))
+    op(
+        "precision",
+        "quantize",
+        1,
+        _quantize,
+        "to SMX, 4x4 blocks over the last two dimensions",
+        bits=AttrSpec("int", None, SMX_BITS),
+    )
     op("precision", "decode", 1, _decode, "SMX back to f32, exactly")
     return table
 

@@ -77,6 +77,8 @@ def parse_type(text: str) -> TensorType:
     """Inverse of `str(TensorType)`; raises IRError for anything else."""
     match = _TYPE.match(text)
     if match is None:
-        raise IRError(f"not a type: {text!r}", hint="write an element type and a shape, such as f32[100,2] or smx8[4,4]")
+        raise IRError(
+            f"not a type: {text!r}", hint="write an element type and a shape, such as f32[100,2] or smx8[4,4]"
+        )
     dims = match.group(2)
     return TensorType(match.group(1), tuple(int(size) for size in dims.split(",")) if dims.strip() else ())
