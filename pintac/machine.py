@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from pintac.errors import MachineError, suggest
 from pintac.isa import MAX_MICRO_OPS, MAX_SEMAPHORES
@@ -357,7 +357,7 @@ def _checked(key: str, value: Any, place: Callable[[str], _Place]) -> Any:
     if type(value) is not spec.kind:
         name = _KIND_NAMES[spec.kind]
         raise MachineError(f"{key} = {value!r} is not {name}", location=place(key), hint=spec.doc)
-    number: float = value
+    number = cast(float, value)
     if not spec.low <= number <= spec.high:
         raise MachineError(
             f"{key} = {value!r} is impossible: it must be between {spec.low:g} and {spec.high:g}",
