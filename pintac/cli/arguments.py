@@ -120,7 +120,9 @@ def _pass_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--passes", "--pipeline", dest="passes", metavar="P", help='such as "split-stein,dce"')
     group.add_argument("--list-passes", action="store_true", help="list the passes and their options, then stop")
     group.add_argument("--print-pipeline", action="store_true", help="print the pipeline that would run, then stop")
-    group.add_argument("--verify", choices=["each", "ends", "none"], default="ends", help="verify the IR (default ends)")
+    group.add_argument(
+        "--verify", choices=["each", "ends", "none"], default="ends", help="verify the IR (default ends)"
+    )
     group.add_argument("--time-passes", action="store_true", help="print the time of each pass to stderr")
     group.add_argument(
         "--dump-ir-after", action="append", default=[], metavar="PASS", help="dump the IR after a pass (repeatable)"
@@ -132,7 +134,9 @@ def _pass_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the run")
-    group.add_argument("--steps", type=_positive, metavar="N", help="training steps (default: the optimizer's schedule)")
+    group.add_argument(
+        "--steps", type=_positive, metavar="N", help="training steps (default: the optimizer's schedule)"
+    )
     group.add_argument("--seed", type=_seed, default=0, metavar="S", help="seed of all random numbers (default 0)")
     group.add_argument("--engine", choices=["jit", "reference"], default="jit", help="simulator (default jit)")
     group.add_argument("--weights", metavar="F", help="initial weights (safetensors)")
@@ -142,5 +146,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stats", metavar="F", help="write timing and energy statistics as JSON")
     group.add_argument("--json", metavar="F", help="write the result as JSON (- for stdout)")
     group.add_argument("-o", "--output", metavar="F", help="write the trained weights (safetensors)")
-    group.add_argument("--dry-run", action="store_true", help="print instructions, bytes and a time estimate, then stop")
+    group.add_argument(
+        "--dry-run", action="store_true", help="print instructions, bytes and a time estimate, then stop"
+    )
     group.add_argument("--quiet", action="store_true", help="no progress on stderr")

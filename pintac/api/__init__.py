@@ -1,0 +1,1 @@
+"""The public functions: one for each task of the command line."""

@@ -1,0 +1,1 @@
+"""Read-only views of graphs, programs and runs."""
