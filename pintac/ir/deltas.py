@@ -32,7 +32,7 @@ def delta_rule(builder: Builder, node: Node, pairs: Sequence[Pair]) -> Node | No
     """The delta of `node`, or None when no operand is perturbed.
 
     `node` is the op of the perturbed evaluation, of shape [N, 2, P, w]; `pairs` belong to its operands: bases
-    [N, 1, 1, w] (or anything that broadcasts), deltas of the operand's full shape. The result has the node's full shape.
+    [N, 1, 1, w] (or anything that broadcasts), deltas of the operand's full shape. The result has the full shape too.
     Raises IRError at the node's location for an op that has no cancellation-free difference.
     """
     if all(delta is None for _, delta in pairs):
@@ -212,9 +212,9 @@ DELTA_RULES: Mapping[str, DeltaRule | Refusal] = MappingProxyType(
 def lower_delta_act(b: Builder, fn: str, y: Node, d: Node) -> Node:
     """fn(Y + D) - fn(Y) in elementary ops, without cancellation: the definition of `delta_act` (NUMERICS 5).
 
-    `y` and `d` broadcast against each other. At most 8 elementary ops depend on D, one VPU instruction (MACHINE 2); what
-    depends on Y alone is computed once a base row. The order of operations is meaning: evaluator and machine agree bit
-    for bit.
+    `y` and `d` broadcast against each other. At most 8 elementary ops depend on D, one VPU instruction (MACHINE 2);
+    what depends on Y alone is computed once a base row. The order of operations is meaning: evaluator and machine
+    agree bit for bit.
     """
     return _DELTA_ACT[fn](b, y, d)
 

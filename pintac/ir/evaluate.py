@@ -59,9 +59,9 @@ def evaluate(
 ) -> dict[str, Array]:
     """The outputs of `graph` by key.
 
-    `feeds`: the arrays of its states, inputs and data, by name. `params`: the parameter block, that is `seed` and `step`
-    (integers, for random numbers) and every scalar the graph reads. `trace(node, value)` sees each value as it is made;
-    values are freed after their last use. Raises IRError for what is missing or of another shape, and for ops without a
+    `feeds`: the arrays of its states, inputs and data, by name. `params`: the parameter block, that is `seed` and
+    `step` (integers, for random numbers) and every scalar the graph reads. `trace(node, value)` sees each value as it
+    is made; values are freed after their last use. Raises IRError for what is missing or of another shape, and for ops without a
     value (operators; in `smx` mode also fp32 matmuls and TT layers).
     """
     return Evaluator(mode, params).run(graph, feeds, trace)

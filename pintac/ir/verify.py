@@ -108,7 +108,7 @@ def _interface(graph: Graph) -> Problems:
 
 
 def _row_groups(graph: Graph) -> Problems:
-    """A block mixes four rows, so groups that were concatenated must start on block boundaries where it is quantised."""
+    """A block mixes four rows: concatenated groups must start on block boundaries where they are quantised."""
     problems: Problems = []
     breaks: dict[Node, frozenset[int]] = {}
     for node in graph.nodes:
