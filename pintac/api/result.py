@@ -43,7 +43,7 @@ class Result:
     steps           steps done
     cost            modelled cost of a step; None for quant="none", which runs no program
     weights         trained masters by the names of the module's state_dict
-    losses          (step, loss) pairs as they were recorded
+    history         (step, loss, l2) as they were shown; l2 is None where it was not measured
     """
 
     steps: int
@@ -56,7 +56,7 @@ class Result:
     cost: StepCost | None
     weights: Mapping[str, np.ndarray] = field(repr=False)
     l2_twin: float | None = None
-    losses: tuple[tuple[int, float], ...] = field(default=(), repr=False)
+    history: tuple[tuple[int, float | None, float | None], ...] = field(default=(), repr=False)
     sim_seconds: float = 0.0
     compile_seconds: float | None = None
     interrupted: bool = False
@@ -95,7 +95,7 @@ class Result:
             "engine": self.engine,
             "machine": self.machine,
             "interrupted": self.interrupted,
-            "losses": [list(pair) for pair in self.losses],
+            "history": [list(row) for row in self.history],
             **self.details,
         }
 

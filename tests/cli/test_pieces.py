@@ -1,0 +1,99 @@
+"""Parts of the command line by themselves: options, progress, files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from pintac.api.options import Bits, CompileOptions
+from pintac.api.result import Result, StepCost
+from pintac.errors import PintacError, UsageError
+from pintac.report.files import check_writable, read_text, write_text
+from pintac.report.progress import Lines, Tick, describe, duration, make_progress
+
+
+def test_bits() -> None:
+    assert Bits.parse("8/16/8/12") == Bits() == Bits(8, 16, 8, 12)
+    assert str(Bits.parse("4/8/12/16")) == "4/8/12/16"
+
+
+@pytest.mark.parametrize("text", ["", "8/8/8", "8/8/8/8/8", "8/8/8/10", "8/8/8/-8", "a/b/c/d", "8 /8/8/12"])
+def test_bits_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="weight/base/delta/gradient"):
+        Bits.parse(text)
+
+
+@pytest.mark.parametrize("field", ["quant", "scheme", "saved"])
+def test_unknown_choice(field: str) -> None:
+    with pytest.raises(UsageError, match=f"{field} 'prsx' is unknown"):
+        CompileOptions(**{field: "prsx"})
+
+
+def test_progress_lines_are_sparse() -> None:
+    now = [0.0]
+    stream = io.StringIO()
+    lines = Lines("poisson2d", stream, clock=lambda: now[0])
+    with lines:
+        for step in range(1, 101):
+            now[0] += 0.5
+            lines.show(Tick(step, 100, loss=1.5, l2=0.25, rate=2e9, eta=(100 - step) / 2))
+    shown = stream.getvalue().splitlines()
+    assert shown[0] == "poisson2d: step 1/100  loss 1.500e+00  l2 2.50e-01  2.00 GMAC/s  ETA 0:50"
+    assert len(shown) == 6 and shown[-1].startswith("poisson2d: step 100/100 ")
+
+
+def test_progress_off_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with make_progress("x", enabled=False) as progress:
+        progress.show(Tick(1, 2))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_of_a_pipe_is_plain() -> None:
+    stream = io.StringIO()
+    with make_progress("x", stream=stream) as progress:
+        progress.show(Tick(2, 2))
+    assert stream.getvalue() == "x: step 2/2\n"
+
+
+def test_describe_leaves_out_what_is_unknown() -> None:
+    assert describe(Tick(3, 9)) == "step 3/9"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (0.2, "0:01"), (61, "1:01"), (3600, "1:00:00"), (-1, "0:00")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_write_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_text("-", "out\n")
+    write_text(str(tmp_path / "f"), "file\n")
+    assert capsys.readouterr().out == "out\n"
+    assert read_text(str(tmp_path / "f")) == ("file\n", str(tmp_path / "f"))
+
+
+def test_files_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(PintacError, match="is not a text file"):
+        read_text(str(tmp_path / "binary"))
+    with pytest.raises(PintacError, match=r"cannot read .*: No such file"):
+        read_text(str(tmp_path / "absent"))
+    with pytest.raises(PintacError, match="there is no folder"):
+        check_writable(str(tmp_path / "absent" / "f"))
+    with pytest.raises(PintacError, match="it is a folder"):
+        check_writable(str(tmp_path))
+
+
+def test_result_totals_and_json() -> None:
+    cost = StepCost(1000, 900, 600, 64, 2e-6, 50, 4096, 800)
+    fields = dict(steps=10, seed=1, engine="jit", machine="tiny", bits="8/16/8/12", l2=0.5, l2_float=0.4, weights={})
+    result = Result(cost=cost, sim_seconds=5.0, compile_seconds=1.0, **fields)
+    assert (result.cycles, result.energy) == (10_000, pytest.approx(2e-5))
+    assert result.as_dict()["sim_seconds_per_step"] == 0.5
+    floating = Result(cost=None, **fields)
+    assert floating.cycles is None and floating.energy is None
+    assert floating.as_dict()["cycles_per_step"] is None
+    assert set(floating.as_dict()) == set(result.as_dict())

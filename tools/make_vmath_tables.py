@@ -1,0 +1,177 @@
+"""Compute the constants of `pintac/vmath.py` and print them in the form in which they stand there.
+
+    python tools/make_vmath_tables.py            print the block of literals
+    python tools/make_vmath_tables.py --check    compare it with what pintac.vmath has; exit 1 if they differ
+
+Everything is computed with mpmath at 40 digits and rounded to fp32 at the end, so the result does not depend on the
+platform. Needs mpmath; the product itself imports neither this script nor mpmath. Changing a constant changes the bits
+of every result: the golden hashes in tests/properties/test_vmath.py then have to be renewed, on purpose.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable, Sequence
+
+from mpmath import mp, mpf
+
+mp.dps = 40
+
+Function = Callable[[mpf], mpf]
+NODES = 48  # Chebyshev nodes of a fit: least squares on them is close to the best uniform fit
+CENTRE_SEARCH = 1500  # floats either side of an interval's middle that are tried as its centre
+
+
+def f32(x: mpf) -> mpf:
+    """x rounded to fp32 (half-even), as an exact number."""
+    if x == 0:
+        return mpf(0)
+    _, exponent = mp.frexp(x)  # 0.5 <= |mantissa| < 1
+    quantum = mpf(2) ** (max(exponent, -125) - 24)
+    return mp.nint(x / quantum) * quantum
+
+
+def bits_of(x: mpf) -> int:
+    return struct.unpack("<I", struct.pack("<f", float(x)))[0]
+
+
+def float_of(bits: int) -> mpf:
+    return mpf(struct.unpack("<f", struct.pack("<I", bits))[0])
+
+
+def fit(f: Function, powers: Sequence[int], lo: mpf, hi: mpf, weight: Function) -> list[mpf]:
+    """fp32 coefficients of sum c_i x**powers[i] ~ f on [lo, hi], least squares of weight * error.
+
+    Coefficients are rounded one by one, lowest power first, and the remaining ones fitted again each time, so that
+    they make up for the rounding.
+    """
+    nodes = [(lo + hi) / 2 + (hi - lo) / 2 * mp.cos(mp.pi * (2 * i + 1) / (2 * NODES)) for i in range(NODES)]
+    weights = [weight(x) for x in nodes]
+    rest = [f(x) for x in nodes]
+    coefficients = []
+    for first in range(len(powers)):
+        todo = powers[first:]
+        rows = mp.matrix([[w * x**p for p in todo] for x, w in zip(nodes, weights, strict=True)])
+        right = mp.matrix([w * y for y, w in zip(rest, weights, strict=True)])
+        c = f32(mp.lu_solve(rows.T * rows, rows.T * right)[0])
+        coefficients.append(c)
+        rest = [y - c * x ** powers[first] for x, y in zip(nodes, rest, strict=True)]
+    return coefficients
+
+
+def centre_with_short_value(f: Function, lo: mpf, hi: mpf) -> mpf:
+    """The float near the middle of [lo, hi] whose f is closest to being an fp32 number itself."""
+    middle = bits_of((lo + hi) / 2)
+    candidates = [float_of(b) for b in range(middle - CENTRE_SEARCH, middle + CENTRE_SEARCH + 1)]
+    return min(candidates, key=lambda c: abs(f(c) - f32(f(c))))
+
+
+def quarter_octaves(lowest_exponent: int) -> list[tuple[mpf, mpf]]:
+    """32 intervals by exponent and two mantissa bits from 2**lowest_exponent on; the first one reaches down to 0."""
+    edges = [mpf(2) ** (lowest_exponent + i // 4) * (1 + mpf(i % 4) / 4) for i in range(33)]
+    return [(mpf(0) if i == 0 else edges[i], edges[i + 1]) for i in range(32)]
+
+
+def lookup_table(f: Function, slope_at_0: mpf, lowest_exponent: int, top: mpf) -> list[list[mpf]]:
+    """Rows centre, c0..c5 of 32 entries: f(x) ~ c0 + c1 d + ... + c5 d**5 with d = min(x, top) - centre.
+
+    Entry 0 is centred on 0, has no even terms below the fourth and the given c1: f(x) - (f'(0) - c1) x is fitted.
+    """
+    columns = []
+    for i, (lo, hi) in enumerate(quarter_octaves(lowest_exponent)):
+        hi = min(hi, top)
+        if i == 0:
+            c1 = f32(slope_at_0)
+            slope = mp.diff(f, 0) if slope_at_0 == 1 else slope_at_0 + 1
+            whole = mpf(1) if slope_at_0 == 1 else slope - slope_at_0 + c1
+            tail = fit(lambda d, w=whole: f(d) - w * d, (3, 4, 5), lo, hi, lambda d: 1 / d)
+            columns.append([mpf(0), mpf(0), c1, mpf(0), *tail])
+        elif lo >= top:
+            columns.append([top, mpf(1), *[mpf(0)] * 5])
+        else:
+            c = centre_with_short_value(f, lo, hi)
+            c0 = f32(f(c))
+            tail = fit(lambda d, c=c, c0=c0: f(c + d) - c0, (1, 2, 3, 4, 5), lo - c, hi - c, lambda d: mpf(1))
+            columns.append([c, c0, *tail])
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def chopped(x: mpf, bits: int) -> mpf:
+    """x cut off (not rounded) after its first `bits` significant bits."""
+    _, exponent = mp.frexp(x)
+    quantum = mpf(2) ** (exponent - bits)
+    return mp.floor(x / quantum) * quantum
+
+
+def pieces(x: mpf, widths: Sequence[int]) -> list[mpf]:
+    """x as a sum of numbers with so many significant bits each, then one rounded to fp32."""
+    out = []
+    for width in widths:
+        out.append(chopped(x, width))
+        x -= out[-1]
+    return [*out, f32(x)]
+
+
+def tables() -> dict[str, list[list[mpf]]]:
+    half_ln2 = mp.log(2) / 2 * mpf("1.0001")
+    quarter_pi = mp.pi / 4 * mpf("1.0001")
+    one = mpf(1)
+
+    def expm1_tail(r: mpf) -> mpf:
+        return (mp.expm1(r) - r) / r**2
+
+    def log1p_tail(r: mpf) -> mpf:
+        return (mp.log1p(r) - r + r**2 / 2) / r**3
+
+    def sin_tail(u: mpf) -> mpf:
+        r = mp.sqrt(u)
+        return (mp.sin(r) - r) / (r * u)
+
+    def cos_tail(u: mpf) -> mpf:
+        return (mp.cos(mp.sqrt(u)) - 1 + u / 2) / u**2
+
+    return {
+        "exp": [fit(expm1_tail, range(5), -half_ln2, half_ln2, lambda r: r**2)],
+        "exp_reduction": [[f32(1 / mp.log(2)), *pieces(mp.log(2), (15,))]],
+        "log": [fit(log1p_tail, range(9), mp.sqrt(mpf(1) / 2) - 1, mp.sqrt(2) - 1, lambda r: r**2)],
+        "log_reduction": [pieces(mp.log(2), (12,))],
+        "sin": [fit(sin_tail, range(3), mpf(0), quarter_pi**2, lambda u: u)],
+        "cos": [fit(cos_tail, range(3), mpf(0), quarter_pi**2, lambda u: u**2)],
+        "trig_reduction": [[f32(2 / mp.pi), *pieces(mp.pi / 2, (9, 9, 9))]],
+        "tanh": lookup_table(mp.tanh, one, -4, mpf("9.25")),
+        "erf": lookup_table(mp.erf, 2 / mp.sqrt(mp.pi) - 1, -6, mpf(4)),
+    }
+
+
+def literals(found: dict[str, list[list[mpf]]]) -> str:
+    lines = ["_WORDS = {"]
+    for name, rows in found.items():
+        lines.append(f'    "{name}": (')
+        for row in rows:
+            words = [f"{bits_of(x):08x}" for x in row]
+            for i in range(0, len(words), 8):
+                last = i + 8 >= len(words)
+                lines.append('        "' + " ".join(words[i : i + 8]) + ('",' if last else ' "'))
+        lines.append("    ),")
+    return "\n".join([*lines, "}"])
+
+
+def main() -> int:
+    found = tables()
+    if "--check" not in sys.argv[1:]:
+        print(literals(found))
+        return 0
+    from pintac.vmath import TABLES
+
+    wrong = [
+        name
+        for name, rows in found.items()
+        if [bits_of(x) for row in rows for x in row] != TABLES[name].view("uint32").reshape(-1).tolist()
+    ]
+    print("constants differ: " + ", ".join(wrong) if wrong else "constants are those of pintac.vmath")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,59 @@
+"""Runs the training configurations of docs/RESULTS.md and keeps their JSON in docs/results/.
+
+    python tools/run_results.py                        every configuration, three seeds
+    python tools/run_results.py default --seeds 0 1    one of them
+
+A run that is already there is not repeated. Each file is what `pintac train --json` wrote, plus nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+# name -> arguments of `pintac train`
+CONFIGURATIONS = {
+    "default": ["poisson2d"],
+    "paper-bits": ["poisson2d", "--bits", "8/8/8/12"],
+    "naive": ["poisson2d", "--bits", "8/8/8/12", "--quant", "naive"],
+    "sequential": ["poisson2d", "--scheme", "sequential"],
+    "rank-8": ["poisson2d", "--tt-rank", "8"],
+    "rank-32": ["poisson2d", "--tt-rank", "32"],
+}
+
+
+def command(name: str, seed: int, steps: int) -> list[str]:
+    """The arguments after `pintac` that make one result."""
+    return ["train", *CONFIGURATIONS[name], "--steps", str(steps), "--seed", str(seed), "--twin", "float"]
+
+
+def result_path(name: str, seed: int) -> Path:
+    return RESULTS / f"{name}-seed{seed}.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CONFIGURATIONS)} (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1000)
+    options = parser.parse_args()
+    unknown = set(options.names) - set(CONFIGURATIONS)
+    if unknown:
+        parser.error(f"unknown configuration {', '.join(sorted(unknown))}; known: {', '.join(CONFIGURATIONS)}")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for seed in options.seeds:
+        for name in options.names or CONFIGURATIONS:
+            path = result_path(name, seed)
+            if path.exists():
+                continue
+            arguments = command(name, seed, options.steps)
+            print("pintac", *arguments, flush=True)
+            subprocess.run([sys.executable, "-m", "pintac", *arguments, "--json", str(path)], check=True)
+
+
+if __name__ == "__main__":
+    main()
