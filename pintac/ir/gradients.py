@@ -132,7 +132,8 @@ def _delta_tanh(b: Builder, y: Node, x: Node, d: Node, g: Node) -> Sequence[Grad
         value = b.add(t, d)
         return b.mul(g, b.sub(1.0, b.mul(value, value)))
 
-    return lambda: b.neg(b.mul(b.mul(g, d), b.add(b.mul(t, 2.0), d))), of_delta
+    # -g d (2t + d), the sign taken where t is: once a base row
+    return lambda: b.mul(b.mul(g, d), b.sub(b.mul(t, -2.0), d)), of_delta
 
 
 def _delta_sigmoid(b: Builder, y: Node, x: Node, d: Node, g: Node) -> Sequence[Gradient]:

@@ -1,0 +1,21 @@
+"""dce: nodes that no output depends on are removed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pintac.ir import Graph
+from pintac.passes.base import Pass
+from pintac.passes.dataflow import without_dead
+
+
+@dataclass(frozen=True)
+class DeadCodeElimination(Pass):
+    """Keeps exactly the nodes that an output depends on, under their names. No op has a side effect."""
+
+    name: ClassVar[str] = "dce"
+    preserves: ClassVar[bool] = True
+
+    def run(self, graph: Graph) -> Graph:
+        return without_dead(graph)

@@ -1,0 +1,205 @@
+"""differentiate: the loss of the residuals and its gradients, in reverse mode over the closed op set.
+
+Outputs `residual:<term>` = r [N, m] become `metric:loss`, `metric:loss:<term>` = weight * mean(r^2), and `grad:<state>`
+for every trainable state. The adjoint of r starts as r * (2 weight / size): it does not read the loss, so each point's
+backward can start when its forward is done. A graph with an output `loss` (a scalar that couples points) is
+differentiated from that node instead.
+
+Order of sums is meaning (it decides rounding and the chains of fold-accumulate): a state's gradient adds the
+contributions of the first term before those of the second, and within a term those of perturbed rows before base rows,
+last layer first. Parameter-only computations (TT reconstruction) are differentiated once, after all terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, ClassVar
+
+from pintac.errors import PassError
+from pintac.ir import Builder, Graph, Node
+from pintac.ir.gradients import grad_rule
+from pintac.passes.base import Pass
+from pintac.passes.dataflow import ancestors, continue_from, descendants
+
+_RESIDUAL, _LOSS = "residual:", "loss"
+_ROW_SOURCES = ("random", "data", "input")
+
+
+@dataclass(frozen=True)
+class Differentiate(Pass):
+    """Adds the loss and the gradients; the residuals are no outputs afterwards.
+
+    `graph.attrs["trainable"]` may list the names of the trainable states; by default every state is one. A state that
+    the loss does not depend on gets a zero gradient.
+    """
+
+    name: ClassVar[str] = "differentiate"
+
+    def run(self, graph: Graph) -> Graph:
+        residuals = {
+            key.removeprefix(_RESIDUAL): node for key, node in graph.outputs.items() if key.startswith(_RESIDUAL)
+        }
+        if not residuals and _LOSS not in graph.outputs:
+            return graph
+        builder, new = continue_from(graph)
+        for key, node in graph.outputs.items():
+            if key != _LOSS and not key.startswith(_RESIDUAL):
+                builder.output(key, new[node])
+        seeds = _loss(graph, builder, new, residuals)
+        trainable = _trainable(graph)
+        gradients = _Reverse(graph, builder, new, trainable.values()).run(seeds)
+        for name, state in trainable.items():
+            gradient = gradients.get(state)
+            if gradient is None:
+                gradient = builder.const(0.0, state.shape, loc=state.loc)
+            builder.output(f"grad:{name}", gradient)
+        return builder.finish()
+
+
+@dataclass
+class _Seed:
+    """Where reverse mode starts: a node, its adjoint in the builder, the number of its term."""
+
+    node: Node
+    adjoint: Node
+    term: int
+
+
+def _loss(graph: Graph, b: Builder, new: Mapping[Node, Node], residuals: Mapping[str, Node]) -> list[_Seed]:
+    """Builds the metrics; the seeds in order of the terms."""
+    weights = _weights(graph.attrs.get("terms", ()), residuals)
+    total: Node | None = None
+    parts: dict[str, Node] = {}
+    seeds: list[_Seed] = []
+    for number, (name, node) in enumerate(residuals.items()):
+        r = new[node]
+        scale = weights[name] / prod(r.shape)
+        with b.at(node.loc):
+            parts[name] = b.mul(b.sum(b.mul(r, r)), scale)
+            total = parts[name] if total is None else b.add(total, parts[name])
+            if _LOSS not in graph.outputs:
+                seeds.append(_Seed(node, b.mul(r, 2.0 * scale), number))
+    if _LOSS in graph.outputs:
+        loss = graph.outputs[_LOSS]
+        if loss.shape:
+            raise PassError(f"the loss must be a scalar, it is {loss.type}", location=loss.loc)
+        total = new[loss]
+        seeds = [_Seed(loss, b.const(1.0, (), loc=loss.loc), 0)]
+    assert total is not None
+    b.output("metric:loss", total)
+    for name, part in parts.items():
+        b.output(f"metric:loss:{name}", part)
+    return seeds
+
+
+def _weights(terms: Sequence[Mapping[str, Any]], residuals: Mapping[str, Node]) -> dict[str, float]:
+    given = {str(term["name"]): float(term.get("weight", 1.0)) for term in terms}
+    for name, node in residuals.items():
+        if terms and name not in given:
+            raise PassError(f"the residual {name!r} is not among the terms {sorted(given)}", location=node.loc)
+    return {name: given.get(name, 1.0) for name in residuals}
+
+
+def _trainable(graph: Graph) -> dict[str, Node]:
+    states = graph.states()
+    names = graph.attrs.get("trainable")
+    if names is None:
+        return states
+    unknown = [name for name in names if name not in states]
+    if unknown:
+        raise PassError(f"trainable states that the graph does not have: {', '.join(map(repr, unknown))}")
+    return {name: states[name] for name in names}
+
+
+@dataclass
+class _Contributions:
+    """Summands of one adjoint with their places in the order of sums."""
+
+    items: list[tuple[tuple[int, int, int], Node]] = field(default_factory=list)
+
+    def total(self, b: Builder) -> Node:
+        ordered = [node for _, node in sorted(self.items, key=lambda item: item[0])]
+        result = ordered[0]
+        for node in ordered[1:]:
+            result = b.add(result, node, loc=node.loc)
+        return result
+
+
+class _Reverse:
+    """Reverse mode over the graph's nodes; adjoints are built beside the copies of the nodes in the builder."""
+
+    def __init__(self, graph: Graph, builder: Builder, new: Mapping[Node, Node], trainable: Iterable[Node]) -> None:
+        self.graph = graph
+        self.b = builder
+        self.new = new
+        self.active = descendants(graph, trainable)
+        self.rows = descendants(graph, graph.of(*_ROW_SOURCES))
+        self.perturbed = _perturbed(graph)
+        self.parameters: dict[Node, _Contributions] = {}
+        self.count = 0
+
+    def run(self, seeds: Sequence[_Seed]) -> dict[Node, Node]:
+        """state -> gradient, for every state that a seed depends on."""
+        for group in self._independent(seeds):
+            self._walk_rows(group)
+        return self._walk_parameters()
+
+    def _independent(self, seeds: Sequence[_Seed]) -> list[list[_Seed]]:
+        """The seeds in groups that share no row computation; terms normally have their own points."""
+        groups: list[tuple[set[Node], list[_Seed]]] = []
+        for seed in seeds:
+            reach = ancestors(self.graph, [seed.node]) & self.active & self.rows
+            members = [seed]
+            apart = []
+            for other_reach, other in groups:
+                if other_reach & reach:
+                    reach, members = reach | other_reach, [*other, *members]
+                else:
+                    apart.append((other_reach, other))
+            groups = [*apart, (reach, members)]
+        return sorted((members for _, members in groups), key=lambda members: members[0].term)
+
+    def _walk_rows(self, seeds: Sequence[_Seed]) -> None:
+        term = seeds[0].term
+        pending: dict[Node, _Contributions] = {}
+        for seed in seeds:
+            if seed.node in self.active:
+                self._add(
+                    pending if seed.node in self.rows else self.parameters, seed.node, seed.adjoint, term, seed.node
+                )
+        for node in reversed(self.graph.nodes):
+            if node in pending:
+                self._propagate(node, pending.pop(node).total(self.b), term, pending)
+
+    def _walk_parameters(self) -> dict[Node, Node]:
+        gradients: dict[Node, Node] = {}
+        for node in reversed(self.graph.nodes):
+            if node in self.parameters:
+                total = self.parameters.pop(node).total(self.b)
+                if node.op == "state":
+                    gradients[node] = total
+                else:
+                    self._propagate(node, total, 0, self.parameters)
+        return gradients
+
+    def _propagate(self, node: Node, adjoint: Node, term: int, pending: dict[Node, _Contributions]) -> None:
+        operands = [self.new[operand] for operand in node.operands]
+        needed = [operand in self.active for operand in node.operands]
+        for operand, part in zip(
+            node.operands, grad_rule(self.b, self.new[node], operands, adjoint, needed), strict=True
+        ):
+            if part is not None:
+                target = pending if operand in self.rows else self.parameters
+                self._add(target, operand, part, term, node)
+
+    def _add(self, target: dict[Node, _Contributions], node: Node, part: Node, term: int, source: Node) -> None:
+        place = (term, 0 if source in self.perturbed else 1, self.count)
+        self.count += 1
+        target.setdefault(node, _Contributions()).items.append((place, part))
+
+
+def _perturbed(graph: Graph) -> set[Node]:
+    """Everything that depends on a matmul of perturbed rows."""
+    return descendants(graph, (node for node in graph.of("matmul") if node.attrs["lhs_role"] == "delta"))

@@ -1,0 +1,71 @@
+"""fold-accumulate: add(matmul, x) becomes a matmul that starts from x (NUMERICS 2).
+
+Only this pass moves a sum into an accumulator, because it changes the rounding: the chain is one contraction, rounded
+once a block. A gradient's sum over terms and paths, ((a + b) + c), becomes c(acc = b(acc = a)): its order is that of
+`differentiate`, the same for every weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pintac.ir import Builder, Graph, Node
+from pintac.passes.base import Pass
+from pintac.passes.dataflow import live, without_dead
+
+_MATMULS = ("matmul", "matmul_tn")
+
+
+@dataclass(frozen=True)
+class FoldAccumulate(Pass):
+    """Folds a sum into a matmul that nothing else reads and that has no accumulator yet.
+
+    `scope=weights` folds sums of weight gradients only (`matmul_tn`), `all` every such sum.
+    """
+
+    name: ClassVar[str] = "fold-accumulate"
+    preserves: ClassVar[bool] = True
+
+    scope: Literal["weights", "all"] = "all"
+
+    def run(self, graph: Graph) -> Graph:
+        folds = self._folds(graph)
+        if not folds:
+            return graph
+        builder = Builder(graph.name, graph.attrs, reserved=(node.name for node in graph.nodes))
+        new: dict[Node, Node] = {}
+        # a folded matmul moves to the place of its add, where the value it starts from exists
+        moved = {matmul for matmul, _ in folds.values()}
+        for node in graph.nodes:
+            if node in folds:
+                matmul, start = folds[node]
+                new[node] = builder.copy(matmul, [*(new[operand] for operand in matmul.operands), new[start]])
+            elif node not in moved:
+                new[node] = builder.copy(node, [new[operand] for operand in node.operands])
+        for key, node in graph.outputs.items():
+            builder.output(key, new[node])
+        return without_dead(builder.finish())
+
+    def _folds(self, graph: Graph) -> dict[Node, tuple[Node, Node]]:
+        """add -> (the matmul it becomes, the value that matmul starts from)."""
+        kept = set(graph.outputs.values())
+        alive = live(graph)
+        kinds = ("matmul_tn",) if self.scope == "weights" else _MATMULS
+
+        def free(operand: Node, add: Node) -> bool:
+            """A matmul of the sum's shape that only this add reads."""
+            users = [user for user in graph.users(operand) if user in alive]
+            single = users == [add] and operand not in kept and add.operands[0] is not add.operands[1]
+            return operand.op in kinds and len(operand.operands) == 2 and operand.type == add.type and single
+
+        folds: dict[Node, tuple[Node, Node]] = {}
+        for node in graph.of("add"):
+            if node not in alive:
+                continue
+            left, right = node.operands
+            if free(right, node) and left.type == node.type:
+                folds[node] = (right, left)
+            elif free(left, node) and right.type == node.type:
+                folds[node] = (left, right)
+        return folds

@@ -1,0 +1,172 @@
+"""insert-smx: every matmul operand becomes SMX by its role; backward reads what forward saved.
+
+Matmul operands (NUMERICS 2, 6). The role on each operand chooses the bits; a value gets one quantisation per precision,
+however many matmuls read it: X in X W and in X^T G, W in X W and in G W^T, G in both gradients.
+
+Saved values (NUMERICS 6). With `saved=smx` backward reads a value of the perturbed path as decode(Q(v)), never in fp32:
+
+- v that a forward matmul reads (itself, or a reshape or permutation of it): the same Q that the matmul reads;
+- base + v, base - v: from the fp32 base rows and the saved v;
+- any other v (D for the derivative of sin): a quantisation of its own at the delta bits.
+
+A value of the perturbed path is one that depends on a matmul of perturbed rows and that a later such matmul depends on.
+So what comes after the last matmul (final differences) and the drawn deltas, which weight them, stay fp32: estimator
+and loss are never quantised (NUMERICS 3). Base rows are saved in fp32. Forward itself always reads fp32 values.
+
+Backward is everything that only outputs `grad:...` and `state:...` depend on: a property of the dataflow, not a mark.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pintac.errors import PassError
+from pintac.ir import Builder, Graph, Node
+from pintac.passes.base import Pass
+from pintac.passes.dataflow import ancestors, descendants
+
+Bits = Literal[4, 8, 12, 16]
+
+_MATMULS = ("matmul", "matmul_tn")
+_VIEWS = ("reshape", "permute")
+
+
+@dataclass(frozen=True)
+class InsertSMX(Pass):
+    """Bits of the mantissas by role. `saved=f32` lets backward read fp32 (an ablation)."""
+
+    name: ClassVar[str] = "insert-smx"
+    preserves: ClassVar[bool] = True
+
+    weight: Bits = 8
+    base: Bits = 16
+    delta: Bits = 8
+    grad: Bits = 12
+    saved: Literal["smx", "f32"] = "smx"
+
+    def run(self, graph: Graph) -> Graph:
+        if not graph.of(*_MATMULS):
+            return graph
+        rewriter = _Rewriter(graph, self)
+        for node in graph.nodes:
+            rewriter.visit(node)
+        for key, node in graph.outputs.items():
+            rewriter.b.output(key, rewriter.new[node])
+        return rewriter.b.finish()
+
+    def bits(self, role: str) -> int:
+        return {"weight": self.weight, "base": self.base, "delta": self.delta, "grad": self.grad}[role]
+
+
+def forward_nodes(graph: Graph) -> set[Node]:
+    """What the outputs that are not gradients or next states depend on."""
+    return ancestors(graph, (node for key, node in graph.outputs.items() if not key.startswith(("grad:", "state:"))))
+
+
+def perturbed_path(graph: Graph, forward: set[Node]) -> set[Node]:
+    """The forward values between two matmuls of perturbed rows, the operand of the last one included."""
+    rows = [node for node in graph.of("matmul") if node in forward and node.attrs["lhs_role"] == "delta"]
+    after = descendants(graph, rows)
+    before = ancestors(graph, (node.operands[0] for node in rows))
+    return after & before & forward
+
+
+class _Rewriter:
+    def __init__(self, graph: Graph, options: InsertSMX) -> None:
+        self.options = options
+        self.b = Builder(graph.name, graph.attrs, reserved=(node.name for node in graph.nodes))
+        self.new: dict[Node, Node] = {}
+        self.forward = forward_nodes(graph)
+        self.path = perturbed_path(graph, self.forward) if options.saved == "smx" else set()
+        self.codes: dict[tuple[Node, int], Node] = {}
+        self.restored: dict[Node, Node] = {}
+        self.read = self._read_by_matmuls(graph)
+
+    def _read_by_matmuls(self, graph: Graph) -> dict[Node, Node]:
+        """value -> what a forward matmul of perturbed rows reads of it: itself, or a view of it."""
+        read: dict[Node, Node] = {}
+        for node in graph.of("matmul"):
+            if node not in self.forward or node.attrs["lhs_role"] != "delta":
+                continue
+            operand = value = node.operands[0]
+            while value not in read:
+                read[value] = operand
+                if value.op not in _VIEWS:
+                    break
+                value = value.operands[0]
+        return read
+
+    def visit(self, node: Node) -> None:
+        with self.b.at(node.loc):
+            if node.op in _MATMULS:
+                roles = (str(node.attrs["lhs_role"]), str(node.attrs["rhs_role"]))
+                if node.operands[0].type.is_smx:
+                    raise PassError(f"{node.op} is quantised already", location=node.loc)
+                codes = [
+                    self.quantized(node, operand, role) for operand, role in zip(node.operands, roles, strict=False)
+                ]
+                rest = [self.new[operand] for operand in node.operands[2:]]
+                self.new[node] = self.b.copy(node, [*codes, *rest])
+            elif node in self.forward:
+                self.new[node] = self.b.copy(node, [self.new[operand] for operand in node.operands])
+            else:
+                self.new[node] = self.b.copy(node, [self.saved(operand) for operand in node.operands])
+
+    def quantized(self, matmul: Node, value: Node, role: str) -> Node:
+        if not role:
+            raise PassError(
+                f"an operand of {matmul.op} has no role, so no precision",
+                location=matmul.loc,
+                hint="roles are weight, base, delta and grad (attributes lhs_role, rhs_role)",
+            )
+        return self.code(value, self.options.bits(role))
+
+    def code(self, value: Node, bits: int) -> Node:
+        """The one quantisation of a value at these bits."""
+        key = (value, bits)
+        if key not in self.codes:
+            with self.b.at(value.loc):
+                source = self.new[value]
+                if source.type.rank < 2:
+                    raise PassError(f"a value of type {source.type} cannot be quantised", location=value.loc)
+                self.codes[key] = self.b.quantize(source, bits)
+        return self.codes[key]
+
+    def saved(self, value: Node) -> Node:
+        """A forward value as backward reads it."""
+        if value not in self.path:
+            return self.new[value]
+        if value not in self.restored:
+            with self.b.at(value.loc):
+                self.restored[value] = self._restore(value)
+        return self.restored[value]
+
+    def _restore(self, value: Node) -> Node:
+        delta = self.options.delta
+        operand = self.read.get(value)
+        if operand is not None:
+            views = []
+            while operand is not value:
+                views.append(operand)
+                operand = operand.operands[0]
+            result = self.b.decode(self.code(self.read[value], delta))
+            for view in views:
+                result = _undo(self.b, view, result)
+            return result
+        source = value.operands[0] if value.operands else None
+        if value.op in _VIEWS and source in self.path:
+            return self.b.copy(value, [self.saved(value.operands[0])])
+        outside = [operand for operand in value.operands if operand not in self.path]
+        if value.op in ("add", "sub") and len(outside) == 1:
+            return self.b.copy(value, [self.saved(operand) for operand in value.operands])
+        return self.b.decode(self.code(value, delta))
+
+
+def _undo(b: Builder, view: Node, x: Node) -> Node:
+    """The inverse of a reshape or permute, applied to x."""
+    if view.op == "reshape":
+        return b.reshape(x, view.operands[0].shape)
+    perm = view.attrs["perm"]
+    assert isinstance(perm, tuple)
+    return b.permute(x, [perm.index(axis) for axis in range(len(perm))])
