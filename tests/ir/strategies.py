@@ -178,7 +178,7 @@ class _Maker:
 
 @st.composite
 def graphs(draw: Draw, max_ops: int = 12, ops: Sequence[str] = tuple(OPS), meta: bool = True) -> Graph:
-    """A graph of up to `max_ops` ops out of `ops`, and their sources; valid but for row groups, which `verify` checks."""
+    """A graph of up to `max_ops` ops out of `ops`, and their sources; valid but for row groups (see `verify`)."""
     maker = _Maker(draw)
     for op in draw(st.lists(st.sampled_from(ops), min_size=1, max_size=max_ops)):
         with maker.builder.at(draw(LOCATIONS)):
