@@ -1,0 +1,53 @@
+"""The only room that imports torch: layers, problems, operators; tracing to IR; the float twin."""
+
+from pintac.frontend.adapters import builtin_step, load_step
+from pintac.frontend.estimators import Estimator, SecondDifference, Stein
+from pintac.frontend.layers import TTLinear, to_dense
+from pintac.frontend.operators import dt, grad, laplacian
+from pintac.frontend.problem import Adam, Problem, Term, TrainStep
+from pintac.frontend.samplers import At, Ball, Boundary, Points, Product, Sampler, Sphere, Uniform
+from pintac.frontend.schedules import constant, cosine_decay, linear_decay
+from pintac.frontend.testset import TestSet, l2_rel, predict_float, test_set
+from pintac.frontend.tracing import TracedStep, trace
+from pintac.frontend.twin import SampledStep
+from pintac.frontend.weights import as_tensors, initial_states, initialize_, load_weights, save_weights
+
+__all__ = [
+    "Adam",
+    "At",
+    "Ball",
+    "Boundary",
+    "Estimator",
+    "Points",
+    "Problem",
+    "Product",
+    "SampledStep",
+    "Sampler",
+    "SecondDifference",
+    "Sphere",
+    "Stein",
+    "TTLinear",
+    "Term",
+    "TestSet",
+    "TracedStep",
+    "TrainStep",
+    "Uniform",
+    "as_tensors",
+    "builtin_step",
+    "constant",
+    "cosine_decay",
+    "dt",
+    "grad",
+    "initial_states",
+    "initialize_",
+    "l2_rel",
+    "laplacian",
+    "linear_decay",
+    "load_step",
+    "load_weights",
+    "predict_float",
+    "save_weights",
+    "test_set",
+    "to_dense",
+    "trace",
+]

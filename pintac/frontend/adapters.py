@@ -1,0 +1,117 @@
+"""Finding the training step that a command names: a built-in problem or `file.py:object`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from pintac.errors import ModelError, UsageError, suggest
+from pintac.frontend.locate import traceback_location
+from pintac.frontend.problem import Problem, TrainStep
+from pintac.frontend.problems import BUILTIN
+from pintac.ir import Location
+
+
+def load_step(target: str, **options: object) -> TrainStep:
+    """The training step that `target` names.
+
+    `poisson2d` is built in and takes `options` (such as rank, width, K); `my_pde.py:step` is an object of a file.
+    Raises ModelError for what cannot be found or is no TrainStep, UsageError for options that do not apply.
+    """
+    file, separator, name = target.rpartition(":")
+    if not separator and not target.endswith(".py"):
+        return builtin_step(target, **options)
+    if options:
+        raise UsageError(
+            f"{', '.join(sorted(options))}: only for built-in problems",
+            hint=f"{target} says itself what it trains: set these where the TrainStep is made",
+        )
+    if not separator:
+        return _from_file(Path(target), None)
+    return _from_file(Path(file), name)
+
+
+def builtin_step(name: str, **options: object) -> TrainStep:
+    """A built-in problem by name, with the keyword arguments of its factory."""
+    if name not in BUILTIN:
+        raise ModelError(
+            f"unknown problem {name!r}", hint=(suggest(name, sorted(BUILTIN)) or "") + "; your own: file.py:step"
+        )
+    return BUILTIN[name](**options)
+
+
+def _from_file(path: Path, name: str | None) -> TrainStep:
+    module = load_module(path)
+    place = Location(str(path), 1)
+    steps = sorted(key for key, value in vars(module).items() if isinstance(value, TrainStep))
+    if name is None:
+        if len(steps) == 1:
+            return vars(module)[steps[0]]
+        found = "defines no TrainStep" if not steps else f"defines several: {', '.join(steps)}"
+        raise ModelError(f"which object? {path} {found}", hint=f"{path}:{steps[0] if steps else 'step'}")
+    if name not in vars(module):
+        names = [key for key in vars(module) if not key.startswith("_")]
+        listed = f"its training steps: {', '.join(steps)}" if steps else suggest(name, names)
+        raise ModelError(f"{path} has no {name!r}", location=place, hint=listed)
+    value = vars(module)[name]
+    if isinstance(value, TrainStep):
+        return value
+    needed = "step = TrainStep(net, problem, Adam(1e-3), SecondDifference(K=512, sigma=0.01))"
+    if callable(value) and not isinstance(value, (type, torch.nn.Module)):
+        raise ModelError(
+            f"{path}:{name} is a function, not a TrainStep",
+            location=place,
+            hint=f"call it in the file: step = {name}()",
+        )
+    if isinstance(value, (tuple, list)) and any(isinstance(part, torch.nn.Module) for part in value):
+        raise ModelError(
+            f"{path}:{name} is a {type(value).__name__} with a network: a step also needs an "
+            "optimizer and an estimator",
+            location=place,
+            hint=needed,
+        )
+    kind = (
+        "a network"
+        if isinstance(value, torch.nn.Module)
+        else "a problem"
+        if isinstance(value, Problem)
+        else f"a {type(value).__name__}"
+    )
+    raise ModelError(f"{path}:{name} is {kind}, not a TrainStep", location=place, hint=needed)
+
+
+def load_module(path: Path) -> ModuleType:
+    """Runs a user's file as a module of its own name, not as `__main__`. Raises ModelError with the failing line."""
+    if not path.is_file():
+        raise ModelError(f"no such file: {path}", hint="file.py:object")
+    if path.suffix != ".py":
+        raise ModelError(f"{path} is not a Python file", hint="file.py:object")
+    full = path.resolve()
+    name = f"pintac_user_{full.stem}_{hashlib.sha256(str(full).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, full)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling of user classes look the module up
+    sys.path.insert(0, str(full.parent))  # the file may import its neighbours, as when it is run
+    try:
+        spec.loader.exec_module(module)
+    except ModelError:
+        del sys.modules[name]
+        raise
+    except SyntaxError as error:
+        del sys.modules[name]
+        raise ModelError(
+            f"SyntaxError: {error.msg}", location=Location(error.filename or str(path), error.lineno or 0)
+        ) from error
+    except Exception as error:  # whatever the user's file raises: shown with its line, the original as the cause
+        del sys.modules[name]
+        location = traceback_location(error.__traceback__, Location(str(path), 1))
+        raise ModelError(f"{type(error).__name__}: {error}", location=location) from error
+    finally:
+        sys.path.remove(str(full.parent))
+    return module

@@ -1,0 +1,212 @@
+"""Elementwise ATen operations: arithmetic, functions, powers, comparisons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from pintac.frontend.aten.table import SUPPORTED, Arguments, Rule, aten, broadcasting_pair, rule
+from pintac.frontend.traced import Traced, Unsupported
+from pintac.ir import Node
+
+if TYPE_CHECKING:
+    from pintac.frontend.recorder import Recorder
+
+
+def _scaled(r: Recorder, value: object, alpha: float) -> object:
+    """alpha * value where alpha is not 1 (the alpha of torch.add)."""
+    if alpha == 1:
+        return value
+    if isinstance(value, Tensor):
+        return Traced(value.value if isinstance(value, Traced) else value, r.builder.mul(r.node(value), float(alpha)))
+    return alpha * value  # type: ignore[operator]
+
+
+def _binary(op: str) -> Rule:
+    def apply(r: Recorder, a: Arguments, result: Tensor) -> Node:
+        left, right = broadcasting_pair(r, a["self"], a["other"], result)
+        return r.builder.add_op(op, (left, right))
+
+    return apply
+
+
+for _name, _packet in (("mul", aten.mul), ("max", aten.maximum), ("min", aten.minimum)):
+    rule(_packet)(_binary(_name))
+
+
+@rule(aten.add)
+def _add(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    left, right = broadcasting_pair(r, a["self"], _scaled(r, a["other"], a["alpha"]), result)
+    return r.builder.add(left, right)
+
+
+@rule(aten.sub)
+def _sub(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    left, right = broadcasting_pair(r, a["self"], _scaled(r, a["other"], a["alpha"]), result)
+    return r.builder.sub(left, right)
+
+
+@rule(aten.rsub)
+def _rsub(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    left, right = broadcasting_pair(r, a["other"], _scaled(r, a["self"], a["alpha"]), result)
+    return r.builder.sub(left, right)
+
+
+@rule(aten.div)
+def _div(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    if a.get("rounding_mode") is not None:
+        raise Unsupported("division with rounding is not supported", SUPPORTED)
+    if not isinstance(a["other"], Tensor) and math.frexp(float(a["other"]))[0] in (0.5, -0.5):
+        return r.builder.mul(r.node(a["self"]), 1.0 / float(a["other"]))  # exact for powers of two
+    left, right = broadcasting_pair(r, a["self"], a["other"], result)
+    return r.builder.div(left, right)
+
+
+for _name, _packet in (
+    ("neg", aten.neg),
+    ("sqrt", aten.sqrt),
+    ("abs", aten.abs),
+    ("exp", aten.exp),
+    ("log", aten.log),
+    ("tanh", aten.tanh),
+    ("sigmoid", aten.sigmoid),
+    ("sin", aten.sin),
+    ("cos", aten.cos),
+    ("erf", aten.erf),
+):
+    rule(_packet)(lambda r, a, result, _fn=_name: r.builder.unary(_fn, r.node(a["self"])))  # type: ignore[misc]
+
+
+def _derived(*packets: Any) -> Callable[[Callable[[Any, Node], Node]], object]:
+    """A function of one value made of others: f(builder, x)."""
+
+    def register(function: Callable[[Any, Node], Node]) -> object:
+        return rule(*packets)(lambda r, a, result: function(r.builder, r.node(a["self"])))
+
+    return register
+
+
+_derived(aten.reciprocal)(lambda b, x: b.div(1.0, x))
+_derived(aten.rsqrt)(lambda b, x: b.div(1.0, b.sqrt(x)))
+_derived(aten.silu)(lambda b, x: b.mul(x, b.sigmoid(x)))
+_derived(aten.relu)(lambda b, x: b.max(x, 0.0))
+_derived(aten.square)(lambda b, x: b.mul(x, x))
+_derived(aten.log1p)(lambda b, x: b.log(b.add(x, 1.0)))
+_derived(aten.expm1)(lambda b, x: b.sub(b.exp(x), 1.0))
+_derived(aten.log2)(lambda b, x: b.mul(b.log(x), 1.0 / math.log(2.0)))
+_derived(aten.log10)(lambda b, x: b.mul(b.log(x), 1.0 / math.log(10.0)))
+_derived(aten.exp2)(lambda b, x: b.exp(b.mul(x, math.log(2.0))))
+_derived(aten.sinh)(lambda b, x: b.mul(b.sub(b.exp(x), b.exp(b.neg(x))), 0.5))
+_derived(aten.cosh)(lambda b, x: b.mul(b.add(b.exp(x), b.exp(b.neg(x))), 0.5))
+_derived(aten.tan)(lambda b, x: b.div(b.sin(x), b.cos(x)))
+_derived(aten.bitwise_not, aten.logical_not)(lambda b, x: b.sub(1.0, x))
+
+
+@rule(aten.gelu)
+def _gelu(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    b, x = r.builder, r.node(a["self"])
+    if a["approximate"] == "tanh":
+        cubic = b.mul(b.mul(b.mul(x, x), x), 0.044715)
+        inner = b.tanh(b.mul(b.add(x, cubic), math.sqrt(2.0 / math.pi)))
+    else:
+        inner = b.erf(b.mul(x, math.sqrt(0.5)))
+    return b.mul(b.mul(x, 0.5), b.add(inner, 1.0))
+
+
+@rule(aten.softplus)
+def _softplus(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    # -log(sigmoid(-x)): good up to x = 87, and a difference passes through each of its parts without cancellation.
+    b, beta = r.builder, float(a["beta"])
+    x = r.node(a["self"])
+    y = b.neg(b.log(b.sigmoid(b.mul(x, -beta))))
+    return y if beta == 1.0 else b.mul(y, 1.0 / beta)
+
+
+def _integer_power(r: Recorder, x: Node, n: int) -> Node:
+    """x^n for n >= 1 by repeated squaring."""
+    result: Node | None = None
+    while True:
+        if n & 1:
+            result = x if result is None else r.builder.mul(result, x)
+        n >>= 1
+        if n == 0:
+            assert result is not None
+            return result
+        x = r.builder.mul(x, x)
+
+
+@rule(aten.pow)
+def _pow(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    b, base, exponent = r.builder, a["self"], a["exponent"]
+    if (
+        isinstance(exponent, Tensor)
+        and not isinstance(exponent, Traced)
+        and r.parameter_name(exponent) is None
+        and exponent.numel() == 1
+    ):
+        exponent = exponent.item()
+    if isinstance(exponent, Tensor):  # c^y or x^y
+        log = r.node(math.log(base)) if isinstance(base, (int, float)) and base > 0 else b.log(r.node(base))
+        return b.exp(b.mul(r.node(exponent), log))
+    x, power = r.node(base), float(exponent)
+    if power == 0.0:
+        return b.const(1.0, x.shape)
+    whole, fraction = divmod(abs(power), 1.0)
+    if fraction not in (0.0, 0.5) or whole > 64:
+        return b.exp(b.mul(b.log(x), power))
+    y = _integer_power(r, x, int(whole)) if whole else None
+    if fraction:
+        root = b.sqrt(x)
+        y = root if y is None else b.mul(y, root)
+    assert y is not None
+    return y if power > 0 else b.div(1.0, y)
+
+
+@rule(aten.clamp, aten.clamp_min, aten.clamp_max)
+def _clamp(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    x = r.node(a["self"])
+    if a.get("min") is not None:
+        x = r.builder.max(x, r.node(a["min"]))
+    return x if a.get("max") is None else r.builder.min(x, r.node(a["max"]))
+
+
+for _kind in ("lt", "le", "gt", "ge", "eq", "ne"):
+
+    def _compare(r: Recorder, a: Arguments, result: Tensor, kind: str = _kind) -> Node:
+        left, right = broadcasting_pair(r, a["self"], a["other"], result)
+        return r.builder.compare(kind, left, right)
+
+    rule(getattr(aten, _kind))(_compare)
+
+rule(aten.bitwise_and, aten.logical_and)(_binary("mul"))
+rule(aten.bitwise_or, aten.logical_or)(_binary("max"))
+
+
+@rule(aten.where)
+def _where(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    if a.get("self") is None:
+        raise Unsupported(
+            "torch.where with one argument finds indices that depend on values", "torch.where(condition, a, b)"
+        )
+    broadcasting_pair(r, a["condition"], a["self"], result)
+    return r.builder.select(r.node(a["condition"]), r.node(a["self"]), r.node(a["other"]))
+
+
+@rule(aten.addcmul)
+def _addcmul(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    product = r.builder.mul(r.node(a["tensor1"]), r.node(a["tensor2"]))
+    return r.builder.add(r.node(a["self"]), product if a["value"] == 1 else r.builder.mul(product, float(a["value"])))
+
+
+@rule(aten.lerp)
+def _lerp(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    start = r.node(a["self"])
+    return r.builder.add(start, r.builder.mul(r.builder.sub(r.node(a["end"]), start), r.node(a["weight"])))
+
+
+@rule(aten.clone, aten.alias, aten.detach, aten.lift_fresh, aten.contiguous, aten._to_copy)
+def _same(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    return r.node(a["self"])

@@ -1,0 +1,111 @@
+"""The table of rules: the meaning of each supported ATen operation in IR.
+
+A rule gets the recorder, the arguments by name, and the result that torch computed (for its shape). It returns the IR
+node, or a list of nodes for operations with several results, or raises `Unsupported` with what to do instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pintac.frontend.traced import Unsupported, op_name
+from pintac.ir import Node
+
+if TYPE_CHECKING:
+    from pintac.frontend.recorder import Recorder
+
+Arguments = Mapping[str, Any]
+Rule = Callable[["Recorder", Arguments, Any], "Node | list[Node]"]
+
+aten = torch.ops.aten
+
+CONSTANT_RESULT = frozenset(
+    {
+        aten.zeros_like,
+        aten.ones_like,
+        aten.full_like,
+        aten.empty_like,
+        aten.new_zeros,
+        aten.new_ones,
+        aten.new_full,
+        aten.new_empty,
+        aten.new_empty_strided,
+    }
+)
+"""Operations whose result does not depend on the values of their arguments."""
+
+READS_VALUE = frozenset({aten._local_scalar_dense, aten.item, aten.is_nonzero, aten.equal, aten.nonzero})
+"""Operations that hand a value (or a shape that depends on values) to Python."""
+
+RULES: dict[Any, Rule] = {}
+"""The table, by ATen operation (all its overloads)."""
+
+ADVICE = {
+    "batch_norm": "BatchNorm couples the points of a batch; use a plain layer, or scale the inputs with constants",
+    "dropout": "call net.eval() before making the TrainStep, or leave dropout out",
+    "softmax": "write exp(a) / exp(a).sum(-1, keepdim=True)",
+    "convolution": "networks are functions of one point: Linear and TTLinear layers",
+    "max": "use torch.amax or torch.maximum, which have no indices",
+    "min": "use torch.amin or torch.minimum, which have no indices",
+    "sign": "use torch.where(x > 0, 1.0, -1.0)",
+    "atan2": "express it with the supported functions",
+}
+SUPPORTED = (
+    "supported: Linear, TTLinear, + - * / **, tanh sin cos exp log sqrt sigmoid silu gelu softplus, abs minimum "
+    "maximum where, sum mean norm, matmul with weights, cat stack, slicing and indexing with constants, reshape "
+    "transpose expand"
+)
+
+
+def rule(*packets: Any) -> Callable[[Rule], Rule]:
+    """Registers a rule for ATen operations."""
+
+    def register(function: Rule) -> Rule:
+        for packet in packets:
+            RULES[packet] = function
+        return function
+
+    return register
+
+
+def apply_rule(r: Recorder, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
+    """The node (or nodes) for a call of `func`; raises Unsupported."""
+    found = RULES.get(func.overloadpacket)
+    if found is None:
+        name = op_name(func)
+        if name.endswith("backward"):
+            raise Unsupported(
+                "torch's own differentiation (autograd, torch.func) inside a residual cannot be compiled",
+                "use pintac.grad(u, x), pintac.laplacian(u, x) or pintac.dt(u, x): the step's estimator samples them",
+            )
+        advice = next((text for key, text in ADVICE.items() if key in name.split(".")[-1]), SUPPORTED)
+        raise Unsupported(f"{name} is not supported", advice)
+    if isinstance(result, Tensor) and result.dtype not in (torch.float32, torch.bool):
+        raise Unsupported(
+            f"{op_name(func)} gives {str(result.dtype).removeprefix('torch.')} values, a step computes in float32",
+            "make constants float32 (x.float(), torch.tensor(..., dtype=torch.float32))",
+        )
+    names = [argument.name for argument in func._schema.arguments]
+    bound = {
+        argument.name: argument.default_value for argument in func._schema.arguments if argument.has_default_value()
+    }
+    bound.update(zip(names, args, strict=False))
+    bound.update(kwargs)
+    return found(r, bound, result)
+
+
+def broadcasting_pair(r: Recorder, a: object, b: object, result: Tensor) -> tuple[Node, Node]:
+    """Two operands of a broadcasting operation; refuses [N] with [N, 1], which torch makes [N, N]."""
+    n, shapes = r.rows, [tuple(value.shape) for value in (a, b) if isinstance(value, Tensor)]
+    if n > 1 and tuple(result.shape).count(n) > 1 and all(shape.count(n) < 2 for shape in shapes):
+        both = " and ".join(str(list(shape)) for shape in shapes)
+        if all(n in shape for shape in shapes) and len(shapes) == 2 and len(shapes[0]) != len(shapes[1]):
+            raise Unsupported(
+                f"the shapes {both} broadcast to {list(result.shape)}: every point would be combined with every other",
+                f"keep columns: x[:, i:i+1] and sum(-1, keepdim=True) are [{n}, 1], x[:, i] and sum(-1) are [{n}]",
+            )
+    return r.node(a), r.node(b)

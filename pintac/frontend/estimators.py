@@ -1,0 +1,70 @@
+"""Estimators: how sampled evaluations of u stand for its derivatives (NUMERICS 7).
+
+K is the number of *evaluations* a point costs beside u(x) itself: K / 2 antithetic pairs x + delta, x - delta.
+All operators on one (u, x) share the samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pintac.errors import ModelError
+from pintac.frontend.locate import user_location
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """K evaluations with delta ~ N(0, sigma^2 I). `time_dims` are coordinates that the Laplacian's delta leaves alone.
+
+    `time_dims=None` means: the last coordinate if the problem uses `dt`, else none. Raises ModelError for K odd or
+    less than 2, or sigma not positive.
+    """
+
+    kind: ClassVar[str] = ""
+
+    K: int = 512
+    sigma: float = 0.01
+    time_dims: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if isinstance(self.K, bool) or not isinstance(self.K, int) or self.K < 2 or self.K % 2:
+            raise ModelError(
+                f"{name}: K must be an even number of evaluations, at least 2, got {self.K!r}",
+                location=user_location(),
+                hint="evaluations come in pairs x + delta, x - delta: K = 512 is 256 pairs",
+            )
+        if not (isinstance(self.sigma, (int, float)) and math.isfinite(self.sigma) and self.sigma > 0):
+            raise ModelError(f"{name}: sigma must be positive, got {self.sigma!r}", location=user_location())
+
+    @property
+    def pairs(self) -> int:
+        return self.K // 2
+
+    def attrs(self, dims: int, uses_dt: bool = False) -> dict[str, object]:
+        """Description for the IR; time_dims resolved for points with `dims` coordinates."""
+        given = self.time_dims if self.time_dims is not None else ([dims - 1] if uses_dt else [])
+        if any(not -dims <= i < dims for i in given):
+            raise ModelError(f"{type(self).__name__}: time_dims {tuple(given)} are outside the {dims} coordinates of x")
+        time = sorted({i % dims for i in given})
+        return {"kind": self.kind, "K": self.K, "sigma": float(self.sigma), "time_dims": time}
+
+
+@dataclass(frozen=True)
+class Stein(Estimator):
+    """grad u = sum delta (u+ - u-) / (2 sigma^2 P), lap u = sum (|delta|^2 - d sigma^2)(u+ + u- - 2u) / (2 sigma^4 P).
+
+    Every coordinate is perturbed; `time_dims` has no effect.
+    """
+
+    kind: ClassVar[str] = "stein"
+
+
+@dataclass(frozen=True)
+class SecondDifference(Estimator):
+    """grad u as Stein; Laplacian = sum (u+ + u- - 2u) / (sigma^2 P). Time coordinates get a pair of their own."""
+
+    kind: ClassVar[str] = "second-difference"

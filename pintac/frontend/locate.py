@@ -1,0 +1,78 @@
+"""Which line of the user's code is running: every op of the IR carries it."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from pathlib import Path
+from types import FrameType, TracebackType
+
+import torch
+
+from pintac.ir import Location
+
+_TORCH = str(Path(torch.__file__).parent)
+_FRONTEND = Path(__file__).parent
+_PACKAGE = _FRONTEND.parent
+# Built-in problems are written exactly as a user would write them: their lines are user lines.
+_PROBLEMS = str(_FRONTEND / "problems")
+
+
+def is_user_file(file: str) -> bool:
+    """True for code that is neither torch, nor the interpreter's own, nor pintac's machinery."""
+    if file.startswith(_PROBLEMS):
+        return True
+    return not file.startswith((_TORCH, str(_PACKAGE), "<frozen ")) and not file.endswith(
+        ("contextlib.py", "dataclasses.py")
+    )
+
+
+def display_path(file: str) -> str:
+    """`file` relative to the package or working directory that it lies in, so that dumps compare across machines."""
+    path = Path(file)
+    for root in (_PACKAGE.parent if file.startswith(str(_PACKAGE)) else None, Path.cwd()):
+        if root is not None and path.is_absolute() and path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return file
+
+
+def location_of(file: str, line: int) -> Location:
+    """The location of a line of `file`, with its text when the source can be read."""
+    return Location(display_path(file), line, text=linecache.getline(file, line).strip())
+
+
+# Tracing starts in these functions: who called them is not what the user's model says.
+_TRACE_ENTRIES = ("trace_step", "trace_infer")
+
+
+def user_location(fallback: Location | None = None) -> Location:
+    """The innermost running line of user code; `fallback` (default: a synthetic location) when there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name in _TRACE_ENTRIES and frame.f_code.co_filename == str(_FRONTEND / "tracing.py"):
+            break
+        generated = frame.f_code.co_filename == "<string>" and frame.f_code.co_name == "__init__"  # of a dataclass
+        if not generated and is_user_file(frame.f_code.co_filename):
+            return location_of(frame.f_code.co_filename, frame.f_lineno)
+        frame = frame.f_back
+    return fallback or Location.synthetic("pintac")
+
+
+def traceback_location(traceback: TracebackType | None, fallback: Location) -> Location:
+    """The innermost user line of an exception's traceback, else `fallback`."""
+    found = fallback
+    while traceback is not None:
+        if is_user_file(traceback.tb_frame.f_code.co_filename):
+            found = location_of(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return found
+
+
+def function_location(function: object) -> Location:
+    """Where a function or method was defined; synthetic for things without source."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return (
+        location_of(code.co_filename, code.co_firstlineno)
+        if code is not None
+        else Location.synthetic(type(function).__name__)
+    )

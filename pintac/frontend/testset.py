@@ -1,0 +1,89 @@
+"""Where and how the error of a solution is measured (NUMERICS 9)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pintac import rng
+from pintac.errors import ModelError
+from pintac.frontend.locate import function_location
+from pintac.frontend.problem import TrainStep
+from pintac.frontend.weights import Layout
+
+TEST_POINTS = 16384
+"""Points of the test set: fixed number, fixed order."""
+
+TEST_SEED = 0
+"""The test set is the same for every run, whatever its seed."""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Points x [n, d] and exact values u [n, m], float32 and float64."""
+
+    __test__ = False  # not a test case for pytest
+
+    x: np.ndarray
+    u: np.ndarray
+
+    def l2_rel(self, u_hat: np.ndarray) -> float:
+        """|u_hat - u|_2 / |u|_2 over all points and components; `u_hat` is [n, m]."""
+        if u_hat.shape != self.u.shape:
+            raise ModelError(f"the solution has the shape {u_hat.shape}, exact values have {self.u.shape}")
+        return l2_rel(u_hat, self.u)
+
+    def l2_constant(self) -> float:
+        """The error of the best constant: a trivial column of every accuracy table."""
+        return l2_rel(np.broadcast_to(self.u.mean(0), self.u.shape), self.u)
+
+    def l2_affine(self) -> float:
+        """The error of the best affine function of x (least squares): the other trivial column."""
+        design = np.hstack([self.x.astype(np.float64), np.ones((len(self.x), 1))])
+        return l2_rel(design @ np.linalg.lstsq(design, self.u, rcond=None)[0], self.u)
+
+
+def l2_rel(u_hat: np.ndarray, u: np.ndarray) -> float:
+    """|u_hat - u|_2 / |u|_2 in float64."""
+    return float(np.linalg.norm(np.asarray(u_hat, np.float64) - u) / np.linalg.norm(np.asarray(u, np.float64)))
+
+
+def test_set(step: TrainStep, n: int = TEST_POINTS) -> TestSet | None:
+    """The test set of a problem, None if it has no exact solution. `exact` is evaluated in float64.
+
+    Points come from the stream `test`, drawn by the problem's `test_sampler` (a fixed point set is used whole).
+    Raises ModelError when `exact` gives something else than [n, m].
+    """
+    problem = step.problem
+    if not problem.has_exact:
+        return None
+    sampler = problem.test_sampler()
+    x = sampler.sample(sampler.fixed_points or n, TEST_SEED, stream=rng.STREAM_TEST)
+    with torch.no_grad():
+        u = problem.exact(torch.from_numpy(x).double())  # type: ignore[attr-defined]
+    if not isinstance(u, torch.Tensor) or u.ndim != 2 or u.shape[0] != len(x):
+        got = list(u.shape) if isinstance(u, torch.Tensor) else type(u).__name__
+        raise ModelError(
+            f"exact(x) gives {got} for {len(x)} points, expected [{len(x)}, m]",
+            location=function_location(problem.exact),  # type: ignore[attr-defined]
+            hint="keep the column: sum(-1, keepdim=True), x[:, i:i+1]",
+        )
+    return TestSet(x, u.numpy())
+
+
+test_set.__test__ = False  # type: ignore[attr-defined]
+
+
+def predict_float(step: TrainStep, weights: Mapping[str, np.ndarray], x: np.ndarray, batch: int = 4096) -> np.ndarray:
+    """u at x [n, d] through torch in float32 with `weights` (torch's names and layout): [n, m]."""
+    net, problem = copy.deepcopy((step.net, step.problem))
+    layout = Layout.of(net, problem)
+    with torch.no_grad():
+        for name, parameter in layout.parameters.items():
+            parameter.copy_(torch.from_numpy(np.array(weights[name])))
+        parts = [problem.u(net, torch.from_numpy(x[i : i + batch])) for i in range(0, len(x), batch)]
+    return torch.cat(parts).numpy()

@@ -1,0 +1,332 @@
+"""From a `TrainStep` to IR: the graph `step` (points and residuals of each term) and the graph `infer` (u at points).
+
+Networks and residuals run once on sampled points under a recorder (`recorder.py`): every operation becomes IR with the
+line of user code that asked for it. TT layers and the operators grad, laplacian and dt are leaves. Shapes are those of
+the step; Python control flow on shapes and constants is resolved here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pintac.errors import IRError, ModelError
+from pintac.frontend import active
+from pintac.frontend.layers import TTLinear
+from pintac.frontend.locate import function_location, traceback_location
+from pintac.frontend.problem import Term, TrainStep
+from pintac.frontend.recorder import Calls, Recorder
+from pintac.frontend.samplers import Draws
+from pintac.frontend.traced import Abandoned, Poisoned, Traced, Unsupported, model_error
+from pintac.frontend.weights import Layout
+from pintac.ir import Builder, Graph, Location, Node
+
+INFER_ROWS = 1024
+"""Rows of the `infer` graph: test points are evaluated in batches of this size."""
+
+
+@dataclass(frozen=True)
+class TracedStep:
+    """What the passes start from.
+
+    `step` has an output `residual:<term>` for each term and the attributes terms, estimator, optimizer; `infer` maps
+    the input `x` [rows, d] to the output `u` [rows, m]. `data` are the constant arrays that either reads. `layout`
+    leads between states and the module's parameters.
+    """
+
+    step: Graph
+    infer: Graph
+    data: Mapping[str, np.ndarray]
+    layout: Layout
+
+
+def trace(step: TrainStep, *, infer_rows: int = INFER_ROWS, points: Mapping[str, int] | None = None) -> TracedStep:
+    """Trace a training step. `points` overrides the number of points of terms, by name.
+
+    Raises ModelError with everything that cannot be compiled, each with the user's line and a hint.
+    """
+    layout = Layout.of(step.net, step.problem)
+    step_graph, data = trace_step(step, layout, points)
+    infer_graph, more = trace_infer(step, layout, infer_rows)
+    return TracedStep(step_graph, infer_graph, {**data, **more}, layout)
+
+
+def trace_step(
+    step: TrainStep, layout: Layout | None = None, points: Mapping[str, int] | None = None
+) -> tuple[Graph, dict[str, np.ndarray]]:
+    """The graph `step` and its constant arrays."""
+    layout = layout or Layout.of(step.net, step.problem)
+    terms = step.terms()
+    builder = Builder("step")
+    recorder = Recorder(builder, layout.parameters, layout.transposed, step.location)
+    counts = {term.name: (points or {}).get(term.name, term.count) for term in terms}
+    uses_dt = False
+    for number, term in enumerate(terms):
+        x = _points(recorder, term, number, counts[term.name])
+        derivatives = RecordedDerivatives(recorder)
+        recorder.rows = counts[term.name]
+        with _recording(recorder, derivatives, function_location(term.residual)):
+            field = Field(step, recorder)
+            node = _residual_node(recorder, term, term.residual(field, x), counts[term.name])
+            if node is not None:
+                builder.output(f"residual:{term.name}", node)
+        uses_dt = uses_dt or derivatives.uses_dt
+    if recorder.diagnoses:
+        raise model_error(recorder.diagnoses)
+    builder.attrs.update(
+        {
+            "name": step.name,
+            "dims": terms[0].sampler.dim,
+            "terms": [{"name": t.name, "points": counts[t.name], "weight": float(t.weight)} for t in terms],
+            "estimator": step.estimator.attrs(terms[0].sampler.dim, uses_dt),
+            "optimizer": step.optimizer.attrs(),
+        }
+    )
+    return builder.finish(), recorder.data
+
+
+def trace_infer(
+    step: TrainStep, layout: Layout | None = None, rows: int = INFER_ROWS
+) -> tuple[Graph, dict[str, np.ndarray]]:
+    """The graph `infer` and its constant arrays."""
+    layout = layout or Layout.of(step.net, step.problem)
+    dim = step.terms()[0].sampler.dim
+    builder = Builder("infer", {"name": step.name, "dims": dim})
+    recorder = Recorder(builder, layout.parameters, layout.transposed, step.location)
+    recorder.rows = rows
+    recorder.data_prefix = "infer"
+    x = Traced(
+        torch.linspace(0.1, 0.9, rows * dim).reshape(rows, dim), builder.input("x", (rows, dim), loc=step.location)
+    )
+    x.on_points = True
+    with _recording(recorder, RecordedDerivatives(recorder), step.location):
+        u = Field(step, recorder)(x)
+        if isinstance(u, Traced) and u.node is not None:
+            builder.output("u", u.node)
+    if recorder.diagnoses:
+        raise model_error(recorder.diagnoses)
+    return builder.finish(), recorder.data
+
+
+# ---------------------------------------------------------------------------------------------- running user code
+
+
+@contextmanager
+def _recording(recorder: Recorder, derivatives: RecordedDerivatives, fallback: Location) -> Iterator[None]:
+    """User code inside is recorded; what it raises becomes a diagnosis at its line."""
+    previous, recorder.fallback = recorder.fallback, fallback
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(active.use_tracer(derivatives))
+            stack.enter_context(active.use_derivatives(derivatives))
+            stack.enter_context(Calls(recorder))
+            stack.enter_context(recorder)
+            yield
+    except Abandoned:
+        pass  # reported where it happened
+    except ModelError as error:
+        place = error.location
+        location = Location(place.file, place.line) if place is not None else fallback
+        recorder.report(error.message, error.hint, location)
+    except IRError as error:
+        raise ModelError(error.message, location=error.location or fallback, hint=error.hint) from error
+    except Exception as error:  # whatever user code raises: shown with its line, the original as the cause
+        location = traceback_location(error.__traceback__, fallback)
+        raise ModelError(f"{type(error).__name__}: {error}", location=location) from error
+    finally:
+        recorder.fallback = previous
+
+
+def _points(recorder: Recorder, term: Term, number: int, count: int) -> Traced:
+    """The points of a term: IR of its sampler, and stand-in values."""
+    draws = Draws(recorder.builder, number)
+    with recorder.builder.at(term.location):
+        node = term.sampler.emit(draws, count)
+    recorder.data.update(draws.data)
+    if node.shape != (count, term.sampler.dim):
+        raise ModelError(
+            f"the sampler of term {term.name!r} emits {node.type}, expected f32[{count},{term.sampler.dim}]",
+            location=term.location,
+        )
+    values = torch.linspace(0.1, 0.9, count * term.sampler.dim).reshape(count, term.sampler.dim)
+    x = Traced(values, node)
+    x.on_points = True
+    return x
+
+
+def _residual_node(recorder: Recorder, term: Term, result: object, count: int) -> Node | None:
+    """The residual as [N, k]; diagnoses for anything else."""
+    place = function_location(term.residual)
+    what = f"the residual of term {term.name!r}"
+    if not isinstance(result, Traced):
+        if not recorder.diagnoses:
+            got = (
+                f"a constant of shape {tuple(result.shape)}"
+                if isinstance(result, Tensor)
+                else f"a {type(result).__name__}"
+            )
+            recorder.report(
+                f"{what} must be a tensor that depends on u, got {got}", "return one residual a point", place
+            )
+        return None
+    if result.node is None:
+        return None
+    shape = tuple(result.shape)
+    if not result.on_parameters:
+        recorder.report(
+            f"{what} does not depend on the network", "call u(x), grad(u, x) or laplacian(u, x) in it", place
+        )
+        return None
+    if len(shape) not in (1, 2) or shape[0] != count:
+        hint = "no mean, no square: return the residual itself, one row a point; the loss is built from it"
+        recorder.report(f"{what} has the shape {list(shape)}, expected [{count}] or [{count}, k]", hint, place)
+        return None
+    if len(shape) == 1:
+        with recorder.builder.at(place):
+            return recorder.builder.reshape(result.node, (count, 1))
+    return result.node
+
+
+class Field:
+    """The solution u as residuals see it: a function of points. The same points give the same value, computed once."""
+
+    def __init__(self, step: TrainStep, recorder: Recorder) -> None:
+        self._step = step
+        self._recorder = recorder
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if id(x) not in self._known:
+            self._known[id(x)] = (x, self._evaluate(x))
+        return self._known[id(x)][1]
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        r = self._recorder
+        if not isinstance(x, Tensor) or x.ndim != 2:
+            got = f"shape {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            r.report(f"u needs points [N, d], got {got}", "keep the coordinates as columns")
+            raise Abandoned
+        u = self._step.problem.u(self._step.net, x)
+        if not isinstance(u, Tensor) or u.ndim != 2 or u.shape[0] != x.shape[0]:
+            got = f"the shape {list(u.shape)}" if isinstance(u, Tensor) else f"a {type(u).__name__}"
+            r.report(
+                f"the network gives {got} for {x.shape[0]} points, expected [{x.shape[0]}, m]",
+                "keep one row a point and one column a component",
+            )
+            raise Abandoned
+        return u
+
+
+class RecordedDerivatives:
+    """grad, laplacian, dt and TT layers as leaves of the IR."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.uses_dt = False
+
+    def tt_linear(self, layer: TTLinear, x: Tensor) -> Tensor:
+        r = self.recorder
+        parameters = [*layer.cores, *([layer.bias] if layer.bias is not None else [])]
+        sources = [x] if isinstance(x, Traced) else []
+        shape = (*x.shape[:-1], layer.out_features)
+        if x.shape[-1:] != (layer.in_features,) or x.ndim < 2:
+            r.report(
+                f"TTLinear needs [N, {layer.in_features}], got {list(x.shape)}", f"the layer stands at {layer.location}"
+            )
+            raise Abandoned
+
+        def build() -> Node:
+            cores = [r.node(core) for core in layer.cores]
+            y = r.builder.tt_matmul(r.node(x), cores, layer.in_factors, layer.out_factors, layer.ranks, lhs_role="base")
+            return y if layer.bias is None else r.builder.add(y, r.node(layer.bias))
+
+        result = self._leaf(build, shape, sources)
+        result.on_parameters = result.on_parameters or any(r.parameter_name(p) is not None for p in parameters)
+        return result
+
+    def gradient(self, u: active.Function, x: Tensor) -> Tensor:
+        y, points = self._function_of(u, x, "grad")
+        shape = (*y.shape, points.shape[1])
+        return self._derivative(
+            lambda: self.recorder.builder.gradient(self.recorder.node(y), self.recorder.node(points)), shape, y, points
+        )
+
+    def laplacian(self, u: active.Function, x: Tensor, start: int, stop: int) -> Tensor:
+        y, points = self._function_of(u, x, "laplacian")
+
+        def build() -> Node:
+            return self.recorder.builder.laplacian(self.recorder.node(y), self.recorder.node(points), start, stop)
+
+        return self._derivative(build, tuple(y.shape), y, points)
+
+    def time_derivative(self, u: active.Function, x: Tensor) -> Tensor:
+        self.uses_dt = True
+        derivative: Tensor = self.gradient(u, x)[..., -1]
+        return derivative
+
+    def _function_of(self, u: active.Function, x: Tensor, what: str) -> tuple[Traced, Traced]:
+        r = self.recorder
+        if not isinstance(x, Traced):
+            r.report(
+                f"{what}(u, x): x is a constant, not the points of the residual", "use the x that the residual is given"
+            )
+            raise Abandoned
+        y = u(x)
+        if (
+            not isinstance(y, Traced)
+            or not y.on_points
+            or (y.node is not None and x.node is not None and not _reaches(y.node, x.node))
+        ):
+            r.report(f"{what}(u, x): u(x) does not depend on x", "the function must use its argument")
+            raise Abandoned
+        if y.ndim != 2 or y.shape[0] != x.shape[0]:
+            r.report(
+                f"{what}(u, x): u(x) has the shape {list(y.shape)}, expected [{x.shape[0]}, m]", "keep one row a point"
+            )
+            raise Abandoned
+        if y.derived:
+            r.report(
+                f"{what} of a derivative: derivatives beyond the Laplacian are not supported",
+                "use laplacian(u, x) for second derivatives; for higher ones write a system in more outputs of u",
+            )
+            raise Abandoned
+        return y, x
+
+    def _derivative(self, build: Callable[[], Node], shape: Sequence[int], y: Traced, x: Traced) -> Traced:
+        result = self._leaf(build, shape, [y, x])
+        result.derived = True
+        return result
+
+    def _leaf(self, build: Callable[[], Node], shape: Sequence[int], sources: Sequence[Any]) -> Traced:
+        """A value made by pintac itself; its stand-in numbers are ones."""
+        r = self.recorder
+        node: Node | None = None
+        with r.builder.at(r.location()):
+            try:
+                node = build()
+            except Poisoned:
+                node = None
+            except Unsupported as problem:
+                r.report(problem.message, problem.hint)
+        return Traced(torch.ones(tuple(shape)), node, sources)
+
+
+def _reaches(node: Node, source: Node) -> bool:
+    """Whether `source` is among what `node` is computed from."""
+    seen: set[Node] = set()
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        if current is source:
+            return True
+        if current not in seen:
+            seen.add(current)
+            stack.extend(current.operands)
+    return False

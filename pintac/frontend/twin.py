@@ -1,0 +1,160 @@
+"""The float twin: the same training step in torch, unquantised (NUMERICS 9).
+
+Same first weights, random words, estimator and schedule as the compiled step; the loss is the *unsplit* sampled loss
+and its gradients are torch autograd's. In float64 it is the oracle for the passes' gradients, in float32 the accuracy
+that quantised results stand beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pintac.frontend.interpret import draw, run_graph
+from pintac.frontend.problem import Term, TrainStep
+from pintac.frontend.tracing import trace_step
+from pintac.frontend.weights import Arrays, Layout, initial_states
+from pintac.ir import Graph, Node
+
+Expand = Callable[[Graph], Graph]
+"""Makes sampled evaluations of gradient and laplacian: the pass `expand-operators`."""
+
+Progress = Callable[[int, float], object]
+"""Called after each step with its number and loss."""
+
+
+class SampledStep:
+    """The training step of `step` in torch: the loss and gradients of any step number, and training.
+
+    `expand` turns derivatives into sampled evaluations. `chunk` is the largest number of points evaluated at once
+    (gradients are accumulated; the loss is additive over points); None evaluates every term whole. `states` and the
+    gradients are keyed and laid out like the IR's.
+    """
+
+    def __init__(
+        self,
+        step: TrainStep,
+        expand: Expand,
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        chunk: int | None = None,
+        weights: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.step = step
+        self.seed = seed
+        self.dtype = dtype
+        self.terms = step.terms()
+        self.layout = Layout.of(step.net, step.problem)
+        self.chunk = chunk
+        self.states: dict[str, Tensor] = {
+            name: torch.from_numpy(value.copy()).to(dtype).requires_grad_(True)
+            for name, value in initial_states(step, seed, weights).items()
+        }
+        self._expand = expand
+        self._graphs: dict[int | None, tuple[Graph, Arrays]] = {}
+
+    # ---- the loss
+
+    def loss(self, t: int) -> Tensor:
+        """The loss of step t with its autograd graph, all points at once."""
+        return torch.stack([self._part(term, t, _Rows(0, term.count, term.count)) for term in self.terms]).sum()
+
+    def residuals(self, t: int) -> dict[str, Tensor]:
+        """The residuals of step t by term: [N, m]."""
+        return {term.name: self._residual(term, t, _Rows(0, term.count, term.count)) for term in self.terms}
+
+    def loss_and_gradients(self, t: int) -> tuple[float, dict[str, Tensor]]:
+        """The loss of step t and its gradients by state, chunk by chunk."""
+        gradients = {name: torch.zeros_like(state) for name, state in self.states.items()}
+        total = 0.0
+        for term in self.terms:
+            size = min(self.chunk or term.count, term.count)
+            for start in range(0, term.count, size):
+                part = self._part(term, t, _Rows(start, min(start + size, term.count), term.count))
+                found = torch.autograd.grad(part, list(self.states.values()), allow_unused=True)
+                total += float(part.detach())
+                for name, gradient in zip(self.states, found, strict=True):
+                    if gradient is not None:
+                        gradients[name] += gradient
+        return total, gradients
+
+    def _part(self, term: Term, t: int, rows: _Rows) -> Tensor:
+        residual = self._residual(term, t, rows)
+        return term.weight * (residual**2).sum() / (rows.total * residual.shape[1])
+
+    def _residual(self, term: Term, t: int, rows: _Rows) -> Tensor:
+        graph, data = self._graph(None if rows.whole else rows.stop - rows.start)
+        params = {"seed": self.seed, "step": t}
+
+        def random(node: Node) -> Tensor:
+            return rows.cut(rows.drawn(node, lambda shape: draw(node, self.seed, t, shape)))
+
+        def constants(node: Node) -> Tensor:
+            name = str(node.attrs["name"])
+            values = data[name]
+            return rows.cut(values) if name.startswith("points.") else torch.from_numpy(values)
+
+        key = f"residual:{term.name}"
+        return run_graph(graph, self.states, params, self.dtype, [key], random, constants)[key]
+
+    def _graph(self, points: int | None) -> tuple[Graph, Arrays]:
+        """The expanded graph with terms at `points` points (None: their own) and the constant arrays of all points."""
+        if points not in self._graphs:
+            counts = None if points is None else {term.name: min(points, term.count) for term in self.terms}
+            graph, _ = trace_step(self.step, self.layout, counts)
+            _, data = trace_step(self.step, self.layout)
+            self._graphs[points] = (self._expand(graph), data)
+        return self._graphs[points]
+
+    # ---- training
+
+    def train(self, steps: int, progress: Progress | None = None, start: int = 0) -> list[float]:
+        """Runs `steps` steps from step number `start`; returns their losses. torch's Adam, the step's schedule."""
+        adam = self.step.optimizer
+        states = list(self.states.values())
+        optimizer = torch.optim.Adam(states, lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps)
+        losses: list[float] = []
+        for t in range(start, start + steps):
+            for group in optimizer.param_groups:
+                group["lr"] = adam.rate(t)
+            loss, gradients = self.loss_and_gradients(t)
+            for name, state in self.states.items():
+                state.grad = gradients[name]
+            optimizer.step()
+            losses.append(loss)
+            if progress is not None:
+                progress(t, loss)
+        return losses
+
+    def arrays(self) -> Arrays:
+        """The states now, float32, in the IR's layout."""
+        return {name: state.detach().to(torch.float32).numpy().copy() for name, state in self.states.items()}
+
+    def weights(self) -> Arrays:
+        """The states now in torch's names and layout."""
+        return self.layout.export(self.arrays())
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The points start..stop of the `total` of a term: random tensors are drawn whole, then cut."""
+
+    start: int
+    stop: int
+    total: int
+    _drawn: dict[Node, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        return self.stop - self.start == self.total
+
+    def drawn(self, node: Node, make: Callable[[tuple[int, ...]], np.ndarray]) -> np.ndarray:
+        return make((self.total, *node.shape[1:]))
+
+    def cut(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values[self.start : self.stop])

@@ -1,0 +1,215 @@
+"""Parameters and states: names, layouts, first values, files.
+
+A state of the IR carries the name of its parameter in `net.state_dict()`; weights of `nn.Linear` are stored [in, out],
+everything else as torch has it. Parameters of the problem (inverse problems) are named `problem.<attribute>`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from pintac import rng
+from pintac.errors import CheckpointError, ModelError, suggest
+from pintac.frontend.layers import TTLinear
+from pintac.frontend.problem import Problem, TrainStep
+
+Arrays = dict[str, np.ndarray]
+
+PROBLEM_PREFIX = "problem."
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The trainable parameters of a step by state name, and which of them are stored transposed.
+
+    `aliases` maps every name in the state_dict of the network to the state that holds it (shared layers have several).
+    """
+
+    net: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    transposed: frozenset[str]
+    aliases: Mapping[str, str]
+
+    @classmethod
+    def of(cls, net: nn.Module, problem: Problem) -> Layout:
+        """Raises ModelError for parameters that are not float32 on the CPU, or if nothing can be trained."""
+        parameters: dict[str, nn.Parameter] = {}
+        first: dict[int, str] = {}
+        aliases: dict[str, str] = {}
+        for name, parameter in [*net.named_parameters(remove_duplicate=False), *_problem_parameters(problem)]:
+            if not parameter.requires_grad:
+                continue
+            canonical = first.setdefault(id(parameter), name)
+            aliases[name] = canonical
+            parameters.setdefault(canonical, parameter)
+        if not parameters:
+            raise ModelError("the network has no trainable parameters")
+        for name, parameter in parameters.items():
+            if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+                raise ModelError(
+                    f"the parameter {name!r} is {parameter.dtype} on {parameter.device}, training computes in float32",
+                    hint="net.float().cpu()",
+                )
+        transposed = {
+            aliases[f"{prefix}.weight" if prefix else "weight"]
+            for prefix, module in net.named_modules()
+            if isinstance(module, nn.Linear)
+            and isinstance(module._parameters.get("weight"), nn.Parameter)
+            and module.weight.requires_grad
+        }
+        return cls(net, parameters, frozenset(transposed), aliases)
+
+    def stored(self, name: str, value: np.ndarray) -> np.ndarray:
+        """A parameter as its state keeps it: float32, contiguous."""
+        return np.ascontiguousarray(value.T if name in self.transposed else value, dtype=np.float32)
+
+    def from_module(self) -> Arrays:
+        """Every state from the module's own values."""
+        return {name: self.stored(name, p.detach().numpy()) for name, p in self.parameters.items()}
+
+    def from_weights(self, weights: Mapping[str, np.ndarray]) -> Arrays:
+        """States from arrays in torch's names and layout (`export`, a state_dict). CheckpointError if they do not fit.
+
+        Names of buffers and frozen parameters are accepted and left alone.
+        """
+        known = {*self.aliases, *self.net.state_dict()}
+        for name in weights:
+            if name not in known:
+                raise CheckpointError(
+                    f"the weights hold {name!r}, which the network does not have", hint=suggest(name, sorted(known))
+                )
+        states: Arrays = {}
+        for name, parameter in self.parameters.items():
+            given = next(
+                (weights[alias] for alias, target in self.aliases.items() if target == name and alias in weights), None
+            )
+            if given is None:
+                raise CheckpointError(f"the weights lack {name!r} of shape {tuple(parameter.shape)}")
+            if tuple(given.shape) != tuple(parameter.shape):
+                raise CheckpointError(
+                    f"the weights hold {name!r} with shape {tuple(given.shape)}, "
+                    f"the network has {tuple(parameter.shape)}",
+                    hint="the same widths, TT ranks and scheme as in training?",
+                )
+            states[name] = self.stored(name, np.asarray(given))
+        return states
+
+    def export(self, states: Mapping[str, np.ndarray]) -> Arrays:
+        """States in torch's names and layout, complete for `net.load_state_dict` (the rest is as in the module).
+
+        Parameters of the problem follow under their own names.
+        """
+        result: Arrays = {}
+        for name, value in {**self.net.state_dict(), **self.parameters}.items():
+            state = self.aliases.get(name)
+            if state is not None and state in states:
+                array = states[state]
+                result[name] = np.ascontiguousarray(array.T if state in self.transposed else array, dtype=np.float32)
+            else:
+                result[name] = np.array(value.detach().numpy())
+        return result
+
+    def tensors(self, states: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """`export` as torch tensors, without the parameters of the problem: for `net.load_state_dict`."""
+        return as_tensors({name: v for name, v in self.export(states).items() if not name.startswith(PROBLEM_PREFIX)})
+
+
+def _problem_parameters(problem: Problem) -> list[tuple[str, nn.Parameter]]:
+    found: list[tuple[str, nn.Parameter]] = []
+    if isinstance(problem, nn.Module):
+        found += [(PROBLEM_PREFIX + name, p) for name, p in problem.named_parameters()]
+    found += [(PROBLEM_PREFIX + name, p) for name, p in vars(problem).items() if isinstance(p, nn.Parameter)]
+    return found
+
+
+def as_tensors(weights: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Arrays as torch tensors that own their memory."""
+    return {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+
+
+# ---------------------------------------------------------------------------------------------- first values
+
+
+def draw_normal(name: str, shape: tuple[int, ...], std: float, seed: int) -> np.ndarray:
+    """float32 [shape], N(0, std^2), from the stream `init`, keyed by the seed and the parameter's name.
+
+    Configurations that share a layer (its name and shape) therefore share its draws (NUMERICS 9).
+    """
+    key = zlib.crc32(name.encode())
+    normal = rng.normal(seed, rng.STREAM_INIT, 0, key, int(np.prod(shape)))
+    return (normal * np.float32(std)).reshape(shape)
+
+
+def initial_weights(net: nn.Module, seed: int) -> Arrays:
+    """First values of the parameters that the protocol draws, in torch's names and layout (NUMERICS 9).
+
+    Xavier normal for Linear, Gaussian cores for TTLinear, biases 0. Other parameters are not in the result.
+    """
+    drawn: Arrays = {}
+    for prefix, module in net.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        if isinstance(module, TTLinear):
+            for k, shape in enumerate(module.core_shapes()):
+                name = f"{dot}cores.{k}"
+                drawn[name] = draw_normal(name, shape, module.core_std(), seed)
+        elif isinstance(module, nn.Linear):
+            std = (2.0 / (module.in_features + module.out_features)) ** 0.5
+            drawn[f"{dot}weight"] = draw_normal(f"{dot}weight", (module.out_features, module.in_features), std, seed)
+        else:
+            continue
+        if module.bias is not None:
+            drawn[f"{dot}bias"] = np.zeros(module.out_features, np.float32)
+    return drawn
+
+
+def initialize_(net: nn.Module, seed: int) -> nn.Module:
+    """Gives `net` the first weights of a run with this seed, in place; returns it."""
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, value in initial_weights(net, seed).items():
+            if name in parameters:
+                parameters[name].copy_(torch.from_numpy(value))
+    return net
+
+
+def initial_states(step: TrainStep, seed: int, weights: Mapping[str, np.ndarray] | None = None) -> Arrays:
+    """The states before the first step: from `weights` if given, else as `step.init` says."""
+    layout = Layout.of(step.net, step.problem)
+    if weights is not None:
+        return layout.from_weights(weights)
+    states = layout.from_module()
+    if step.init == "xavier":
+        for name, value in initial_weights(step.net, seed).items():
+            if layout.aliases.get(name) == name:
+                states[name] = layout.stored(name, value)
+    return states
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def load_weights(path: str | Path) -> Arrays:
+    """Arrays of a safetensors file. Raises CheckpointError when it cannot be read."""
+    try:
+        return dict(safetensors.numpy.load_file(str(path)))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: cannot read weights: {error}", hint="a .safetensors file with the names of net.state_dict()"
+        ) from error
+
+
+def save_weights(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays to a safetensors file, in the order of their names; nothing is left half-written."""
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    safetensors.numpy.save_file({name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}, str(partial))
+    partial.replace(target)
