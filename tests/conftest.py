@@ -34,7 +34,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
             return
         how = f"If the new text is right, run: python -m pytest {request.node.nodeid.split('[')[0]} --update-golden"
         if not path.exists():
-            pytest.fail(f"The golden file {path} is missing. {how}, read it, and commit it.\n\n{text}", pytrace=False)
+            pytest.fail(f"golden/{name} is missing. {how}, read it, and commit it.\n\n{text}", pytrace=False)
         expected = path.read_text(encoding="utf-8")
         if text != expected:
             lines = difflib.unified_diff(

@@ -1,8 +1,9 @@
 """The graph IR: types, ops, graphs, text, verifier, reference interpreter."""
 
+from pintac.ir.builder import Builder, rewrite
 from pintac.ir.deltas import DELTA_RULES, delta_rule, lower_delta_act
 from pintac.ir.gradients import GRADIENTS, grad_rule, sum_to
-from pintac.ir.graph import Builder, Graph, Location, Node, rewrite
+from pintac.ir.graph import Graph, Location, Node, ancestors
 from pintac.ir.ops import OPS, OpDef
 from pintac.ir.text import graphs_equal, parse_graph, parse_module, print_graph, print_module
 from pintac.ir.types import TensorType, f32, parse_type
@@ -18,6 +19,7 @@ __all__ = [
     "Node",
     "OpDef",
     "TensorType",
+    "ancestors",
     "delta_rule",
     "f32",
     "grad_rule",

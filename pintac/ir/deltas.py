@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from pintac.errors import IRError
-from pintac.ir.graph import Builder, Node
+from pintac.ir.builder import Builder
+from pintac.ir.graph import Node
 from pintac.ir.ops import DELTA_FUNCTIONS, OPS, integer
 
 Pair = tuple[Node, Node | None]

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from pintac import rng, smx, vmath
 from pintac.errors import IRError
+from pintac.ir.builder import Builder
 from pintac.ir.deltas import lower_delta_act
-from pintac.ir.graph import Builder, Graph, Location, Node
+from pintac.ir.graph import Graph, Location, Node
 from pintac.ir.ops import OPS, integer, ints
 
 Array = NDArray[Any]
@@ -61,8 +62,8 @@ def evaluate(
 
     `feeds`: the arrays of its states, inputs and data, by name. `params`: the parameter block, that is `seed` and
     `step` (integers, for random numbers) and every scalar the graph reads. `trace(node, value)` sees each value as it
-    is made; values are freed after their last use. Raises IRError for what is missing or of another shape, and for ops without a
-    value (operators; in `smx` mode also fp32 matmuls and TT layers).
+    is made; values are freed after their last use. Raises IRError for what is missing or of another shape, and for ops
+    without a value (operators; in `smx` mode also fp32 matmuls and TT layers).
     """
     return Evaluator(mode, params).run(graph, feeds, trace)
 

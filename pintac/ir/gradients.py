@@ -12,8 +12,9 @@ from itertools import accumulate, pairwise
 from types import MappingProxyType
 
 from pintac.errors import IRError
+from pintac.ir.builder import Builder
 from pintac.ir.deltas import Refusal
-from pintac.ir.graph import Builder, Node
+from pintac.ir.graph import Node
 from pintac.ir.ops import OPS, integer, ints
 
 Gradient = Callable[[], Node] | None

@@ -18,7 +18,8 @@ from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 from pintac.errors import IRError, suggest
-from pintac.ir.graph import Builder, Graph, Location, Node
+from pintac.ir.builder import Builder
+from pintac.ir.graph import Graph, Location, Node
 from pintac.ir.ops import OPS, AttrValue
 from pintac.ir.types import DTYPES, TensorType
 

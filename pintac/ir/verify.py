@@ -6,10 +6,9 @@ import json
 import re
 
 from pintac.errors import IRError
-from pintac.ir.graph import Graph, Location, Node
+from pintac.ir.graph import NAME, Graph, Location, Node, ancestors
 from pintac.ir.ops import OPS, infer_type, integer, ints, normalize_attrs
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*\Z")
 _GRAPH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
 
 _ROWWISE = ("decode", "difference", "matmul", "tt_matmul", "perturb")
@@ -20,11 +19,12 @@ def verify(graph: Graph) -> Graph:
     """Check every rule of the IR and return the graph, so that calls chain.
 
     Raises one IRError that lists all problems, each with its source location: names, topological order, locations,
-    attributes, types, outputs, states, and no quantised block over two groups of rows (NUMERICS 4).
+    attributes, types, outputs, states, derivatives only of what depends on the points, and no quantised block over two
+    groups of rows (NUMERICS 4).
     """
     problems = _structure(graph)
     if not problems:  # these rules read the attributes of well-formed nodes
-        problems = [*_interface(graph), *_row_groups(graph)]
+        problems = [*_interface(graph), *_operators(graph), *_row_groups(graph)]
     if not problems:
         return graph
     listed = [f"{place}: {text}" if place is not None else text for place, text in problems]
@@ -52,7 +52,7 @@ def _structure(graph: Graph) -> Problems:
             problems.append((place, f"%{node.name} is listed twice"))
         elif node.name in names:
             problems.append((place, f"two nodes are called %{node.name}"))
-        elif not _NAME.match(node.name):
+        elif not NAME.match(node.name):
             problems.append((place, f"the name {node.name!r} cannot be written in the text form"))
         problems += [
             (place, f"%{node.name} reads %{operand.name}, which does not come before it")
@@ -104,6 +104,16 @@ def _interface(graph: Graph) -> Problems:
         json.dumps(dict(graph.attrs))
     except (TypeError, ValueError) as error:
         problems.append((None, f"the graph's attrs are not JSON: {error}"))
+    return problems
+
+
+def _operators(graph: Graph) -> Problems:
+    """Derivatives are of something that depends on the points."""
+    problems: Problems = []
+    for node in graph.of("gradient", "laplacian"):
+        y, x = node.operands
+        if x not in ancestors(y):
+            problems.append((node.loc, f"%{node.name}: %{y.name} does not depend on %{x.name}"))
     return problems
 
 

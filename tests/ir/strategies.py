@@ -139,7 +139,7 @@ class _Maker:
             return b.perturb(x, self.like((rows, 2, self.draw(SIZES), dim)))
         if op == "difference":
             return b.difference(self.like((rows, 2, self.draw(SIZES), dim)), self.like((rows, 1, 1, dim)))
-        y = self.like((rows, self.draw(SIZES)))
+        y = self.builder.matmul(x, self.like((dim, self.draw(SIZES))))
         if op == "gradient":
             return b.gradient(y, x)
         start = self.draw(st.integers(0, dim - 1))

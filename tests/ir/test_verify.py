@@ -42,6 +42,14 @@ def with_output(graph: Graph, key: str, name: str) -> Graph:
     return replace(graph, outputs={**graph.outputs, key: graph.node(name)})
 
 
+def derivative(of: str) -> Graph:
+    """The Laplacian of a state with respect to another one."""
+    b = Builder("g")
+    with b.at(HERE):
+        b.laplacian(b.state(of, (3, 4)), b.state("y", (3, 2)), 0, 1)
+    return b.finish()
+
+
 def test_a_valid_graph_is_returned() -> None:
     graph = build()
     assert verify(graph) is graph
@@ -74,6 +82,7 @@ def test_a_valid_graph_is_returned() -> None:
             lambda g: change(g, "x", attrs={"name": "w", "shape": (5, 3)}),
             "two of the states, inputs and data are called 'w'",
         ),
+        (lambda g: derivative("w"), "%laplacian_0: %w does not depend on %y"),
         (lambda g: replace(g, name="a b"), "cannot be written in the text form"),
         (lambda g: replace(g, attrs={"net": object()}), "attrs are not JSON"),
     ],
