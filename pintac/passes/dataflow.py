@@ -26,8 +26,8 @@ def ancestors(graph: Graph, roots: Iterable[Node]) -> set[Node]:
 
 
 def live(graph: Graph) -> set[Node]:
-    """The nodes that an output depends on."""
-    return ancestors(graph, graph.outputs.values())
+    """The nodes that an output depends on, and the graph's interface: states persist whether they are read or not."""
+    return ancestors(graph, graph.outputs.values()) | set(graph.of("state", "input"))
 
 
 def continue_from(graph: Graph) -> tuple[Builder, dict[Node, Node]]:

@@ -1,4 +1,4 @@
-"""dce: nodes that no output depends on are removed."""
+"""dce: nodes that no output depends on are removed, except states and inputs, the graph's interface."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pintac.passes.dataflow import without_dead
 
 @dataclass(frozen=True)
 class DeadCodeElimination(Pass):
-    """Keeps exactly the nodes that an output depends on, under their names. No op has a side effect."""
+    """Keeps the nodes that an output depends on, states and inputs, under their names. No op has a side effect."""
 
     name: ClassVar[str] = "dce"
     preserves: ClassVar[bool] = True

@@ -161,7 +161,7 @@ class NumericCheck(Observer):
         if not pass_.preserves or before is after:
             return
         left, right = self._values(before), self._values(after)
-        for key in left.keys() & right.keys():
+        for key in (key for key in left if key in right):
             error = float(np.linalg.norm(left[key] - right[key]))
             relative = error / max(float(np.linalg.norm(left[key])), np.finfo(np.float64).tiny) if error else 0.0
             self.errors[pass_.name] = max(self.errors.get(pass_.name, 0.0), relative)
