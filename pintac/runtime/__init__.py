@@ -1,0 +1,1 @@
+"""Running programs: machine state, engines, sessions. Needs neither the compiler nor torch."""
