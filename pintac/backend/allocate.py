@@ -1,0 +1,109 @@
+"""Addresses in SRAM: buffers whose lives do not overlap in the listing share memory.
+
+A buffer lives from its first to its last operation; a loop that holds some of its operations but not all, or that
+reads it before writing it, keeps it for its whole length. Reuse is safe whatever the queues' timing because `sync`
+orders every pair of conflicting accesses by their addresses. `check` verifies the result by other means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pintac.backend.tile import Buffer, Item, Loop, Sync, TileOp
+from pintac.errors import DoesNotFitError
+from pintac.isa import Space
+from pintac.machine import Machine
+
+ALIGNMENT = 64
+
+
+@dataclass
+class Life:
+    """Listing positions between which a buffer's contents matter."""
+
+    first: int
+    last: int
+
+
+def lifetimes(items: Sequence[Item]) -> dict[Buffer, Life]:
+    """The life of every buffer of the schedule, in listing positions."""
+    accesses: dict[Buffer, list[tuple[int, bool, tuple[int, ...]]]] = {}
+    spans: list[tuple[int, int]] = []
+    loops: list[Loop] = []
+
+    def visit(level: Sequence[Item], stack: tuple[int, ...], at: int) -> int:
+        for item in level:
+            if isinstance(item, Loop):
+                number = len(spans)
+                spans.append((at, at))
+                loops.append(item)
+                end = visit(item.body, (*stack, number), at)
+                spans[number] = (at, end)
+                at = end
+            elif not isinstance(item, Sync):
+                for view in item.reads():
+                    accesses.setdefault(view.buffer, []).append((at, False, stack))
+                for view in item.writes():
+                    accesses.setdefault(view.buffer, []).append((at, True, stack))
+                at += 1
+        return at
+
+    visit(items, (), 0)
+    out: dict[Buffer, Life] = {}
+    for buffer, uses in accesses.items():
+        life = Life(min(u[0] for u in uses), max(u[0] for u in uses))
+        for number in {n for _, _, stack in uses for n in stack}:
+            inside = [u for u in uses if number in u[2]]
+            carried = not inside[0][1]
+            ringed = buffer.ring > 1 and loops[number].level >= buffer.ring_level
+            if len(inside) < len(uses) or carried or ringed:
+                life.first = min(life.first, spans[number][0])
+                life.last = max(life.last, spans[number][1] - 1)
+        out[buffer] = life
+    return out
+
+
+def allocate(items: Sequence[Item], machine: Machine) -> int:
+    """Give every SRAM buffer of the schedule its address; returns the bytes used.
+
+    Raises `DoesNotFitError` with the demand where it is highest.
+    """
+    lives = {b: life for b, life in lifetimes(items).items() if b.space == Space.SRAM}
+    capacity = machine.sram_kib * 1024
+    placed: list[tuple[int, int, Life]] = []
+    top = 0
+    for buffer, life in sorted(lives.items(), key=lambda e: (-e[0].bytes, e[1].first, e[0].name)):
+        size = -(-buffer.bytes // ALIGNMENT) * ALIGNMENT
+        at = 0
+        for start, end, other in sorted((p for p in placed if _overlap(p[2], life)), key=lambda p: p[0]):
+            if start - at >= size:
+                break
+            at = max(at, end)
+        if at + size > capacity:
+            demand = max(
+                sum(b.bytes for b, o in lives.items() if o.first <= t <= o.last) for t in {life.first, life.last}
+            )
+            raise DoesNotFitError(
+                f"SRAM: {demand} bytes are needed at once, {capacity} are there (no room for {buffer.name}, {size} bytes)",
+                hint="a larger sram_kib, narrower layers, a smaller rank, or fewer bits",
+            )
+        buffer.addr, buffer.eaddr = at, at + buffer.ring * buffer.mantissa_bytes
+        placed.append((at, at + size, life))
+        top = max(top, at + size)
+    return top
+
+
+def _overlap(a: Life, b: Life) -> bool:
+    return a.first <= b.last and b.first <= a.last
+
+
+def operations(items: Sequence[Item]) -> list[TileOp]:
+    """Every operation, loops opened."""
+    out: list[TileOp] = []
+    for item in items:
+        if isinstance(item, Loop):
+            out += operations(item.body)
+        elif not isinstance(item, Sync):
+            out.append(item)
+    return out

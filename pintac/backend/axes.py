@@ -1,0 +1,160 @@
+"""Which axes of which values are row axes: points of a term, sign of a perturbation, antithetic pairs.
+
+A program's size must not depend on how many points or evaluations there are, so these axes become hardware loops.
+They are found by unification: every op says which axis of its result is which axis of an operand, and the axes of
+the random and stored point sets are where rows come from (the first axis: points; further leading axes: pairs).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pintac.errors import IRError
+from pintac.ir import Graph, Node
+
+
+@dataclass(frozen=True, order=True)
+class RowAxis:
+    """A row axis of the program: `kind` is "points", "sign" or "pairs"; `space` numbers the point set."""
+
+    space: int
+    kind: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.space}"
+
+
+class Axes:
+    """Row axes of every value: `tags(node)` has, for each axis, a `RowAxis` or None (a feature or parameter axis)."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._parent: dict[tuple[Node, int], tuple[Node, int]] = {}
+        for node in graph.nodes:
+            for axis in range(node.type.rank):
+                self._parent[node, axis] = (node, axis)
+        for node in graph.nodes:
+            self._unify(node)
+        self._tags = self._name(graph)
+
+    def tags(self, node: Node) -> tuple[RowAxis | None, ...]:
+        """One entry an axis of `node`."""
+        return self._tags[node]
+
+    def space(self, node: Node) -> int | None:
+        """The point set whose rows this value holds; None for a global value."""
+        spaces = {t.space for t in self._tags[node] if t is not None and t.kind == "points"}
+        if len(spaces) > 1:
+            raise IRError(f"%{node.name} mixes the rows of two point sets", location=node.loc)
+        return min(spaces) if spaces else None
+
+    def has_pairs(self, node: Node) -> bool:
+        """Whether the value has a row for each evaluation."""
+        return any(t is not None and t.kind != "points" for t in self._tags[node])
+
+    # ---- unification
+
+    def _find(self, key: tuple[Node, int]) -> tuple[Node, int]:
+        while self._parent[key] != key:
+            self._parent[key] = self._parent[self._parent[key]]
+            key = self._parent[key]
+        return key
+
+    def _join(self, a: Node, i: int, b: Node, j: int) -> None:
+        if a.type.shape[i] == b.type.shape[j] and a.type.shape[i] != 1:
+            self._parent[self._find((a, i))] = self._find((b, j))
+
+    def _unify(self, node: Node) -> None:
+        op, operands, rank = node.op, node.operands, node.type.rank
+        if op == "matmul":
+            a = operands[0]
+            for axis in range(rank - 1):
+                self._join(node, axis, a, axis)
+            operands = operands[2:]  # an accumulator is elementwise
+        if op == "matmul_tn":
+            a, g = operands[:2]
+            for axis in range(a.type.rank - 1):
+                self._join(a, axis, g, axis)
+            operands = operands[2:]
+        if op in ("reshape",):
+            for i, j in _matching_axes(operands[0].type.shape, node.type.shape):
+                self._join(operands[0], i, node, j)
+        elif op == "permute":
+            perm = node.attrs["perm"]
+            assert isinstance(perm, tuple)
+            for i, p in enumerate(perm):
+                self._join(node, i, operands[0], int(p))
+        elif op in ("sum", "amax"):
+            axes = node.attrs["axes"]
+            assert isinstance(axes, tuple)
+            kept = [i for i in range(operands[0].type.rank) if i not in axes]
+            target = list(range(rank)) if not node.attrs["keepdims"] else kept
+            for i, j in zip(kept, target, strict=True):
+                self._join(operands[0], i, node, j)
+        elif op in ("gradient", "laplacian", "tt_matmul", "perturb", "difference"):
+            raise IRError(f"{op} must be expanded before the backend", location=node.loc)
+        else:  # elementwise, precision, slice, concat, pad, broadcast: right-aligned, equal sizes
+            for operand in operands:
+                shift = rank - operand.type.rank
+                for axis in range(operand.type.rank):
+                    self._join(operand, axis, node, axis + shift)
+
+    def _name(self, graph: Graph) -> dict[Node, tuple[RowAxis | None, ...]]:
+        points: dict[tuple[Node, int], RowAxis] = {}
+        pairs: dict[tuple[Node, int], RowAxis] = {}
+        for node in graph.nodes:
+            if node.op in ("random", "data", "input") and node.type.rank >= 2:
+                root = self._find((node, 0))
+                if node.type.shape[0] == 1:
+                    root = (node, 0)
+                if root not in points:
+                    points[root] = RowAxis(len(points), "points", node.type.shape[0])
+        for node in graph.nodes:
+            if node.op == "random" and node.type.rank >= 3:
+                space = points[self._find((node, 0))].space
+                for axis in (i for i in range(1, node.type.rank - 1) if node.type.shape[i] > 1):
+                    pairs.setdefault(self._find((node, axis)), RowAxis(space, "pairs", node.type.shape[axis]))
+        tags: dict[Node, tuple[RowAxis | None, ...]] = {}
+        signs: dict[tuple[Node, int], RowAxis] = {}
+        for node in graph.nodes:
+            roots = [self._find((node, axis)) for axis in range(node.type.rank)]
+            at = [i for i, r in enumerate(roots) if r in points]
+            of_pairs = [i for i, r in enumerate(roots) if r in pairs]
+            if of_pairs:
+                for i in range(at[0] + 1 if at else 1, of_pairs[0]):
+                    if node.type.shape[i] > 1:
+                        space = pairs[roots[of_pairs[0]]].space
+                        signs.setdefault(roots[i], RowAxis(space, "sign", node.type.shape[i]))
+        for node in graph.nodes:
+            roots = [self._find((node, axis)) for axis in range(node.type.rank)]
+            tags[node] = tuple(points.get(r) or pairs.get(r) or signs.get(r) for r in roots)
+        return tags
+
+
+def _matching_axes(a: tuple[int, ...], b: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Axes that a reshape keeps, matched from the left as long as sizes agree, ignoring axes of size 1."""
+    out: list[tuple[int, int]] = []
+    i = j = 0
+    while i < len(a) and j < len(b):
+        if a[i] == 1:
+            i += 1
+        elif b[j] == 1:
+            j += 1
+        elif a[i] == b[j]:
+            out.append((i, j))
+            i, j = i + 1, j + 1
+        else:
+            break
+    k, m = len(a), len(b)
+    right: list[tuple[int, int]] = []
+    while k > i and m > j:
+        if a[k - 1] == 1:
+            k -= 1
+        elif b[m - 1] == 1:
+            m -= 1
+        elif a[k - 1] == b[m - 1]:
+            k, m = k - 1, m - 1
+            right.append((k, m))
+        else:
+            break
+    return out + right

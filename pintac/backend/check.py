@@ -1,0 +1,81 @@
+"""An independent check of allocation and order: run the listing as ownership of bytes.
+
+Every loop is run for its first two iterations. A write makes its buffer the owner of the bytes; a read must find
+every byte owned by its own buffer, in its own plane, and written before. It uses none of the allocator's lifetimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pintac.backend.tile import Buffer, Item, Loop, Sync, TileOp, View
+from pintac.errors import ExecutionError
+from pintac.isa import Space
+from pintac.machine import Machine
+
+
+def check(items: Sequence[Item], machine: Machine) -> None:
+    """Raise `ExecutionError` naming the operation and the buffers when a read finds another buffer's bytes."""
+    memory = {
+        Space.SRAM: np.zeros(machine.sram_kib * 1024, np.int32),
+        Space.PSUM: np.zeros(machine.psum_kib * 1024, np.int32),
+    }
+    names: dict[tuple[Buffer, int], int] = {}
+
+    def owner(buffer: Buffer, plane: int) -> int:
+        return names.setdefault((buffer, plane), len(names) + 1)
+
+    def run(level: Sequence[Item], index: dict[int, int]) -> None:
+        for item in level:
+            if isinstance(item, Loop):
+                for i in range(min(2, item.count)):
+                    run(item.body, {**index, item.level: i})
+            elif not isinstance(item, Sync):
+                _operation(item, index)
+
+    def _operation(op: TileOp, index: dict[int, int]) -> None:
+        for view in op.reads():
+            for plane, places in _bytes(view, index):
+                space = memory.get(view.buffer.space)
+                if space is None:
+                    continue
+                found = space[places]
+                wrong = found != owner(view.buffer, plane)
+                if wrong.any():
+                    other = int(found[wrong][0])
+                    held = next((b.name for (b, _), n in names.items() if n == other), "nothing")
+                    raise ExecutionError(
+                        f"allocation: {op.name} reads {view.buffer.name} where {held} was written",
+                        location=op.loc,
+                        hint="this is a bug of the compiler, please report it",
+                    )
+        for view in op.writes():
+            for plane, places in _bytes(view, index):
+                space = memory.get(view.buffer.space)
+                if space is not None:
+                    space[places] = owner(view.buffer, plane)
+
+    run(items, {})
+
+
+def _bytes(view: View, index: dict[int, int]) -> list[tuple[int, np.ndarray]]:
+    """(plane, byte numbers) a view touches: every unit's first byte stands for it."""
+    buffer = view.buffer
+    assert buffer.addr is not None, buffer.name
+    shape = list(view.shape)
+    if view.bits:
+        shape[-2:] = [-(-shape[-2] // 4), -(-shape[-1] // 4)]
+    at = np.array([view.offset + sum(index.get(level, 0) * step for level, step in view.steps)])
+    if buffer.ring > 1:
+        at = at + index.get(buffer.ring_level, 0) % buffer.ring * buffer.size
+    for size, stride in zip(shape, view.strides, strict=True):
+        at = (at[:, None] + np.arange(size) * stride).reshape(-1)
+    if not view.bits:
+        return [(0, (buffer.addr + at[:, None] * 4 + np.arange(4)).reshape(-1))]
+    mantissa = 2 * view.bits
+    return [
+        (0, (buffer.addr + at[:, None] * mantissa + np.arange(mantissa)).reshape(-1)),
+        (1, buffer.eaddr + at),
+    ]

@@ -1,0 +1,207 @@
+"""The backend as a whole: graphs after all passes to a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pintac import isa
+from pintac.backend.allocate import allocate, operations
+from pintac.backend.bound import lower_bound
+from pintac.backend.check import check
+from pintac.backend.emit import Emitter
+from pintac.backend.schedule import Scheduler, Tiling
+from pintac.backend.sync import Synchronizer
+from pintac.backend.tile import Buffer, Item, MatmulOp, to_text
+from pintac.backend.units import accumulator
+from pintac.errors import DoesNotFitError
+from pintac.ir import Graph, Node
+from pintac.isa import Space
+from pintac.machine import Machine
+from pintac.program import Origin, Program, Symbol
+
+ALIGNMENT = 64
+TILINGS = (Tiling(32, 4), Tiling(32, 2), Tiling(32, 1), Tiling(16, 1), Tiling(8, 1), Tiling(4, 1))
+"""Tried in this order until the schedule fits; smaller tiles need less SRAM and use the array worse."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The schedule of one entry with addresses, and what was decided."""
+
+    items: list[Item]
+    sram_bytes: int
+    tiling: Tiling
+    spilled: tuple[str, ...]
+    scratch: tuple[Buffer, ...]
+
+
+class Dram:
+    """Addresses in DRAM, handed out in order."""
+
+    def __init__(self) -> None:
+        self.top = 0
+        self.symbols: dict[str, Symbol] = {}
+
+    def place(self, buffer: Buffer) -> Buffer:
+        """Give a buffer its address."""
+        buffer.addr, buffer.space = self.top, Space.DRAM
+        buffer.eaddr = self.top + buffer.mantissa_bytes
+        self.top += -(-buffer.bytes // ALIGNMENT) * ALIGNMENT
+        return buffer
+
+    def symbol(self, name: str, shape: tuple[int, ...], kind: str) -> Buffer:
+        """A named fp32 tensor."""
+        size = int(np.prod(shape, dtype=np.int64))
+        buffer = self.place(Buffer(name, size, fixed=True))
+        assert buffer.addr is not None
+        self.symbols[name] = Symbol(name, buffer.addr, shape, "f32", kind)
+        return buffer
+
+
+def lower(
+    graphs: Mapping[str, Graph],
+    *,
+    machine: Machine,
+    init: Mapping[str, np.ndarray],
+    data: Mapping[str, np.ndarray],
+    params: Sequence[str],
+    param_table: np.ndarray,
+    test_x: np.ndarray | None = None,
+    test_u: np.ndarray | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> Program:
+    """Schedule, allocate, synchronise and encode the graphs, one entry each.
+
+    `init` are the start values of states, `data` those of stored arrays. Raises `DoesNotFitError` when the machine
+    cannot hold the step, with the demand and what would help.
+    """
+    dram = Dram()
+    states = {n: dram.symbol(n, v.shape, "state") for n, v in sorted(init.items())}
+    arrays = dict(data)
+    stored = {n: dram.symbol(f"data:{n}", v.shape, "data") for n, v in sorted(data.items())}
+    instructions: list[isa.Instruction] = []
+    debug: list[Origin] = []
+    entries: dict[str, tuple[int, int]] = {}
+    semaphores: list[isa.Semaphore] = []
+    numbers = {name: i for i, name in enumerate(params)}
+    info: dict[str, Any] = {}
+    sram = 0
+    for name, graph in graphs.items():
+        leaves: dict[Node, Buffer] = {}
+        for node in graph.nodes:
+            if node.op == "state":
+                leaves[node] = states[str(node.attrs["name"])]
+            elif node.op == "data":
+                leaves[node] = stored[str(node.attrs["name"])]
+            elif node.op == "input":
+                leaves[node] = dram.symbol(str(node.attrs["name"]), node.type.shape, "input")
+            elif node.op == "const" and node.type.size > 1:
+                key = f"const:{name}.{node.name}"
+                leaves[node] = dram.symbol(key, node.type.shape, "data")
+                values = node.attrs["values"]
+                arrays[key] = np.broadcast_to(np.array(values, np.float32), (node.type.size,)).reshape(node.type.shape)
+        outputs = {k: _output(k, v, states, dram) for k, v in graph.outputs.items()}
+        entry = _schedule(graph, machine, leaves, outputs)
+        for buffer in entry.scratch:
+            dram.place(buffer)
+        synchronizer = Synchronizer(len(semaphores))
+        items = synchronizer.insert(entry.items)
+        check(entry.items, machine)
+        emitter = Emitter(machine, numbers)
+        emitter.emit(items)
+        start = len(instructions)
+        instructions += emitter.instructions
+        entries[name] = (start, len(instructions))
+        debug += [
+            Origin("", "", 0) if op is None else Origin(op.name, op.loc.file, op.loc.line) for op in emitter.origins
+        ]
+        semaphores += synchronizer.semaphores
+        sram = max(sram, entry.sram_bytes)
+        info[name] = {
+            "rows_per_tile": entry.tiling.rows,
+            "tiles_interleaved": entry.tiling.interleave,
+            "sram_bytes": entry.sram_bytes,
+            "in_dram": list(entry.spilled),
+            "bound": lower_bound(graph, machine).to_dict(),
+        }
+    return Program(
+        code=isa.encode_program(instructions),
+        entries=entries,
+        dram_bytes=dram.top,
+        sram_bytes=machine.sram_kib * 1024,
+        psum_bytes=machine.psum_kib * 1024,
+        semaphores=tuple(semaphores),
+        symbols=dram.symbols,
+        params=tuple(params),
+        param_table=param_table,
+        init=dict(init),
+        data={(k if k.startswith("const:") else f"data:{k}"): np.ascontiguousarray(v) for k, v in arrays.items()},
+        test_x=test_x,
+        test_u=test_u,
+        debug=tuple(debug),
+        meta={**(meta or {}), "backend": info, "machine": machine.to_dict(), "machine_hash": machine.hash},
+    )
+
+
+def _output(key: str, node: Node, states: Mapping[str, Buffer], dram: Dram) -> Buffer:
+    """Where an output goes: a state's own memory, or a symbol of its name."""
+    if key.startswith("state:"):
+        return states[key.removeprefix("state:")]
+    kind = "metric" if key.startswith("metric:") else "output"
+    name = key.removeprefix("metric:")
+    return dram.symbol(name, node.type.shape, kind)
+
+
+def _schedule(
+    graph: Graph, machine: Machine, leaves: Mapping[Node, Buffer], outputs: Mapping[str, Buffer]
+) -> Entry:
+    """The first tiling that fits, with as few values in DRAM as the greedy choice needs."""
+    failure: DoesNotFitError | None = None
+    for tiling in TILINGS:
+        spilled: frozenset[Node] = frozenset()
+        while True:
+            try:
+                scheduler = Scheduler(graph, machine, leaves, outputs, tiling, spilled)
+                items = scheduler.build()
+                used = allocate(items, machine)
+                names = tuple(sorted(n.name for n in spilled))
+                return Entry(items, used, tiling, names, tuple(scheduler.scratch))
+            except DoesNotFitError as error:
+                failure = error
+                victim = _victim(scheduler)
+                if victim is None:
+                    break
+                spilled |= {victim}
+    assert failure is not None
+    raise failure
+
+
+def _victim(scheduler: Scheduler) -> Node | None:
+    """The value to move to DRAM next: saved activations first, then weight gradients, then weights; largest first."""
+
+    def rank(node: Node) -> tuple[int, int, str]:
+        home = scheduler.unit_home.get(node)
+        if home is not None and home.covers:
+            kind = 0
+        elif node.op == "matmul_tn":
+            kind = 1 if accumulator(node) is None and not scheduler.graph.users(node) else 3
+        else:
+            kind = 2
+        return kind, -scheduler.candidates[node], node.name
+
+    choices = [n for n in scheduler.candidates if scheduler.candidates[n] >= 2048]
+    return min(choices, key=rank, default=None)
+
+
+def tiles(graph: Graph, machine: Machine, leaves: Mapping[Node, Buffer], outputs: Mapping[str, Buffer]) -> str:
+    """The tile schedule as text (`--emit=tiles`)."""
+    return to_text(_schedule(graph, machine, leaves, outputs).items)
+
+
+def macs(items: Sequence[Item]) -> int:
+    """Multiply-accumulates of the operations, each once."""
+    return sum(op.m * op.n * op.k for op in operations(items) if isinstance(op, MatmulOp))

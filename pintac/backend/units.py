@@ -1,0 +1,289 @@
+"""Which values are computed together: units (loops over rows, or straight code) and their sweeps.
+
+A unit is a hardware loop over the points of one term (or the rows of one parameter, or no loop). Inside a unit over
+points with perturbed evaluations, a sweep is a loop over the evaluations of a point; a sum over evaluations ends a
+sweep, because what depends on it needs all of them. A sum over points ends a unit in the same way: so a loss whose
+adjoint depends on one row alone gives one unit with forward and backward sweeps, and a loss that couples the points
+gives two units, without being told.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from pintac.backend.axes import Axes, RowAxis
+from pintac.backend.fuse import CONTRACTIONS, COPIES, ELEMENTWISE, SINKS, SOURCES, VIEWS, root
+from pintac.errors import IRError
+from pintac.ir import Graph, Node
+
+EXECUTED = ELEMENTWISE | SINKS | CONTRACTIONS | COPIES
+LOOPED_PARAMETER_BYTES = 8192
+"""Element-wise work on parameters larger than this runs in a loop over rows; smaller tensors are handled whole."""
+
+
+@dataclass(eq=False)
+class Sweep:
+    """Nodes executed in one loop nest over `axes` (empty: once an iteration of the unit)."""
+
+    axes: tuple[RowAxis, ...]
+    nodes: list[Node] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Unit:
+    """`axis` is what the unit loops over: None for straight code."""
+
+    kind: str  # "global", "parameter", "points", "evaluations"
+    axis: RowAxis | None
+    sweeps: list[Sweep] = field(default_factory=list)
+    name: str = ""
+    shape: tuple[int, ...] = ()  # of the tensors of a parameter unit
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [n for s in self.sweeps for n in s.nodes]
+
+
+class Units:
+    """The units of a graph in execution order; `of` maps every executed node to its (unit, sweep)."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.axes = Axes(graph)
+        self.units: list[Unit] = []
+        self.of: dict[Node, tuple[Unit, Sweep]] = {}
+        self._build()
+
+    def tags(self, node: Node, unit: Unit | None = None) -> tuple[RowAxis | None, ...]:
+        """Row axes of a value as `unit` sees it: a parameter unit loops over the first axis of its tensors."""
+        if unit is not None and unit.kind == "parameter" and node.type.shape == unit.shape:
+            return (unit.axis,) + (None,) * (node.type.rank - 1)
+        return self.axes.tags(node)
+
+    def exec_axes(self, node: Node) -> frozenset[RowAxis]:
+        """All row axes an op runs over: its operands' and its own."""
+        found = {t for t in self.tags(node) if t is not None}
+        for operand in node.operands:
+            found |= {t for t in self.tags(operand) if t is not None} if not _is_leaf(operand) else set()
+        return frozenset(found)
+
+    # ---- partition
+
+    def _build(self) -> None:
+        executed = [n for n in self.graph.nodes if n.op in EXECUTED]
+        for node in self.graph.nodes:
+            if node.op not in EXECUTED and node.op not in VIEWS and node.op not in SOURCES:
+                raise IRError(f"the backend has no rule for {node.op}", location=node.loc, hint="run the passes first")
+        level: dict[Node, int] = {}
+        for node in self.graph.nodes:
+            level[node] = self._level(node, level)
+        groups: dict[tuple[object, ...], list[Node]] = defaultdict(list)
+        parts = self._parts(executed, level)
+        for node in executed:
+            points = self._points(node)
+            if points is None and not self._inner(node):
+                groups[level[node], 0].append(node)
+            else:
+                space = self._space(node)
+                groups[level[node], 1, parts[node], space].append(node)
+        keys = self._order(groups, level)
+        for key in keys:
+            nodes = groups[key]
+            if key[1] == 0:
+                self._global_units(nodes)
+            else:
+                self._row_unit(nodes, key)
+        for unit in self.units:
+            for sweep in unit.sweeps:
+                for node in sweep.nodes:
+                    self.of[node] = (unit, sweep)
+
+    def _points(self, node: Node) -> RowAxis | None:
+        return next((a for a in sorted(self.exec_axes(node)) if a.kind == "points"), None)
+
+    def _inner(self, node: Node) -> tuple[RowAxis, ...]:
+        """Evaluation axes the op runs over, sign before pairs: the order of NUMERICS 4."""
+        order = {"sign": 0, "pairs": 1}
+        return tuple(sorted((a for a in self.exec_axes(node) if a.kind in order), key=lambda a: order[a.kind]))
+
+    def _space(self, node: Node) -> int:
+        spaces = {a.space for a in self.exec_axes(node)}
+        if len(spaces) != 1:
+            raise IRError(
+                f"{node.op} mixes rows of {len(spaces)} point sets",
+                location=node.loc,
+                hint="combine terms by their loss, not row by row",
+            )
+        return spaces.pop()
+
+    def _reduces(self, node: Node) -> bool:
+        """Whether the op folds all its row axes away."""
+        own = {t for t in self.tags(node) if t is not None}
+        return node.op in EXECUTED and bool(self.exec_axes(node)) and not own
+
+    def _level(self, node: Node, level: dict[Node, int]) -> int:
+        if node.op in VIEWS:
+            return level[node.operands[0]]
+        acc = accumulator(node)
+        result = 0
+        for operand in node.operands:
+            after = level[operand]
+            if operand is not acc and self._reduces(root(operand)):
+                after += 1
+            result = max(result, after)
+        return result
+
+    def _parts(self, executed: list[Node], level: dict[Node, int]) -> dict[Node, int]:
+        """0 before, 1 among, 2 after the work on evaluations, within a level and a point set."""
+        part: dict[Node, int] = {}
+        rows = [n for n in executed if self.exec_axes(n)]
+        key = {n: (level[n], self._space(n)) for n in rows}
+        after: set[Node] = set()
+        for node in rows:
+            if self._inner(node) or any(_same(o, key, node) and root(o) in after for o in node.operands):
+                after.add(node)
+        before: set[Node] = set()
+        for node in reversed(rows):
+            users = [u for u in self._executed_users(node) if u in key and key[u] == key[node]]
+            if self._inner(node) or any(u in before for u in users):
+                before.add(node)
+        for node in rows:
+            if node in after and node in before:
+                part[node] = 1
+            else:
+                part[node] = 2 if node in after else 0
+        return part
+
+    def _executed_users(self, node: Node) -> list[Node]:
+        out: list[Node] = []
+        stack = list(self.graph.users(node))
+        while stack:
+            user = stack.pop()
+            if user.op in VIEWS:
+                stack += self.graph.users(user)
+            else:
+                out.append(user)
+        return out
+
+    def _order(self, groups: dict[tuple[object, ...], list[Node]], level: dict[Node, int]) -> list[tuple[object, ...]]:
+        """Group keys in an order that respects every dependency, accumulator chains included."""
+        owner = {n: k for k, nodes in groups.items() for n in nodes}
+        dag = nx.DiGraph()
+        dag.add_nodes_from(groups)
+        for node, key in owner.items():
+            for operand in node.operands:
+                source = owner.get(root(operand))
+                if source is not None and source != key:
+                    dag.add_edge(source, key)
+        try:
+            return list(nx.lexicographical_topological_sort(dag, key=lambda k: tuple(map(int, k))))
+        except nx.NetworkXUnfeasible:
+            cycle = [k for k, _ in nx.find_cycle(dag)]
+            raise IRError(
+                f"the terms accumulate gradients in conflicting orders ({cycle})",
+                hint="run the pass fold-accumulate with a consistent order of terms",
+            ) from None
+
+    # ---- units
+
+    def _row_unit(self, nodes: list[Node], key: tuple[object, ...]) -> None:
+        points = next((p for p in map(self._points, nodes) if p is not None), None)
+        has_inner = any(self._inner(n) for n in nodes)
+        unit = Unit(
+            "evaluations" if has_inner else "points", points, name=f"space {key[3]} level {key[0]} part {key[2]}"
+        )
+        if not has_inner:
+            unit.sweeps.append(Sweep((), nodes))
+        else:
+            phase: dict[Node, int] = {}
+            sweeps: dict[tuple[int, int], Sweep] = {}
+            for node in nodes:
+                axes = self._inner(node)
+                at = 0
+                for operand in node.operands:
+                    source = root(operand)
+                    if source in phase and operand is not accumulator(node):
+                        at = max(at, phase[source] + (len(axes) < len(self._inner(source))))
+                phase[node] = at
+                sweep = sweeps.setdefault((at, len(axes)), Sweep(axes))
+                if sweep.axes != axes:
+                    raise IRError("operations over different evaluation axes are mixed", location=node.loc)
+                sweep.nodes.append(node)
+            unit.sweeps = [sweeps[k] for k in sorted(sweeps)]
+        self.units.append(unit)
+
+    def _global_units(self, nodes: list[Node]) -> None:
+        """Straight code for small tensors; a loop over rows for element-wise work on large ones."""
+        looped = [n for n in nodes if self._large(n)]
+        clusters = nx.Graph()
+        clusters.add_nodes_from(looped)
+        for node in looped:
+            for operand in node.operands:
+                source = operand
+                if source in clusters and source.type.shape == node.type.shape:
+                    clusters.add_edge(node, source)
+                for user in self.graph.users(operand):
+                    if (
+                        user in clusters
+                        and user is not node
+                        and operand.type.shape == node.type.shape == user.type.shape
+                    ):
+                        clusters.add_edge(node, user)
+        member = {n: i for i, c in enumerate(nx.connected_components(clusters)) for n in c}
+        dag = nx.DiGraph()
+        ids = {n: ("loop", member[n]) if n in member else ("node", i) for i, n in enumerate(nodes)}
+        order = {}
+        for i, node in enumerate(nodes):
+            order.setdefault(ids[node], i)
+            dag.add_node(ids[node])
+            for operand in node.operands:
+                source = root(operand)
+                if source in ids and ids[source] != ids[node]:
+                    dag.add_edge(ids[source], ids[node])
+        try:
+            sequence = list(nx.lexicographical_topological_sort(dag, key=lambda k: order[k]))
+        except nx.NetworkXUnfeasible:  # a cluster that depends on itself through other work: take it apart
+            self._straight(nodes)
+            return
+        pending: list[Node] = []
+        by_id: dict[tuple[str, int], list[Node]] = defaultdict(list)
+        for node in nodes:
+            by_id[ids[node]].append(node)
+        for key in sequence:
+            if key[0] == "node":
+                pending += by_id[key]
+                continue
+            self._straight(pending)
+            pending = []
+            self._parameter_unit(by_id[key])
+        self._straight(pending)
+
+    def _straight(self, nodes: list[Node]) -> None:
+        if nodes:
+            self.units.append(Unit("global", None, [Sweep((), list(nodes))], name="straight"))
+
+    def _large(self, node: Node) -> bool:
+        shape = node.operands[0].type.shape if node.op == "quantize" else node.type.shape
+        fits = node.op in ELEMENTWISE or (node.op == "quantize" and node.type.rank == 2)
+        return fits and len(shape) >= 2 and 4 * node.type.size > LOOPED_PARAMETER_BYTES and shape[0] > 4
+
+    def _parameter_unit(self, nodes: list[Node]) -> None:
+        shape = nodes[0].type.shape
+        axis = RowAxis(1_000_000 + len(self.units), "rows", shape[0])
+        self.units.append(Unit("parameter", axis, [Sweep((), nodes)], name=f"rows of {nodes[0].name}", shape=shape))
+
+
+def _is_leaf(node: Node) -> bool:
+    return node.op == "const"
+
+
+def _same(operand: Node, key: dict[Node, tuple[int, int]], node: Node) -> bool:
+    return root(operand) in key and key[root(operand)] == key[node]
+
+
+def accumulator(node: Node) -> Node | None:
+    """The operand a contraction adds onto, if any."""
+    return node.operands[2] if node.op in CONTRACTIONS and len(node.operands) == 3 else None

@@ -1,0 +1,174 @@
+"""Strides: how a value lies in a buffer, what a view op does to it, and how it collapses into an instruction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pintac.backend.tile import Buffer, IndexView, View
+from pintac.errors import IRError
+from pintac.ir import Node
+
+
+def compact_strides(shape: Sequence[int], bits: int) -> tuple[int, ...]:
+    """Strides of a tensor laid out row-major: elements (fp32), or blocks over the last two axes (SMX)."""
+    if not bits:
+        return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+    rows, cols = -(-shape[-2] // 4), -(-shape[-1] // 4)
+    lead = tuple(rows * cols * math.prod(shape[i + 1 : -2]) for i in range(len(shape) - 2))
+    return (*lead, cols, 1)
+
+
+def compact_size(shape: Sequence[int], bits: int) -> int:
+    """Elements or blocks of a tensor laid out row-major."""
+    if not bits:
+        return math.prod(shape)
+    return math.prod(shape[:-2]) * -(-shape[-2] // 4) * -(-shape[-1] // 4)
+
+
+def compact_view(buffer: Buffer, shape: Sequence[int]) -> View:
+    """The whole buffer as a row-major tensor."""
+    return View(buffer, tuple(shape), compact_strides(shape, buffer.bits))
+
+
+def narrow(view: View, axis: int, start: int, size: int, step: tuple[int, int] | None = None) -> View:
+    """Rows start..start+size of an axis; `step` = (loop level, rows one iteration moves on)."""
+    stride = view.strides[axis]
+    units = (lambda n: n * stride) if not _in_blocks(view, axis) else (lambda n: n // 4 * stride)
+    if _in_blocks(view, axis) and (start % 4 or (step is not None and step[1] % 4)):
+        raise AssertionError(f"{view} cut off a block boundary")
+    shape = (*view.shape[:axis], size, *view.shape[axis + 1 :])
+    steps = view.steps
+    if step is not None and step[1] and stride:
+        merged = dict(steps)
+        merged[step[0]] = merged.get(step[0], 0) + units(step[1])
+        steps = tuple(sorted(merged.items()))
+    return replace(view, shape=shape, offset=view.offset + units(start), steps=steps)
+
+
+def _in_blocks(view: View, axis: int) -> bool:
+    return bool(view.bits) and axis >= len(view.shape) - 2
+
+
+def apply(node: Node, view: View, shape: tuple[int, ...]) -> View:
+    """The view of `node` (a reshape, permute, slice, broadcast or decode) given that of its operand.
+
+    `shape` is the result's shape with the extents at hand (a tile's, not the whole tensor's).
+    """
+    if node.op == "decode":
+        return view
+    if node.op == "permute":
+        perm = [int(p) for p in node.attrs["perm"]]  # type: ignore[union-attr]
+        return replace(view, shape=tuple(view.shape[p] for p in perm), strides=tuple(view.strides[p] for p in perm))
+    if node.op == "slice":
+        axis, start = int(node.attrs["axis"]), int(node.attrs["start"])  # type: ignore[arg-type]
+        return narrow(view, axis, start, shape[axis])
+    if node.op == "broadcast":
+        return broadcast(view, shape)
+    if node.op == "reshape":
+        strides = reshape_strides(view, shape)
+        if strides is None:
+            raise IRError(
+                f"%{node.name}: this reshape of a strided value needs a copy the backend does not make",
+                location=node.loc,
+                hint="reshape before permuting or slicing",
+            )
+        return replace(view, shape=shape, strides=strides)
+    raise AssertionError(node.op)
+
+
+def broadcast(view: View | IndexView, shape: tuple[int, ...]) -> View:
+    """The view with axes of size 1 (and missing leading axes) repeated to `shape`."""
+    lead = len(shape) - len(view.shape)
+    strides = [0] * lead + [
+        0 if have == 1 and want != 1 else stride
+        for have, want, stride in zip(view.shape, shape[lead:], view.strides, strict=True)
+    ]
+    return replace(view, shape=shape, strides=tuple(strides))  # type: ignore[return-value]
+
+
+def reshape_strides(view: View, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Strides of a reshape that moves no data; None when there are none."""
+    if math.prod(shape) != math.prod(view.shape):
+        raise AssertionError(f"reshape of {view.shape} to {shape}")
+    if view.bits:
+        same = [s for s in view.shape[:-2] if s != 1] == [s for s in shape[:-2] if s != 1]
+        if not same or view.shape[-2:] != shape[-2:]:
+            return None
+        kept = iter([st for s, st in zip(view.shape[:-2], view.strides[:-2], strict=True) if s != 1])
+        return (*(next(kept) if s != 1 else 0 for s in shape[:-2]), *view.strides[-2:])
+    old = [(s, st) for s, st in zip(view.shape, view.strides, strict=True) if s != 1]
+    out = [0] * len(shape)
+    i = 0
+    j = 0
+    while j < len(shape):
+        if shape[j] == 1:
+            j += 1
+            continue
+        if i >= len(old):
+            return None
+        i2, j2, have, want = i + 1, j + 1, old[i][0], shape[j]
+        while have != want:
+            if have < want:
+                if i2 >= len(old):
+                    return None
+                have *= old[i2][0]
+                i2 += 1
+            else:
+                want *= shape[j2]
+                j2 += 1
+        for a in range(i, i2 - 1):
+            if old[a][1] != old[a + 1][0] * old[a + 1][1]:
+                return None
+        stride = old[i2 - 1][1]
+        for b in range(j2 - 1, j - 1, -1):
+            out[b] = stride if shape[b] != 1 else 0
+            stride *= shape[b]
+        i, j = i2, j2
+    return tuple(out)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What collapsing must respect: strides, whether they count blocks, whether rows are folded (a reduction)."""
+
+    strides: tuple[int, ...]
+    bits: int = 0
+    folds_rows: bool = False
+
+
+def collapse(shape: tuple[int, ...], operands: Sequence[Operand]) -> list[list[int]]:
+    """Groups of axes that can be one axis for all operands; the last group is the columns, the one before the rows.
+
+    Leading axes of size 1 disappear (an empty group list entry never occurs).
+    """
+    rank = len(shape)
+    lead = [axis for axis in range(rank - 2) if shape[axis] != 1]
+    groups: list[list[int]] = [[rank - 2], [rank - 1]]
+    for axis in reversed(lead):
+        head = groups[0]
+        inner_size = math.prod(shape[i] for i in head)
+        if inner_size == 1 and not any(o.bits or o.folds_rows for o in operands):
+            groups[0] = [axis]
+            continue
+        pair = (shape[axis], inner_size)
+        ok = True
+        for operand in operands:
+            is_rows = len(groups) == 2
+            stride = operand.strides[axis]
+            innermost = operand.strides[head[-1]]
+            ok = ok and _joins(operand, stride, innermost, pair, is_rows)
+        if ok:
+            groups[0] = [axis, *head]
+        else:
+            groups.insert(0, [axis])
+    return groups
+
+
+def _joins(operand: Operand, outer: int, inner: int, sizes: tuple[int, int], is_rows: bool) -> bool:
+    if operand.folds_rows and outer == inner == 0:
+        return not is_rows or sizes[1] % 4 == 0
+    if operand.bits and is_rows:
+        return sizes[1] % 4 == 0 and outer == sizes[1] // 4 * inner
+    return outer == sizes[1] * inner

@@ -1,0 +1,121 @@
+"""VPU operations from strided views: collapse the axes, unroll what an instruction cannot address."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pintac import isa
+from pintac.backend.tile import IndexView, Kernel, KernelSink, View, VpuOp
+from pintac.backend.views import Operand, broadcast, collapse
+from pintac.errors import IRError
+from pintac.ir import Location
+from pintac.isa import Sink
+
+FOLDS_ROWS = {Sink.SUM_ROWS, Sink.SUM_ALL, Sink.MAX_ROWS, Sink.MAX_ALL}
+FOLDS_COLS = {Sink.SUM_COLS, Sink.SUM_ALL, Sink.MAX_COLS, Sink.MAX_ALL}
+COPY = Kernel((), 1, (), (), (KernelSink(Sink.WRITE, ("src", 0)),))
+
+
+def fill(value: float, target: View, name: str, loc: Location) -> list[VpuOp]:
+    """Write one value everywhere in `target`."""
+    kernel = Kernel((), 0, (isa.float_bits(value),), (), (KernelSink(Sink.WRITE, ("imm", 0)),))
+    return operations(kernel, _two_axes(target.shape), [], [target], name, loc)
+
+
+def copy(source: View, target: View, name: str, loc: Location) -> list[VpuOp]:
+    """Copy fp32 (or decode SMX) `source` into `target` of the same shape."""
+    return operations(COPY, _two_axes(target.shape), [source], [target], name, loc)
+
+
+def _two_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (1,) * (2 - len(shape)) + tuple(shape)
+
+
+def operations(
+    kernel: Kernel,
+    shape: tuple[int, ...],
+    sources: Sequence[View | IndexView],
+    sinks: Sequence[View],
+    name: str,
+    loc: Location,
+) -> list[VpuOp]:
+    """The instructions that run `kernel` over `shape` (at least two axes).
+
+    Sources and sinks broadcast against `shape`; a reduction's sink has size 1 where it folds. More than one
+    instruction results where axes cannot be merged into (row groups, rows, columns); reductions over rows then
+    accumulate, in row-major order (NUMERICS 3), so their sinks must hold a start value.
+    """
+    shape = _two_axes(shape)
+    ins: list[View | IndexView] = [broadcast(v, shape) for v in sources]
+    outs = [_sink_view(v, shape, s) for v, s in zip(sinks, kernel.sinks, strict=True)]
+    operands = [Operand(v.strides, v.bits if isinstance(v, View) else 0) for v in ins]
+    operands += [
+        Operand(v.strides, v.bits, folds_rows=s.kind in FOLDS_ROWS) for v, s in zip(outs, kernel.sinks, strict=True)
+    ]
+    groups = collapse(shape, operands)
+    any_smx = any(o.bits for o in operands)
+    keep = 3 if not any_smx and _groupable(groups, shape, outs, kernel) else 2
+    unrolled = groups[: max(0, len(groups) - keep)]
+    axes = groups[len(unrolled) :]
+    sizes = tuple(math.prod(shape[a] for a in g) for g in axes)
+    if sizes[-2] * (sizes[0] if len(sizes) == 3 else 1) > 65535 or sizes[-1] > 65535:
+        raise IRError(f"{name}: a tile of {sizes} elements is larger than an instruction", location=loc)
+    out: list[VpuOp] = []
+    ranges = [range(math.prod(shape[a] for a in g)) for g in unrolled]
+    for index in itertools.product(*ranges):
+
+        def pick(view: View | IndexView) -> View | IndexView:
+            offset = view.offset + sum(i * view.strides[g[-1]] for i, g in zip(index, unrolled, strict=True))
+            strides = tuple(view.strides[g[-1]] for g in axes)
+            return replace(view, shape=sizes, strides=strides, offset=offset)
+
+        kinds = []
+        for sink, view in zip(kernel.sinks, outs, strict=True):
+            kind = sink
+            if sink.kind in FOLDS_ROWS:
+                grouped = len(axes) == 3 and view.strides[axes[0][-1]] != 0
+                kind = replace(sink, group=sizes[1] if grouped else 0)
+                if not sink.accumulate and unrolled and any(view.strides[g[-1]] == 0 for g in unrolled):
+                    raise AssertionError(f"{name}: an unrolled reduction must accumulate")
+            kinds.append(kind)
+        picked = tuple(pick(v) for v in outs)
+        out.append(
+            VpuOp(name, loc, replace(kernel, sinks=tuple(kinds)), sizes, tuple(map(pick, ins)), picked)  # type: ignore[arg-type]
+        )
+    return out
+
+
+def _sink_view(view: View, shape: tuple[int, ...], sink: KernelSink) -> View:
+    """The sink over the kernel's axes: stride 0 on folded ones."""
+    lead = (1,) * (len(shape) - len(view.shape))
+    strides = (0,) * len(lead) + view.strides
+    have = (*lead, *view.shape)
+    if sink.kind == Sink.WRITE:
+        if have != shape:
+            raise AssertionError(f"a sink of {have} for a kernel over {shape}")
+        return replace(view, shape=have, strides=strides)
+    out = tuple(0 if h == 1 and s != 1 else st for h, s, st in zip(have, shape, strides, strict=True))
+    folded = list(out)
+    if sink.kind in FOLDS_ROWS:
+        folded[-2] = 0
+    if sink.kind in FOLDS_COLS:
+        folded[-1] = 0
+    return replace(view, shape=shape, strides=tuple(folded))
+
+
+def _groupable(groups: list[list[int]], shape: tuple[int, ...], outs: Sequence[View], kernel: Kernel) -> bool:
+    """Whether three axes can stay: row groups must be addressable by every sink."""
+    if len(groups) < 3:
+        return False
+    head, rows = groups[-3], groups[-2]
+    size = math.prod(shape[a] for a in rows)
+    for view, sink in zip(outs, kernel.sinks, strict=True):
+        high, low = view.strides[head[-1]], view.strides[rows[-1]]
+        if sink.kind in FOLDS_ROWS and high == 0:
+            return False  # the fold runs across groups whose size is no multiple of 4
+        if sink.kind in (Sink.SUM_COLS, Sink.MAX_COLS) and high != size * low:
+            return False
+    return True
