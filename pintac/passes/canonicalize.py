@@ -3,7 +3,7 @@
 x * 1, x / 1, x - 0 and x + (-0) are x; x + 0 is not (it turns -0 into +0), so it stays. Constants are folded only
 through ops that move or negate elements. Elementwise ops drop broadcasts that their result does not need, and move
 before a reshape that only adds dimensions, so that equal work on [N, w] and on [N, 1, 1, w] becomes one. Equal ops on
-equal operands are one op.
+equal operands are one op. (Only which NaN an invalid operation makes is not kept.)
 """
 
 from __future__ import annotations

@@ -54,9 +54,7 @@ class Estimator:
         if kind not in KINDS:
             raise PassError(f"unknown estimator {kind!r}", location=loc, hint=suggest(kind, list(KINDS)))
         if not isinstance(evaluations, int) or evaluations < 2 or evaluations % 2:
-            raise PassError(
-                f"K = {evaluations!r}: evaluations come in pairs, K must be even", location=loc
-            )
+            raise PassError(f"K = {evaluations!r}: evaluations come in pairs, K must be even", location=loc)
         if not isinstance(sigma, (int, float)) or not sigma > 0:
             raise PassError(f"sigma = {sigma!r}: must be a positive number", location=loc)
         return cls(kind, evaluations, float(sigma), tuple(int(column) for column in given.get("time_dims", ())))

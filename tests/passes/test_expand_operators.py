@@ -11,6 +11,7 @@ import pytest
 from pintac.errors import PassError
 from pintac.ir import Builder, Graph, Location, Node
 from pintac.ir.evaluate import evaluate
+from pintac.ir.ops import UNARY
 from pintac.ir.verify import verify
 from pintac.passes.expand_operators import ExpandOperators
 from pintac.passes.sampling import STREAM_DELTA, Demand, Estimator, draw_key, plan_groups
@@ -313,7 +314,7 @@ def known_functions() -> dict[str, tuple[Callable[[Builder, Node], Node], Callab
     def torch_matmul(x: Any) -> Any:
         return torch.cos(x @ torch.tensor([[1.0, 2.0], [-1.0, 0.5], [0.25, 3.0]], dtype=x.dtype))
 
-    functions = {fn: unary(fn) for fn in "neg sqrt abs exp log tanh sigmoid sin cos erf".split()}
+    functions = {fn: unary(fn) for fn in UNARY}
     functions["distance"] = (ir_distance, lambda x: (x * (1 - x) * x).sum(1, keepdim=True))
     functions["norm"] = (ir_norm, lambda x: (x * x).sum(1, keepdim=True).sqrt())
     functions["shapes"] = (ir_shapes, torch_shapes)
@@ -323,7 +324,7 @@ def known_functions() -> dict[str, tuple[Callable[[Builder, Node], Node], Callab
     return functions
 
 
-NAMES = "neg sqrt abs exp log tanh sigmoid sin cos erf distance norm shapes piecewise matmul coordinates".split()
+NAMES = [*UNARY, "distance", "norm", "shapes", "piecewise", "matmul", "coordinates"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -514,7 +515,7 @@ def test_weights_that_depend_on_the_points_are_refused() -> None:
 # ---------------------------------------------------------------------------------------- plans
 
 
-def plan(dims: int, laplacians: list, gradients: list, time: tuple[int, ...] = (), K: int = 16) -> list:  # noqa: N803
+def plan(dims: int, laplacians: list, gradients: list, time: tuple[int, ...] = (), K: int = 16) -> list:
     estimator = Estimator("second-difference", K, 0.1, time)
     groups = plan_groups(estimator, dims, Demand(laplacians, gradients), 0, 0, LOC)
     assert sum(group.pairs for group in groups) <= K // 2
