@@ -340,6 +340,9 @@ class Fuser:
             return False
         key = next(iter(keys))
         sources = self._sources(group)
+        members = set(group.members)
+        if any(isinstance(s, Value) and self.maker.get(root(s.node)) in members for s in sources):
+            return False  # it would read from memory what it writes
         streams = [s for s in sources if isinstance(s, Index) or self._source_key(s) == key]
         imms = {a for m in micros for a in m.args if isinstance(a, Imm)}
         imms |= {m.arg for m in group.members if isinstance(m, Reduce) and isinstance(m.arg, Imm)}

@@ -341,7 +341,7 @@ class Scheduler:
                 node in self.unit_home
                 or node in self.global_home
                 or node in self.outputs_of
-                or any(u not in inside for u in (self._users(node) if node in self.graph.nodes else ()))
+                or any(u not in inside for u in self._users(node))
             )
 
         known = set(self.graph.nodes)
@@ -351,8 +351,9 @@ class Scheduler:
             lambda n: n in known and external(n),
             self.machine.vpu_max_micro_ops,
         )
-        self._standins = fuser.standins
-        return fuser.steps()
+        steps = fuser.steps()
+        self.units.standins |= fuser.standins
+        return steps
 
     def _unit(self, unit: Unit) -> list[Item]:
         outer = Body(unit, {}, 0, -1, [], {})
@@ -503,7 +504,7 @@ class Scheduler:
         if node.op not in {"matmul_tn", "sum", "amax"}:
             return False
         missing = self._context_axes(unit, sweep) - self._own_axes(node, unit)
-        if not missing and node.op != "matmul_tn":
+        if not missing:
             return False  # one tile folds it whole: see `_kernel`
         over_points = unit.axis in missing if unit.axis is not None else False
         if unit.kind == "evaluations" and unit.axis is not None and over_points != only_global:
@@ -739,6 +740,14 @@ class Scheduler:
     def _matmul_tn(self, node: Node, body: Body) -> None:
         a, g = self.view(node.operands[0], body), self.view(node.operands[1], body)
         m, n = node.type.shape
+        if not self._folded(node, body):
+            target = self._target(node, body)
+            start = accumulator(node)
+            if start is not None:
+                body.ops += vpu.copy(self.view(start, body), target, f"start {node.name}", node.loc)
+            self._accumulate(node, a, g, target, m, n, body, start is not None)
+            self._stores(node, body)
+            return
         home = self.unit_home.get(node) or self.global_home[node]
         if home.buffer.space == Space.DRAM:
             whole = compact_view(home.buffer, node.type.shape)
@@ -751,9 +760,14 @@ class Scheduler:
             return
         self._accumulate(node, a, g, self._stored_view(node, node, home, body.unit, body.context), m, n, body)
 
-    def _accumulate(self, node: Node, a: View, g: View, target: View, m: int, n: int, body: Body) -> None:
+    def _accumulate(
+        self, node: Node, a: View, g: View, target: View, m: int, n: int, body: Body, accumulate: bool = True
+    ) -> None:
         for rows_a, rows_g, k in _row_blocks(a, g):
-            body.ops.append(MatmulOp(node.name, node.loc, rows_a, rows_g, target, m, n, k, ta=True, accumulate=True))
+            body.ops.append(
+                MatmulOp(node.name, node.loc, rows_a, rows_g, target, m, n, k, ta=True, accumulate=accumulate)
+            )
+            accumulate = True
 
     def _copies(self, node: Node, body: Body) -> None:
         """concat and pad: fills and copies into slices of a new value."""

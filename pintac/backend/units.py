@@ -54,11 +54,13 @@ class Units:
         self.graph = graph
         self.axes = Axes(graph)
         self.units: list[Unit] = []
+        self.standins: dict[Node, Node] = {}  # values inside a random number, by the number they belong to
         self.of: dict[Node, tuple[Unit, Sweep]] = {}
         self._build()
 
     def tags(self, node: Node, unit: Unit | None = None) -> tuple[RowAxis | None, ...]:
         """Row axes of a value as `unit` sees it: a parameter unit loops over the first axis of its tensors."""
+        node = self.standins.get(node, node)
         if unit is not None and unit.kind == "parameter" and node.type.shape == unit.shape:
             return (unit.axis,) + (None,) * (node.type.rank - 1)
         return self.axes.tags(node)
@@ -208,12 +210,33 @@ class Units:
                     if source in phase and operand is not accumulator(node):
                         at = max(at, phase[source] + (len(axes) < len(self._inner(source))))
                 phase[node] = at
-                sweep = sweeps.setdefault((at, len(axes)), Sweep(axes))
+            self._delay(nodes, phase)
+            for node in nodes:
+                axes = self._inner(node)
+                sweep = sweeps.setdefault((phase[node], len(axes)), Sweep(axes))
                 if sweep.axes != axes:
                     raise IRError("operations over different evaluation axes are mixed", location=node.loc)
                 sweep.nodes.append(node)
             unit.sweeps = [sweeps[k] for k in sorted(sweeps)]
         self.units.append(unit)
+
+    def _delay(self, nodes: list[Node], phase: dict[Node, int]) -> None:
+        """Move work to the sweep that needs it when fewer bytes then have to be kept from sweep to sweep."""
+
+        def last_use(value: Node, without: Node) -> int:
+            return max((phase[u] for u in self._executed_users(value) if u in phase and u is not without), default=-1)
+
+        for node in reversed(nodes):
+            users = [u for u in self._executed_users(node) if u in phase]
+            if not users or node.op in CONTRACTIONS or node.op in ("sum", "amax") or not self._inner(node):
+                continue
+            later = min(phase[u] - (len(self._inner(u)) < len(self._inner(node))) for u in users)
+            if later <= phase[node] or len(users) != len(self._executed_users(node)):
+                continue
+            made = {root(o) for o in node.operands if root(o) in phase and self._inner(root(o))}
+            new = sum(storage_bytes(o) for o in made if last_use(o, node) < later)
+            if new <= storage_bytes(node):
+                phase[node] = later
 
     def _global_units(self, nodes: list[Node]) -> None:
         """Straight code for small tensors; a loop over rows for element-wise work on large ones."""
@@ -274,6 +297,11 @@ class Units:
         shape = nodes[0].type.shape
         axis = RowAxis(1_000_000 + len(self.units), "rows", shape[0])
         self.units.append(Unit("parameter", axis, [Sweep((), nodes)], name=f"rows of {nodes[0].name}", shape=shape))
+
+
+def storage_bytes(node: Node) -> int:
+    """Bytes of a value in memory, exponents included."""
+    return node.type.size * 4 if not node.type.is_smx else node.type.size * node.type.bits // 8 + node.type.size // 16
 
 
 def _is_leaf(node: Node) -> bool:

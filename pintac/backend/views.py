@@ -79,13 +79,24 @@ def apply(node: Node, view: View, shape: tuple[int, ...]) -> View:
 
 
 def broadcast(view: View | IndexView, shape: tuple[int, ...]) -> View:
-    """The view with axes of size 1 (and missing leading axes) repeated to `shape`."""
-    lead = len(shape) - len(view.shape)
-    strides = [0] * lead + [
-        0 if have == 1 and want != 1 else stride
-        for have, want, stride in zip(view.shape, shape[lead:], view.strides, strict=True)
-    ]
-    return replace(view, shape=shape, strides=tuple(strides))  # type: ignore[return-value]
+    """The view repeated to `shape`: axes of size 1, and missing leading ones, get stride 0.
+
+    Values fused across reshapes may have other leading axes of size 1 than `shape`; those are matched by position.
+    """
+    have = list(zip(view.shape, view.strides, strict=True))
+    if len(have) != len(shape) or any(h not in (1, w) for (h, _), w in zip(have, shape, strict=True)):
+        tail = have[-2:]
+        lead = [(n, st) for n, st in have[:-2] if n != 1]
+        wanted = len(shape) - len(tail)
+        full = [(1, 0)] * wanted
+        for axis in reversed(range(wanted)):
+            if lead and (lead[-1][0] == shape[axis]):
+                full[axis] = lead.pop()
+        if lead:
+            raise AssertionError(f"{view} does not broadcast to {shape}")
+        have = full + tail
+    strides = tuple(0 if h == 1 and w != 1 else st for (h, st), w in zip(have, shape, strict=True))
+    return replace(view, shape=shape, strides=strides)  # type: ignore[return-value]
 
 
 def reshape_strides(view: View, shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -76,8 +76,7 @@ def operations(
         for sink, view in zip(kernel.sinks, outs, strict=True):
             kind = sink
             if sink.kind in FOLDS_ROWS:
-                grouped = len(axes) == 3 and view.strides[axes[0][-1]] != 0
-                kind = replace(sink, group=sizes[1] if grouped else 0)
+                kind = replace(sink, group=_group(view, axes, sizes))
                 if not sink.accumulate and unrolled and any(view.strides[g[-1]] == 0 for g in unrolled):
                     raise AssertionError(f"{name}: an unrolled reduction must accumulate")
             kinds.append(kind)
@@ -90,20 +89,16 @@ def operations(
 
 def _sink_view(view: View, shape: tuple[int, ...], sink: KernelSink) -> View:
     """The sink over the kernel's axes: stride 0 on folded ones."""
-    lead = (1,) * (len(shape) - len(view.shape))
-    strides = (0,) * len(lead) + view.strides
-    have = (*lead, *view.shape)
-    if sink.kind == Sink.WRITE:
-        if have != shape:
-            raise AssertionError(f"a sink of {have} for a kernel over {shape}")
-        return replace(view, shape=have, strides=strides)
-    out = tuple(0 if h == 1 and s != 1 else st for h, s, st in zip(have, shape, strides, strict=True))
-    folded = list(out)
-    if sink.kind in FOLDS_ROWS:
-        folded[-2] = 0
-    if sink.kind in FOLDS_COLS:
-        folded[-1] = 0
-    return replace(view, shape=shape, strides=tuple(folded))
+    if sink.kind == Sink.WRITE and math.prod(view.shape) != math.prod(shape):
+        raise AssertionError(f"a sink of {view.shape} for a kernel over {shape}")
+    return broadcast(view, shape)
+
+
+def _group(view: View, axes: list[list[int]], sizes: tuple[int, ...]) -> int:
+    """Rows that a row reduction folds into one: all (0), those of a group, or one where only loops fold."""
+    if view.strides[axes[-2][-1]] != 0 and sizes[-2] > 1:
+        return 1
+    return sizes[1] if len(axes) == 3 and view.strides[axes[0][-1]] != 0 else 0
 
 
 def _groupable(groups: list[list[int]], shape: tuple[int, ...], outs: Sequence[View], kernel: Kernel) -> bool:
