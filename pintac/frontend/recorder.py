@@ -45,6 +45,7 @@ class Recorder(TorchDispatchMode):
         self.fallback = fallback
         self.rows = 0
         self.diagnoses: dict[Diagnosis, None] = {}
+        self.cause: Exception | None = None
         self.data: dict[str, np.ndarray] = {}
         self.data_prefix = "const"
         self.states: dict[str, Node] = {}
@@ -131,7 +132,7 @@ class Recorder(TorchDispatchMode):
         if func.overloadpacket in READS_VALUE:
             self._refuse_control_flow()
         result = func(*plain_args, **plain_kwargs)
-        if func.overloadpacket in CONSTANT_RESULT:
+        if func.overloadpacket in CONSTANT_RESULT or result is None:
             return result
         if not all(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
             self.report(f"{op_name(func)} turns a tensor into Python numbers", _CONTROL_FLOW_HINT)

@@ -78,7 +78,7 @@ def trace_step(
                 builder.output(f"residual:{term.name}", node)
         uses_dt = uses_dt or derivatives.uses_dt
     if recorder.diagnoses:
-        raise model_error(recorder.diagnoses)
+        raise model_error(recorder.diagnoses) from recorder.cause
     builder.attrs.update(
         {
             "name": step.name,
@@ -110,7 +110,7 @@ def trace_infer(
         if isinstance(u, Traced) and u.node is not None:
             builder.output("u", u.node)
     if recorder.diagnoses:
-        raise model_error(recorder.diagnoses)
+        raise model_error(recorder.diagnoses) from recorder.cause
     return builder.finish(), recorder.data
 
 
@@ -138,8 +138,8 @@ def _recording(recorder: Recorder, derivatives: RecordedDerivatives, fallback: L
     except IRError as error:
         raise ModelError(error.message, location=error.location or fallback, hint=error.hint) from error
     except Exception as error:  # whatever user code raises: shown with its line, the original as the cause
-        location = traceback_location(error.__traceback__, fallback)
-        raise ModelError(f"{type(error).__name__}: {error}", location=location) from error
+        recorder.report(f"{type(error).__name__}: {error}", None, traceback_location(error.__traceback__, fallback))
+        recorder.cause = recorder.cause or error
     finally:
         recorder.fallback = previous
 

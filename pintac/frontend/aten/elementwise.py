@@ -93,7 +93,6 @@ _derived(aten.reciprocal)(lambda b, x: b.div(1.0, x))
 _derived(aten.rsqrt)(lambda b, x: b.div(1.0, b.sqrt(x)))
 _derived(aten.silu)(lambda b, x: b.mul(x, b.sigmoid(x)))
 _derived(aten.relu)(lambda b, x: b.max(x, 0.0))
-_derived(aten.square)(lambda b, x: b.mul(x, x))
 _derived(aten.log1p)(lambda b, x: b.log(b.add(x, 1.0)))
 _derived(aten.expm1)(lambda b, x: b.sub(b.exp(x), 1.0))
 _derived(aten.log2)(lambda b, x: b.mul(b.log(x), 1.0 / math.log(2.0)))
@@ -207,6 +206,6 @@ def _lerp(r: Recorder, a: Arguments, result: Tensor) -> Node:
     return r.builder.add(start, r.builder.mul(r.builder.sub(r.node(a["end"]), start), r.node(a["weight"])))
 
 
-@rule(aten.clone, aten.alias, aten.detach, aten.lift_fresh, aten.contiguous, aten._to_copy)
+@rule(aten.clone, aten.alias, aten.detach, aten._to_copy)
 def _same(r: Recorder, a: Arguments, result: Tensor) -> Node:
     return r.node(a["self"])

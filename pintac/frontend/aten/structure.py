@@ -20,7 +20,7 @@ def shaped(r: Recorder, node: Node, shape: Sequence[int]) -> Node:
     return node if node.shape == tuple(shape) else r.builder.reshape(node, tuple(shape))
 
 
-@rule(aten.view, aten._unsafe_view, aten.reshape, aten.unsqueeze, aten.squeeze, aten._reshape_alias)
+@rule(aten.view, aten._unsafe_view, aten.unsqueeze, aten.squeeze)
 def _reshape(r: Recorder, a: Arguments, result: Tensor) -> Node:
     return shaped(r, r.node(a["self"]), result.shape)
 
@@ -124,7 +124,7 @@ def _unbind(r: Recorder, a: Arguments, result: Sequence[Tensor]) -> list[Node]:
     return [shaped(r, pick(r, node, axis, [i]), part.shape) for i, part in enumerate(result)]
 
 
-@rule(aten.split, aten.split_with_sizes, aten.chunk)
+@rule(aten.split, aten.split_with_sizes)
 def _split(r: Recorder, a: Arguments, result: Sequence[Tensor]) -> list[Node]:
     node, start, parts = r.node(a["self"]), 0, []
     axis = a["dim"] % len(node.shape)

@@ -1,0 +1,335 @@
+"""What cannot be compiled is refused with the user's line, the reason and a way out; all of it at once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from pintac.errors import ModelError
+from pintac.frontend.estimators import SecondDifference, Stein
+from pintac.frontend.operators import dt, grad, laplacian
+from pintac.frontend.problem import Adam, Problem, Term, TrainStep
+from pintac.frontend.samplers import Points, Uniform
+from pintac.frontend.tracing import trace
+from pintac.frontend.weights import Layout
+from tests.frontend.support import make_step, mlp, trace_residual
+
+THIS_FILE = "tests/frontend/test_refusals.py"
+
+
+def refusal(residual: Callable, net: nn.Module | None = None, points: int = 7) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        trace_residual(residual, net, points=points)
+    return caught.value
+
+
+def line_of(function: Callable, text: str) -> int:
+    """The line of this file on which `text` stands in `function`."""
+    lines, start = inspect.getsourcelines(function)
+    return start + next(i for i, line in enumerate(lines) if text in line)
+
+
+def check(residual: Callable, marked: str, message: str, hint: str, net: nn.Module | None = None) -> None:
+    error = refusal(residual, net)
+    assert error.location is not None
+    assert error.location.file.endswith(THIS_FILE)
+    assert error.location.line == line_of(residual, marked)
+    assert message in error.message
+    assert hint in (error.hint or "")
+
+
+def test_autograd_inside_a_residual() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        x.requires_grad_(True)
+        y = u(x)
+        du = torch.autograd.grad(y.sum(), x, create_graph=True)[0]  # here
+        return du[:, :1]
+
+    check(residual, "# here", "torch.autograd", "pintac.grad(u, x)")
+
+
+def test_functional_derivatives_inside_a_residual() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        du = torch.func.vmap(torch.func.grad(lambda point: u(point[None])[0, 0]))(x)  # here
+        return du[:, :1]
+
+    check(residual, "# here", "torch.autograd", "pintac.grad(u, x)")
+
+
+def test_control_flow_on_values() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        if u(x).sum() > 0:  # here
+            return u(x)
+        return -u(x)
+
+    check(residual, "# here", "decides what runs next", "torch.where")
+
+
+@pytest.mark.parametrize("method", ["item", "tolist", "numpy"])
+def test_values_as_python_numbers(method: str) -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        number = getattr(u(x).sum(), method)()  # here
+        return u(x) * number
+
+    error = refusal(residual)
+    assert error.location is not None and error.location.line == line_of(residual, "# here")
+    assert "torch.where" in (error.hint or "")
+
+
+def test_in_place() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        y = u(x) * 2
+        y += 1  # here
+        return y
+
+    check(residual, "# here", "in place", "y = y + 1")
+
+
+def test_writing_into_a_constant() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        out = torch.zeros(7, 1)
+        out[:, 0] = u(x)[:, 0]  # here
+        return out + u(x)
+
+    check(residual, "# here", "in place", "torch.cat")
+
+
+def test_third_derivatives() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return grad(lambda z: laplacian(u, z), x)[..., 0]  # here
+
+    check(residual, "# here", "beyond the Laplacian", "laplacian(u, x)")
+
+
+def test_gradient_of_a_gradient_names_the_laplacian() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return grad(lambda z: grad(u, z)[..., 0], x)[..., 0]  # here
+
+    check(residual, "# here", "beyond the Laplacian", "laplacian(u, x)")
+
+
+def test_mixed_up_columns() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return u(x) + x[:, 0]  # here
+
+    check(residual, "# here", "[7, 1] and [7]", "keepdim=True")
+
+
+def test_mixed_up_columns_of_a_sum() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return laplacian(u, x) - torch.sin(x.sum(-1))  # here
+
+    check(residual, "# here", "every point would be combined with every other", "x[:, i:i+1]")
+
+
+def test_stopped_gradients() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return u(x).detach() * u(x)  # here
+
+    check(residual, "# here", "detach", "every value is differentiated")
+
+
+def test_no_grad_around_the_network() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        with torch.no_grad():
+            frozen = u(x)  # here
+        return frozen * 2
+
+    check(residual, "# here", "no_grad", "every value is differentiated")
+
+
+def test_detach_of_points_is_harmless() -> None:
+    graph = trace_residual(lambda u, x: u(x) * x.detach()[:, :1])
+    assert graph.outputs["residual:only"].op == "mul"
+
+
+def test_random_numbers() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return u(x) + torch.randn(7, 1)  # here
+
+    check(residual, "# here", "same at every step", "sampler")
+
+
+def test_double_precision_constants() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return u(x) * torch.ones(7, 1, dtype=torch.float64)  # here
+
+    check(residual, "# here", "float64", "float32")
+
+
+def test_products_of_two_point_values() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return x @ x.T @ u(x)  # here
+
+    check(residual, "# here", "both depend on the points", "(a * b).sum")
+
+
+def test_active_dropout_and_batch_norm() -> None:
+    dropout = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+    assert "dropout is active" in str(refusal(lambda u, x: u(x), dropout))
+    dropout.eval()
+    assert trace_residual(lambda u, x: u(x), dropout).outputs
+    norm = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    error = str(refusal(lambda u, x: u(x), norm))
+    assert "batch_norm" in error and "couples the points" in error
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        a = torch.cumsum(u(x), 1)  # first
+        b = torch.sort(u(x), 1)[0]  # second
+        c = torch.erfinv(x)  # third
+        a.add_(b)  # fourth
+        return torch.ones(3) + a + b + c.sum() + u(x[:, :1])  # fifth
+
+    message = str(refusal(residual))
+    assert "5 reasons" in message
+    for marked, what in (
+        ("# first", "cumsum"),
+        ("# second", "sort"),
+        ("# third", "erfinv"),
+        ("# fourth", "in place"),
+        ("# fifth", "RuntimeError"),
+    ):
+        line = line_of(residual, marked)
+        assert any(f"{THIS_FILE}:{line}:" in row and what in row for row in message.splitlines()), message
+    assert message.count("hint:") == 4
+
+
+def test_problems_of_all_terms_are_reported() -> None:
+    class TwoTerms(Problem):
+        def terms(self) -> list[Term]:
+            box = [(0.0, 1.0)]
+            return [
+                Term("a", Uniform(box), lambda u, x: torch.cumsum(u(x), 0), points=3),
+                Term("b", Uniform(box), lambda u, x: torch.flip(torch.cumprod(u(x), 0), [1]), points=4),
+            ]
+
+    with pytest.raises(ModelError, match="2 reasons") as caught:
+        trace(TrainStep(mlp(1, 4, 1), TwoTerms(), Adam(), Stein(K=2)))
+    assert "cumsum" in str(caught.value) and "cumprod" in str(caught.value)
+
+
+def test_errors_of_user_code_keep_their_line_and_cause() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return u(x) @ torch.ones(5, 5)  # here
+
+    error = refusal(residual)
+    assert error.location is not None and error.location.line == line_of(residual, "# here")
+    assert isinstance(error.__cause__, RuntimeError) and "RuntimeError" in error.message
+
+
+@pytest.mark.parametrize(
+    ("residual", "message"),
+    [
+        (lambda u, x: u(x).mean(), "has the shape"),
+        (lambda u, x: (u(x) ** 2).sum(0), "has the shape"),
+        (lambda u, x: 1.0, "got a float"),
+        (lambda u, x: torch.ones(7, 1), "got a constant"),
+        (lambda u, x: x * 2, "does not depend on the network"),
+        (lambda u, x: None, "got a NoneType"),
+        (lambda u, x: u(x[:, 0]), "u needs points [N, d]"),
+        (lambda u, x: laplacian(u, torch.ones(7, 2)), "x is a constant"),
+        (lambda u, x: grad(lambda z: u(x), x[:, :2] * 1.0)[..., 0], "does not depend on x"),
+        (lambda u, x: laplacian(u(x), x), "needs the function u"),
+        (lambda u, x: laplacian(u, x, dims=slice(3, 4)), "selects none"),
+        (lambda u, x: laplacian(u, x, dims=[0]), "contiguous slice"),
+        (lambda u, x: laplacian(u, x, dims=slice(0, 2, 2)), "contiguous slice"),
+        (lambda u, x: dt(u, x[:, 0]), "points x [N, d]"),
+    ],
+)
+def test_residuals_of_the_wrong_kind(residual: Callable, message: str) -> None:
+    assert message in str(refusal(residual))
+
+
+def test_networks_of_the_wrong_kind() -> None:
+    assert "expected [7, m]" in str(refusal(lambda u, x: u(x), nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))))
+    assert "no trainable parameters" in str(refusal(lambda u, x: u(x), nn.Tanh()))
+    assert "float64" in str(refusal(lambda u, x: u(x), mlp(2, 4, 1).double()))
+
+
+def test_a_parameter_from_elsewhere() -> None:
+    stray = nn.Parameter(torch.ones(1))
+    assert "belongs neither to the network nor to the problem" in str(refusal(lambda u, x: u(x) * stray))
+
+
+def test_a_traced_value_that_escapes() -> None:
+    kept = []
+    trace_residual(lambda u, x: kept.append(u(x)) or u(x))
+    with pytest.raises(ModelError, match="after the trace has ended"):
+        kept[0] + 1
+
+
+BOX = [(0.0, 1.0)]
+
+
+class Empty(Problem):
+    pass
+
+
+class Mixed(Problem):
+    def terms(self) -> list[Term]:
+        return [Term("a", Uniform(BOX), self.r, points=2), Term("b", Uniform(BOX * 2), self.r, points=2)]
+
+    def r(self, u, x):  # type: ignore[no-untyped-def]
+        return u(x)
+
+
+class Twice(Mixed):
+    def terms(self) -> list[Term]:
+        return [Term("a", Uniform(BOX), self.r, points=2), Term("a", Uniform(BOX), self.r, points=2)]
+
+
+@pytest.mark.parametrize(
+    ("make", "message", "hint"),
+    [
+        (lambda: TrainStep(mlp(1, 1), Mixed(), torch.optim.LBFGS, Stein()), "LBFGS", "Adam"),
+        (
+            lambda: TrainStep(mlp(1, 1), Mixed(), torch.optim.LBFGS(mlp(1, 1).parameters()), Stein()),
+            "line search",
+            "Adam",
+        ),
+        (
+            lambda: TrainStep(mlp(1, 1), Mixed(), torch.optim.Adam(mlp(1, 1).parameters()), Stein()),
+            "torch.optim.Adam",
+            "pintac.Adam",
+        ),
+        (lambda: TrainStep(mlp(1, 1), Mixed(), 1e-3, Stein()), "a float", "pintac.Adam"),
+        (lambda: TrainStep(Mixed(), mlp(1, 1), Adam(), Stein()), "nn.Module", None),
+        (lambda: TrainStep(mlp(1, 1), Mixed, Adam(), Stein()), "the class Mixed", "Mixed()"),
+        (lambda: TrainStep(mlp(1, 1), Mixed(), Adam(), 512), "estimator", "SecondDifference"),
+        (lambda: TrainStep(mlp(1, 1), Mixed(), Adam(), Stein(), init="he"), "init", None),
+        (lambda: TrainStep(mlp(1, 1), Empty(), Adam(), Stein()).terms(), "does not define terms", "def terms"),
+        (lambda: TrainStep(mlp(1, 1), Mixed(), Adam(), Stein()).terms(), "different dimensions", "Product"),
+        (lambda: TrainStep(mlp(1, 1), Twice(), Adam(), Stein()).terms(), "same name", None),
+        (lambda: Adam(lr=-1.0), "lr > 0", None),
+        (lambda: Adam(schedule=3), "not a schedule", "linear_decay"),
+        (lambda: Stein(K=7), "even number", "256 pairs"),
+        (lambda: SecondDifference(K=0), "even number", "pairs"),
+        (lambda: Stein(sigma=0.0), "sigma", None),
+        (lambda: Term("a b", Uniform(BOX), len, points=2), "letters", None),
+        (lambda: Term("a", None, len, points=2), "sampler", "Uniform"),
+        (lambda: Term("a", Uniform(BOX), len), "how many points", "points=100"),
+        (lambda: Term("a", Uniform(BOX), len, points=0), "positive number of points", None),
+        (lambda: Term("a", Uniform(BOX), 3, points=2), "residual function", None),
+        (lambda: Term("a", Uniform(BOX), len, points=2, weight=-1.0), "positive weight", None),
+        (lambda: Term("a", Points([[0.0], [1.0]]), len, points=3), "fixed set of 2", "leave points out"),
+    ],
+)
+def test_descriptions_that_cannot_be(make: Callable[[], object], message: str, hint: str | None) -> None:
+    with pytest.raises(ModelError) as caught:
+        make()
+    assert message in caught.value.message
+    assert hint is None or hint in (caught.value.hint or "")
+    assert caught.value.location is not None
+    assert caught.value.location.file.endswith(THIS_FILE)
+
+
+def test_layout_wants_float32() -> None:
+    step = make_step(mlp(2, 3, 1))
+    with pytest.raises(ModelError, match="float16"):
+        Layout.of(mlp(2, 3, 1).half(), step.problem)
