@@ -17,6 +17,28 @@ if TYPE_CHECKING:
     from pintac.api import run as run
     from pintac.api import train as train
     from pintac.errors import PintacError as PintacError
+    from pintac.frontend import Adam as Adam
+    from pintac.frontend import At as At
+    from pintac.frontend import Ball as Ball
+    from pintac.frontend import Boundary as Boundary
+    from pintac.frontend import Estimator as Estimator
+    from pintac.frontend import Points as Points
+    from pintac.frontend import Problem as Problem
+    from pintac.frontend import Product as Product
+    from pintac.frontend import Sampler as Sampler
+    from pintac.frontend import SecondDifference as SecondDifference
+    from pintac.frontend import Sphere as Sphere
+    from pintac.frontend import Stein as Stein
+    from pintac.frontend import Term as Term
+    from pintac.frontend import TrainStep as TrainStep
+    from pintac.frontend import TTLinear as TTLinear
+    from pintac.frontend import Uniform as Uniform
+    from pintac.frontend import constant as constant
+    from pintac.frontend import cosine_decay as cosine_decay
+    from pintac.frontend import dt as dt
+    from pintac.frontend import grad as grad
+    from pintac.frontend import laplacian as laplacian
+    from pintac.frontend import linear_decay as linear_decay
     from pintac.machine import Machine as Machine
     from pintac.program import Program as Program
 
@@ -24,11 +46,33 @@ __version__ = "0.1.0"
 
 # Public name -> the module it is defined in.
 _EXPORTS = {
+    "Adam": "pintac.frontend",
+    "At": "pintac.frontend",
+    "Ball": "pintac.frontend",
+    "Boundary": "pintac.frontend",
+    "Estimator": "pintac.frontend",
     "Machine": "pintac.machine",
     "PintacError": "pintac.errors",
+    "Points": "pintac.frontend",
+    "Problem": "pintac.frontend",
+    "Product": "pintac.frontend",
     "Program": "pintac.program",
     "Result": "pintac.api",
+    "Sampler": "pintac.frontend",
+    "SecondDifference": "pintac.frontend",
+    "Sphere": "pintac.frontend",
+    "Stein": "pintac.frontend",
+    "TTLinear": "pintac.frontend",
+    "Term": "pintac.frontend",
+    "TrainStep": "pintac.frontend",
+    "Uniform": "pintac.frontend",
     "compile": "pintac.api",
+    "constant": "pintac.frontend",
+    "cosine_decay": "pintac.frontend",
+    "dt": "pintac.frontend",
+    "grad": "pintac.frontend",
+    "laplacian": "pintac.frontend",
+    "linear_decay": "pintac.frontend",
     "load": "pintac.api",
     "predict": "pintac.api",
     "run": "pintac.api",

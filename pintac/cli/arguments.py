@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
 from typing import NoReturn
 
-SPEC_HELP = "a built-in problem (poisson2d, ...) or FILE.py:OBJECT, a TrainStep or a function that returns one"
+SPEC_HELP = "a built-in problem (poisson2d, ...) or FILE.py:OBJECT, a TrainStep"
+DEFAULT_BITS = "8/16/8/12"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,6 +31,25 @@ def _seed(text: str) -> int:
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2**32 - 1, got {text!r}")
     return value
+
+
+def _bits(text: str) -> str:
+    parts = text.split("/")
+    if len(parts) != 4 or any(part not in ("4", "8", "12", "16") for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"expected weight/base/delta/gradient, each 4, 8, 12 or 16, such as {DEFAULT_BITS}; got {text!r}"
+        )
+    return text
+
+
+def _setting(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -100,8 +121,11 @@ def _verb(verbs: argparse._SubParsersAction[_Parser], name: str, summary: str) -
 
 def _compile_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to compile")
-    group.add_argument("--tt-rank", type=_positive, metavar="R", help="rank of the tensor-train layers")
-    group.add_argument("--scheme", choices=["prs", "sequential", "dense"], help="order of tensor-train contractions")
+    group.add_argument("--tt-rank", type=_positive, metavar="R", help="rank of the tensor trains of a built-in problem")
+    group.add_argument(
+        "--set", type=_setting, action="append", default=[], metavar="N=V", help="an option of a built-in problem: K=64"
+    )
+    group.add_argument("--scheme", choices=["prs", "sequential", "dense"], default="prs", help="order of contractions (default prs)")
     group.add_argument(
         "--quant",
         choices=["diff", "naive", "none"],
@@ -109,10 +133,17 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
         help="DiffQuant (default), naive quantisation of x + delta, or fp32 in torch",
     )
     group.add_argument(
-        "--bits", default="8/16/8/12", metavar="W/B/D/G", help="weight/base/delta/gradient bits (default 8/16/8/12)"
+        "--bits",
+        type=_bits,
+        default=DEFAULT_BITS,
+        metavar="W/B/D/G",
+        help=f"weight/base/delta/gradient bits (default {DEFAULT_BITS})",
     )
     group.add_argument("--saved", choices=["smx", "f32"], default="smx", help="format of values kept for backward")
     group.add_argument("--machine", default="pinta", metavar="NAME|F.toml", help="machine description (default pinta)")
+    group.add_argument(
+        "--machine-key", action="append", default=[], metavar="K=V", help="change one key of the machine: sram_kib=192"
+    )
 
 
 def _pass_options(parser: argparse.ArgumentParser) -> None:

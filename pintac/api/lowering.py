@@ -1,0 +1,164 @@
+"""From a TrainStep to the graphs and arrays that a program is made of: everything before the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pintac.errors import PassError
+from pintac.ir import Graph
+from pintac.passes import Observer, Pass, PassManager, PipelineOptions, Verify, default_pipeline, parse_pipeline
+from pintac.program import FIRST_PARAMS
+
+if TYPE_CHECKING:
+    from pintac.frontend import TestSet, TrainStep
+    from pintac.frontend.weights import Layout
+
+INFER_PASSES = ("reorder-tt", "insert-smx", "canonicalize", "dce", "fold-accumulate")
+"""The passes that also apply to the forward graph; the others are about the training step."""
+
+LONGEST_TABLE = 50_000  # rows of a parameter table whose values never settle
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What the backend, or the evaluator, starts from.
+
+    graphs       `step` and `infer` after all passes
+    init         fp32 states before the first step, moments included
+    data         constant arrays that the graphs read
+    params       names of the parameter block; row t of `param_table` (uint32, fp32 as bits) holds step t
+    test         points and exact values, None without an exact solution
+    layout       between states and the names of the module's state_dict
+    meta         JSON: problem, precisions, pipeline, names for export
+    """
+
+    graphs: Mapping[str, Graph]
+    init: Mapping[str, np.ndarray]
+    data: Mapping[str, np.ndarray]
+    params: tuple[str, ...]
+    param_table: np.ndarray
+    test: TestSet | None
+    layout: Layout
+    meta: Mapping[str, Any]
+
+
+def pipeline(options: PipelineOptions, passes: str | None = None) -> tuple[Pass, ...]:
+    """The passes that run: the default ones for these switches, or those that `passes` says."""
+    return default_pipeline(options) if passes is None else parse_pipeline(passes)
+
+
+def lower(
+    step: TrainStep,
+    options: PipelineOptions | None = None,
+    *,
+    passes: str | None = None,
+    observers: Sequence[Observer] = (),
+    verify: str = "ends",
+    seed: int = 0,
+    weights: Mapping[str, np.ndarray] | None = None,
+) -> Lowered:
+    """Trace a training step and run the passes.
+
+    `seed` draws the initial weights unless `weights` (torch's names and layout) are given. `observers` see the pipeline
+    of the step graph. Raises ModelError, PassError or IRError, each with the user's line.
+    """
+    from pintac.frontend import initial_states, test_set, trace
+
+    chosen = options or PipelineOptions()
+    traced = trace(step)
+    steps = pipeline(chosen, passes)
+    graphs = {
+        "step": PassManager(steps, [Verify(verify), *observers]).run(traced.step),
+        "infer": PassManager([p for p in steps if p.name in INFER_PASSES], [Verify(verify)]).run(traced.infer),
+    }
+    states = initial_states(step, seed, weights)
+    names = scalar_names(graphs["step"])
+    meta = {
+        "problem": step.name,
+        "seed": seed,
+        "quant": chosen.quant,
+        "scheme": chosen.scheme,
+        "bits": chosen.bits,
+        "saved": chosen.saved,
+        "passes": str(PassManager(steps)),
+        "optimizer": step.optimizer.attrs(),
+        "estimator": dict(graphs["step"].attrs["estimator"]),
+        "terms": list(graphs["step"].attrs["terms"]),
+        "export": {
+            name: {"state": state, "transposed": state in traced.layout.transposed}
+            for name, state in traced.layout.aliases.items()
+        },
+    }
+    return Lowered(
+        graphs=graphs,
+        init=with_moments(graphs, states),
+        data=traced.data,
+        params=(*FIRST_PARAMS, *names),
+        param_table=parameter_table(step, names),
+        test=test_set(step),
+        layout=traced.layout,
+        meta=meta,
+    )
+
+
+def scalar_names(graph: Graph) -> tuple[str, ...]:
+    """Entries of the parameter block that a graph reads, beside seed and step."""
+    return tuple(sorted({str(node.attrs["name"]) for node in graph.of("scalar")}))
+
+
+def with_moments(graphs: Mapping[str, Graph], states: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Start values of every state that the graphs hold: `states`, and zeros for the optimizer's."""
+    init: dict[str, np.ndarray] = {}
+    for graph in graphs.values():
+        for name, node in graph.states().items():
+            init[name] = states[name] if name in states else np.zeros(node.shape, np.float32)
+    return dict(sorted(init.items()))
+
+
+def scalars(step: TrainStep, t: int) -> dict[str, float]:
+    """The parameter block of step t = 0, 1, ...: learning rate and Adam's bias corrections 1 / (1 - beta^(t+1))."""
+    adam = step.optimizer
+    return {
+        "lr": adam.rate(t),
+        "bc1": 1.0 / (1.0 - adam.beta1 ** (t + 1)),
+        "bc2": 1.0 / (1.0 - adam.beta2 ** (t + 1)),
+    }
+
+
+def parameter_table(step: TrainStep, names: Sequence[str]) -> np.ndarray:
+    """uint32 [T, 2 + len(names)]: seed 0, the step number, then each scalar as fp32 bits.
+
+    T is as small as it can be: the last row holds for every later step (the rate has reached 0, or nothing changes
+    any more in fp32). Raises PassError for a scalar that is not known here.
+    """
+    unknown = set(names) - set(scalars(step, 0))
+    if unknown:
+        raise PassError(f"the step reads the parameters {', '.join(sorted(unknown))}, which nothing provides")
+    rows: list[tuple[float, ...]] = []
+    for t in range(LONGEST_TABLE):
+        values = scalars(step, t)
+        row = tuple(float(np.float32(values[name])) for name in names)
+        if len(rows) > _schedule_steps(step) and row == rows[-1]:
+            break
+        rows.append(row)
+        if values["lr"] == 0.0 and t >= _schedule_steps(step):
+            break
+    table = np.zeros((len(rows), len(FIRST_PARAMS) + len(names)), np.uint32)
+    table[:, 1] = np.arange(len(rows))
+    table[:, 2:] = np.array(rows, np.float32).reshape(len(rows), len(names)).view(np.uint32)
+    return table
+
+
+def _schedule_steps(step: TrainStep) -> int:
+    """The N of the schedule, 0 for one without an end."""
+    attrs: Mapping[str, Any] = step.optimizer.attrs()
+    return int(attrs["schedule"].get("steps", 0))
+
+
+def default_steps(step: TrainStep) -> int | None:
+    """How many steps a run has if nobody says: the N of the schedule, None for one without an end."""
+    return _schedule_steps(step) or None

@@ -1,0 +1,65 @@
+"""Weights in files and between names, without torch: the program says how states lead to the module's state_dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from pintac.errors import CheckpointError, suggest
+from pintac.report.files import write_bytes
+
+Arrays = dict[str, np.ndarray]
+Export = Mapping[str, Mapping[str, Any]]
+"""Name in the state_dict -> {"state": its state, "transposed": whether the state is its transpose}."""
+
+PROBLEM_PREFIX = "problem."  # parameters of the problem, which no state_dict of the network has
+
+
+def load_weights(path: str) -> Arrays:
+    """The arrays of a safetensors file. Raises `CheckpointError`."""
+    try:
+        return dict(safetensors.numpy.load_file(path))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"cannot read weights from {path}: {error}", hint="a safetensors file") from None
+
+
+def save_weights(path: str, weights: Mapping[str, np.ndarray]) -> None:
+    """Write a safetensors file, whole or not at all; names are sorted."""
+    arrays = {name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}
+    write_bytes(path, safetensors.numpy.save(arrays))
+
+
+def to_weights(states: Mapping[str, np.ndarray], export: Export) -> Arrays:
+    """States in the names and layout of the state_dict."""
+    weights: Arrays = {}
+    for name, entry in export.items():
+        if entry["state"] in states:
+            value = states[entry["state"]]
+            weights[name] = np.ascontiguousarray(value.T if entry["transposed"] else value)
+    return weights
+
+
+def to_states(weights: Mapping[str, np.ndarray], export: Export, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+    """Weights as states. Raises `CheckpointError` for one that is missing, unknown or of another shape."""
+    for name in weights:
+        if name not in export:
+            raise CheckpointError(f"the weights hold {name!r}, which the program lacks", hint=suggest(name, list(export)))
+    states: Arrays = {}
+    for name, entry in export.items():
+        state = entry["state"]
+        if name in weights:
+            value = np.asarray(weights[name], np.float32)
+            states[state] = np.ascontiguousarray(value.T if entry["transposed"] else value)
+            if states[state].shape != shapes[state]:
+                raise CheckpointError(
+                    f"the weights hold {name!r} with shape {list(value.shape)}, which does not fit the program",
+                    hint="the same widths, ranks and scheme as in training?",
+                )
+    for name, entry in export.items():
+        if entry["state"] not in states and entry["state"] in shapes:
+            raise CheckpointError(f"the weights lack {name!r}")
+    return states

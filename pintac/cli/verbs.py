@@ -1,0 +1,292 @@
+"""One verb, one function: options in, exit code out. Libraries are imported when a verb needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pintac.errors import UsageError
+from pintac.report.files import check_writable, read_text, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from pintac.api import Result
+    from pintac.frontend import TrainStep
+    from pintac.passes import Observer, Pass
+
+Options = argparse.Namespace
+
+
+def train(options: Options) -> int:
+    """Train on the simulator; the result to stdout."""
+    from pintac import api
+
+    if _asked_about_passes(options):
+        return 0
+    _check_outputs(options, "json", "stats", "trace", "output", "checkpoint")
+    step = _step(options)
+    if options.dry_run:
+        program = api.compile(step, seed=options.seed, weights=_weights(options), **_compilation(options))
+        write_text(None, api.dry_run(program, options.steps, options.engine))
+        return 0
+    timing = _timing(options)
+    result = api.train(
+        step,
+        options.steps,
+        seed=options.seed,
+        engine=options.engine,
+        progress=not options.quiet,
+        checkpoint=options.checkpoint,
+        resume=options.resume,
+        weights=_weights(options),
+        twin=options.twin is not None,
+        **_compilation(options, timing),
+    )
+    _finish_timing(timing)
+    return _report(options, result)
+
+
+def compile(options: Options) -> int:
+    """Compile to IR, tiles, assembly or a program file; the closing report to stderr."""
+    from pintac import api
+
+    if _asked_about_passes(options):
+        return 0
+    binary = options.emit == "bin"
+    if binary and not options.output:
+        raise UsageError("a program is binary: where shall it go?", hint="-o p.pinta, or --emit=asm for text")
+    _check_outputs(options, "json", "output")
+    timing = _timing(options)
+    compiled = api.build(
+        _step(options),
+        seed=options.seed,
+        weights=_weights(options),
+        until="ir" if options.emit == "ir" else "program",
+        **_compilation(options, timing),
+    )
+    if options.emit == "ir":
+        write_text(options.output, compiled.ir())
+    elif options.emit == "tiles":
+        write_text(options.output, compiled.tiles())
+    elif options.emit == "asm":
+        write_text(options.output, compiled.asm())
+    else:
+        write_bytes(options.output, compiled.program.to_bytes())
+    _finish_timing(timing)
+    if compiled.has_program:
+        sys.stderr.write(compiled.report(options.output))
+    if options.json:
+        write_text(options.json, compiled.to_json())
+    return 0
+
+
+def run(options: Options) -> int:
+    """Run a program; the result to stdout."""
+    from pintac import api
+
+    _check_outputs(options, "json", "stats", "trace", "output", "checkpoint")
+    program = api.load(options.program)
+    if options.dry_run:
+        write_text(None, api.dry_run(program, options.steps, options.engine))
+        return 0
+    result = api.run(
+        program,
+        options.steps,
+        seed=options.seed,
+        engine=options.engine,
+        progress=not options.quiet,
+        checkpoint=options.checkpoint,
+        resume=options.resume,
+        weights=_weights(options),
+    )
+    return _report(options, result)
+
+
+def predict(options: Options) -> int:
+    """The solution at given points: CSV to stdout, or a file."""
+    from pintac import api
+    from pintac.report import points
+
+    _check_outputs(options, "output")
+    program = api.load(options.program)
+    x = points.read(options.points)
+    u = api.predict(program, x, weights=_weights(options), checkpoint=options.checkpoint, engine=options.engine)
+    points.write(options.output, u)
+    return 0
+
+
+def opt(options: Options) -> int:
+    """Passes over IR text; the result as IR text to stdout."""
+    from pintac.ir import parse_module, print_module
+    from pintac.passes import PassManager, Verify
+
+    if _asked_about_passes(options):
+        return 0
+    if options.input is None:
+        raise UsageError("what shall be read?", hint="a file of IR text, - for stdin")
+    _check_outputs(options, "output")
+    passes = _pipeline(options)
+    graphs = parse_module(*read_text(options.input))
+    timing = _timing(options)
+    for name, graph in graphs.items():
+        observers: list[Observer] = [Verify(options.verify), *_dumps(options), *timing]
+        graphs[name] = PassManager(passes, observers).run(graph)
+    write_text(options.output, print_module(graphs))
+    _finish_timing(timing)
+    return 0
+
+
+def asm(options: Options) -> int:
+    """Assembly text to a program file."""
+    from pintac import asm as assembler
+
+    _check_outputs(options, "output")
+    program = assembler.assemble(*read_text(options.input))
+    write_bytes(options.output, program.to_bytes())
+    return 0
+
+
+def dis(options: Options) -> int:
+    """A program file to assembly text."""
+    from pintac import api
+    from pintac import asm as assembler
+
+    _check_outputs(options, "output")
+    write_text(options.output, assembler.disassemble(api.load(options.program)))
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------- options to arguments
+
+
+def _step(options: Options) -> TrainStep:
+    """The TrainStep that was named; `--tt-rank`, `--scheme` and `--set` go to the factory of a built-in one."""
+    if options.spec is None:
+        raise UsageError("what shall be trained?", hint="a built-in problem such as poisson2d, or FILE.py:OBJECT")
+    from pintac.frontend import load_step
+
+    arguments: dict[str, Any] = dict(options.set)
+    if options.tt_rank is not None:
+        arguments["rank"] = options.tt_rank
+    if not _is_file(options.spec):
+        arguments["scheme"] = options.scheme
+    return load_step(options.spec, **arguments)
+
+
+def _is_file(spec: str) -> bool:
+    return ":" in spec or spec.endswith(".py")
+
+
+def _compilation(options: Options, timing: list[Any] | None = None) -> dict[str, Any]:
+    """Arguments of `api.compile`."""
+    from pintac.api.compiling import as_machine
+
+    return {
+        "machine": as_machine(options.machine).override(options.machine_key),
+        "quant": options.quant,
+        "scheme": options.scheme,
+        "bits": options.bits,
+        "saved": options.saved,
+        "passes": options.passes,
+        "verify": options.verify,
+        "observers": [*_dumps(options), *(timing or [])],
+    }
+
+
+def _weights(options: Options) -> Any:
+    if options.weights is None:
+        return None
+    from pintac.report.weights import load_weights
+
+    return load_weights(options.weights)
+
+
+def _check_outputs(options: Options, *names: str) -> None:
+    """Refuse outputs that cannot be written before any work is done."""
+    for name in names:
+        check_writable(getattr(options, name))
+
+
+# ------------------------------------------------------------------------------------------------- passes
+
+
+def _pipeline(options: Options) -> tuple[Pass, ...]:
+    from pintac.passes import PipelineOptions, default_pipeline, parse_pipeline
+
+    if options.passes is not None:
+        return parse_pipeline(options.passes)
+    if options.verb == "opt":
+        return ()
+    switches = {"quant": options.quant, "scheme": options.scheme, "saved": options.saved}
+    return default_pipeline(PipelineOptions.from_bits(options.bits, **switches))
+
+
+def _asked_about_passes(options: Options) -> bool:
+    """Answer --list-passes and --print-pipeline."""
+    if options.list_passes:
+        from pintac.report.passes import list_passes
+
+        write_text(None, list_passes())
+    elif options.print_pipeline:
+        from pintac.passes import print_pipeline
+
+        write_text(None, print_pipeline(_pipeline(options)) + "\n")
+    else:
+        return False
+    return True
+
+
+def _dumps(options: Options) -> list[Observer]:
+    wanted = options.dump_ir_after or options.dump_ir_after_all or options.dump_ir_after_change
+    if not wanted:
+        if options.dump_dir:
+            raise UsageError("--dump-dir without anything to dump", hint="add --dump-ir-after-all")
+        return []
+    from pintac.passes import Dump
+
+    return [
+        Dump(
+            options.dump_ir_after,
+            everything=options.dump_ir_after_all,
+            on_change=options.dump_ir_after_change,
+            directory=options.dump_dir,
+            write=None if options.dump_dir else sys.stderr.write,
+        )
+    ]
+
+
+def _timing(options: Options) -> list[Any]:
+    if not options.time_passes:
+        return []
+    from pintac.passes import Timing
+
+    return [Timing()]
+
+
+def _finish_timing(timing: list[Any]) -> None:
+    for observer in timing:
+        print(observer, file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------------------------- results
+
+
+def _report(options: Options, result: Result) -> int:
+    """Everything a finished run leaves: text, JSON, statistics, trace, weights."""
+    from pintac.cli import EXIT_INTERRUPTED
+    from pintac.report.summary import summary
+
+    text = summary(result.as_dict())
+    if options.json == "-":
+        sys.stderr.write(text)
+    else:
+        write_text(None, text)
+    if options.json:
+        write_text(options.json, result.to_json())
+    if options.output:
+        result.save_weights(options.output)
+    if options.stats:
+        result.save_stats(options.stats)
+    if options.trace:
+        result.save_trace(options.trace)
+    return EXIT_INTERRUPTED if result.interrupted else 0

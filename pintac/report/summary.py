@@ -1,0 +1,37 @@
+"""A training result as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """A few lines of the JSON of `pintac train`; what does not apply is left out."""
+    rows: list[tuple[str, str]] = []
+
+    def add(name: str, text: str, *needed: Any) -> None:
+        if all(value is not None for value in needed):
+            rows.append((name, text))
+
+    r = result
+    l2, floating, twin = r["l2_rel"], r["l2_rel_float"], r["l2_rel_twin"]
+    steps, bits = r["steps"], r["bits"]
+    add("run", f"{steps} steps, seed {r['seed']}, {f'bits {bits}' if bits else 'fp32'}, {r['engine']}, {r['machine']}")
+    if l2 is not None:
+        add("l2 error", f"{l2:.3e}" + (f"  (fp32 masters {floating:.3e})" if floating is not None else ""))
+    if twin is not None:
+        add("float twin", f"{twin:.3e}" + (f"  (quantised / twin {l2 / twin:.2f})" if l2 is not None else ""))
+    cycles, bound, joules = r["cycles_per_step"], r["lower_bound_cycles"], r["energy_j_per_step"]
+    if cycles is not None:
+        over = f", {cycles / bound:.3f} x lower bound" if bound else ""
+        add("cycles", f"{cycles:,} a step{over}; {cycles * steps:,} in all")
+        add("energy", f"{joules * 1e3:.4g} mJ a step; {joules * steps:.4g} J in all")
+        add("note", "cycles and joules are model values (docs/MACHINE.md)")
+    elif r["engine"] == "torch":
+        add("cycles", "none: fp32 in torch runs no program")
+    add("simulation", f"{r['sim_seconds_per_step'] or 0:.3f} s a step", r["sim_seconds_per_step"])
+    if r["interrupted"]:
+        add("interrupted", f"after {steps} steps")
+    width = max(len(name) for name, _ in rows)
+    return "".join(f"{name:<{width}}  {text}\n" for name, text in rows)
