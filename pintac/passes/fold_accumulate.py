@@ -66,6 +66,6 @@ class FoldAccumulate(Pass):
             left, right = node.operands
             if free(right, node) and left.type == node.type:
                 folds[node] = (right, left)
-            elif free(left, node) and right.type == node.type:
-                folds[node] = (left, right)
+            elif left.op == "matmul" and free(left, node) and right.type == node.type:
+                folds[node] = (left, right)  # never for weight gradients: it would reverse the order of the terms
         return folds
