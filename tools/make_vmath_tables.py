@@ -20,7 +20,8 @@ mp.dps = 40
 
 Function = Callable[[mpf], mpf]
 NODES = 48  # Chebyshev nodes of a fit: least squares on them is close to the best uniform fit
-CENTRE_SEARCH = 1500  # floats either side of an interval's middle that are tried as its centre
+STRETCH = mpf("0.01")  # an interval is fitted this much wider, which lowers the error at the seams: keeps it monotone
+CENTRE_SEARCH = 1500  # floats tried on either side
 
 
 def f32(x: mpf) -> mpf:
@@ -60,9 +61,9 @@ def fit(f: Function, powers: Sequence[int], lo: mpf, hi: mpf, weight: Function) 
     return coefficients
 
 
-def centre_with_short_value(f: Function, lo: mpf, hi: mpf) -> mpf:
-    """The float near the middle of [lo, hi] whose f is closest to being an fp32 number itself."""
-    middle = bits_of((lo + hi) / 2)
+def centre_with_short_value(f: Function, near: mpf) -> mpf:
+    """The float close to `near` whose f is closest to being an fp32 number itself: a table value without rounding."""
+    middle = bits_of(near)
     candidates = [float_of(b) for b in range(middle - CENTRE_SEARCH, middle + CENTRE_SEARCH + 1)]
     return min(candidates, key=lambda c: abs(f(c) - f32(f(c))))
 
@@ -73,28 +74,36 @@ def quarter_octaves(lowest_exponent: int) -> list[tuple[mpf, mpf]]:
     return [(mpf(0) if i == 0 else edges[i], edges[i + 1]) for i in range(32)]
 
 
-def lookup_table(f: Function, slope_at_0: mpf, lowest_exponent: int, top: mpf) -> list[list[mpf]]:
+def lookup_table(f: Function, slope: mpf, c1: mpf, lowest_exponent: int, top: mpf) -> list[list[mpf]]:
     """Rows centre, c0..c5 of 32 entries: f(x) ~ c0 + c1 d + ... + c5 d**5 with d = min(x, top) - centre.
 
-    Entry 0 is centred on 0, has no even terms below the fourth and the given c1: f(x) - (f'(0) - c1) x is fitted.
+    Entry 0 is centred on 0 and has c0 = c2 = 0; its c1 is given, together with the whole slope that the function ends
+    up with there (`slope` > `c1` if it adds x itself).
     """
     columns = []
     for i, (lo, hi) in enumerate(quarter_octaves(lowest_exponent)):
         hi = min(hi, top)
         if i == 0:
-            c1 = f32(slope_at_0)
-            slope = mp.diff(f, 0) if slope_at_0 == 1 else slope_at_0 + 1
-            whole = mpf(1) if slope_at_0 == 1 else slope - slope_at_0 + c1
-            tail = fit(lambda d, w=whole: f(d) - w * d, (3, 4, 5), lo, hi, lambda d: 1 / d)
+            tail = fit(lambda d: f(d) - slope * d, (3, 4, 5), lo, hi, lambda d: 1 / d)
             columns.append([mpf(0), mpf(0), c1, mpf(0), *tail])
         elif lo >= top:
             columns.append([top, mpf(1), *[mpf(0)] * 5])
         else:
-            c = centre_with_short_value(f, lo, hi)
+            c = centre_with_short_value(f, (lo + hi) / 2)
             c0 = f32(f(c))
-            tail = fit(lambda d, c=c, c0=c0: f(c + d) - c0, (1, 2, 3, 4, 5), lo - c, hi - c, lambda d: mpf(1))
+            edge = (hi - lo) * STRETCH
+            a, b = lo - edge - c, hi + edge - c
+            tail = fit(lambda d, c=c, c0=c0: f(c + d) - c0, (1, 2, 3, 4, 5), a, b, lambda d: mpf(1))
             columns.append([c, c0, *tail])
     return [list(row) for row in zip(*columns, strict=True)]
+
+
+def exp_table() -> list[list[mpf]]:
+    """Rows offset, value of 32 entries: value = e**c with c near j ln(2) / 32, offset = j ln(2) / 32 - c."""
+    steps = [j * mp.log(2) / 32 for j in range(32)]
+    centres = [mpf(0), *(centre_with_short_value(mp.exp, step) for step in steps[1:])]
+    offsets = [f32(step - c) for step, c in zip(steps, centres, strict=True)]
+    return [offsets, [f32(mp.exp(c)) for c in centres]]
 
 
 def chopped(x: mpf, bits: int) -> mpf:
@@ -114,9 +123,9 @@ def pieces(x: mpf, widths: Sequence[int]) -> list[mpf]:
 
 
 def tables() -> dict[str, list[list[mpf]]]:
-    half_ln2 = mp.log(2) / 2 * mpf("1.0001")
+    half_step = mp.log(2) / 64 * mpf("1.0001")
     quarter_pi = mp.pi / 4 * mpf("1.0001")
-    one = mpf(1)
+    erf_c1 = f32(2 / mp.sqrt(mp.pi) - 1)
 
     def expm1_tail(r: mpf) -> mpf:
         return (mp.expm1(r) - r) / r**2
@@ -132,20 +141,21 @@ def tables() -> dict[str, list[list[mpf]]]:
         return (mp.cos(mp.sqrt(u)) - 1 + u / 2) / u**2
 
     return {
-        "exp": [fit(expm1_tail, range(5), -half_ln2, half_ln2, lambda r: r**2)],
-        "exp_reduction": [[f32(1 / mp.log(2)), *pieces(mp.log(2), (15,))]],
+        "exp": exp_table(),
+        "exp_tail": [fit(expm1_tail, range(2), -half_step, half_step, lambda r: r**2)],
+        "exp_reduction": [[f32(32 / mp.log(2)), *pieces(mp.log(2) / 32, (11,))]],
         "log": [fit(log1p_tail, range(9), mp.sqrt(mpf(1) / 2) - 1, mp.sqrt(2) - 1, lambda r: r**2)],
         "log_reduction": [pieces(mp.log(2), (12,))],
         "sin": [fit(sin_tail, range(3), mpf(0), quarter_pi**2, lambda u: u)],
         "cos": [fit(cos_tail, range(3), mpf(0), quarter_pi**2, lambda u: u**2)],
         "trig_reduction": [[f32(2 / mp.pi), *pieces(mp.pi / 2, (9, 9, 9))]],
-        "tanh": lookup_table(mp.tanh, one, -4, mpf("9.25")),
-        "erf": lookup_table(mp.erf, 2 / mp.sqrt(mp.pi) - 1, -6, mpf(4)),
+        "tanh": lookup_table(mp.tanh, mpf(1), mpf(1), -4, mpf("9.25")),
+        "erf": lookup_table(mp.erf, 1 + erf_c1, erf_c1, -6, mpf(4)),
     }
 
 
 def literals(found: dict[str, list[list[mpf]]]) -> str:
-    lines = ["_WORDS = {"]
+    lines = ["_WORDS: dict[str, tuple[str, ...]] = {"]
     for name, rows in found.items():
         lines.append(f'    "{name}": (')
         for row in rows:
