@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pintac.api.lowering import Lowered, lower
+from pintac.api.running import details
 from pintac.errors import UsageError
+from pintac.ir import print_module
 from pintac.machine import Machine
 from pintac.passes import Observer, PipelineOptions
 from pintac.program import Program
+from pintac.report.closing import closing_report
+from pintac.report.step_cost import StepCost, step_cost, step_work
 
 if TYPE_CHECKING:
     from pintac.frontend import TrainStep
@@ -48,12 +56,101 @@ def compile(
     Raises ModelError, PassError, IRError with the user's line, MachineError, and DoesNotFitError for a step that the
     machine cannot hold.
     """
+    return build(
+        step,
+        machine=machine,
+        quant=quant,
+        scheme=scheme,
+        bits=bits,
+        saved=saved,
+        passes=passes,
+        observers=observers,
+        verify=verify,
+        seed=seed,
+        weights=weights,
+    ).program
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compilation with its levels: graphs after all passes, tiles, program."""
+
+    lowered: Lowered
+    machine: Machine
+    seconds_passes: float
+
+    @cached_property
+    def program(self) -> Program:
+        """The program; made when first asked for."""
+        return self._program_and_seconds[0]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the compilation took, imports and reports left out."""
+        return self.seconds_passes + self._program_and_seconds[1]
+
+    @cached_property
+    def _program_and_seconds(self) -> tuple[Program, float]:
+        start = time.perf_counter()
+        program = emit(self.lowered, self.machine)
+        return program, time.perf_counter() - start
+
+    def ir(self) -> str:
+        """The graphs as text."""
+        return print_module(self.lowered.graphs)
+
+    def tiles(self) -> str:
+        """The tile schedule as text."""
+        from pintac.backend.lower import tile_text
+
+        return tile_text(self.lowered.graphs, self.machine, self.lowered.init, self.lowered.data)
+
+    def asm(self) -> str:
+        """The program as assembly text."""
+        from pintac.asm import disassemble
+
+        return disassemble(self.program)
+
+    def cost(self) -> StepCost:
+        """The modelled cost of a step."""
+        return step_cost(self.program)
+
+    def report(self, path: str | None = None) -> str:
+        """The closing report."""
+        cost = self.cost()
+        work = step_work(self.program)
+        return closing_report(self.program, work, cost.cycles_per_step, cost.lower_bound_cycles, self.seconds, path)
+
+    def to_json(self) -> str:
+        """The compile report as JSON."""
+        described = {**details(self.program), **vars(self.cost()), "compile_seconds": self.seconds}
+        described["bits"] = self.lowered.meta["bits"]
+        described["machine"] = self.machine.name
+        return json.dumps(described, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def build(
+    step: TrainStep,
+    *,
+    machine: Machine | str | Path = "pinta",
+    quant: str = "diff",
+    scheme: str = "prs",
+    bits: str = DEFAULT_BITS,
+    saved: str = "smx",
+    passes: str | None = None,
+    observers: Sequence[Observer] = (),
+    verify: str = "ends",
+    seed: int = 0,
+    weights: Mapping[str, np.ndarray] | None = None,
+) -> Compiled:
+    """As `compile`, with every level to look at; the program is made when it is asked for."""
     if quant == "none":
-        raise UsageError("quant='none' is fp32 in torch: there is no program", hint="use train(step, quant='none')")
+        raise UsageError("quant 'none' is fp32 in torch: there is no program", hint="train takes it")
     options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved)
     where = as_machine(machine)
+    start = time.perf_counter()
     lowered = lower(step, options, passes=passes, observers=observers, verify=verify, seed=seed, weights=weights)
-    return emit(lowered, where)
+    return Compiled(lowered, where, time.perf_counter() - start)
 
 
 def as_machine(machine: Machine | str | Path) -> Machine:
@@ -63,10 +160,10 @@ def as_machine(machine: Machine | str | Path) -> Machine:
 
 def emit(lowered: Lowered, machine: Machine) -> Program:
     """The backend's part: graphs to a program."""
-    from pintac import backend
+    from pintac.backend.lower import lower as lower_to_program
 
     test = lowered.test
-    return backend.lower(
+    return lower_to_program(
         lowered.graphs,
         machine=machine,
         init=lowered.init,

@@ -41,7 +41,7 @@ class EvaluatorSession:
             self.step_number += 1
 
     def infer(self, x: np.ndarray) -> np.ndarray:
-        """u at points x [n, d]: fp32 [n, m], in batches of the graph's rows (the last one padded with its last point)."""
+        """u at points x [n, d]: fp32 [n, m], in batches of the graph's rows, the last one filled up."""
         graph = self.lowered.graphs["infer"]
         (source,) = graph.of("input")
         rows = source.shape[0]

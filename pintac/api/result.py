@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pintac.api.weights import PROBLEM_PREFIX, save_weights
+from pintac.errors import PintacError
+from pintac.report.files import write_text
+from pintac.report.step_cost import StepCost, stats_json
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pintac.program import Program
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """Modelled cost of one training step. Cycles, bytes and joules follow from the machine file (docs/MACHINE.md)."""
-
-    cycles_per_step: int
-    tcu_cycles_per_step: int
-    vpu_cycles_per_step: int
-    dram_bytes_per_step: int
-    energy_j_per_step: float
-    instructions_executed_per_step: int
-    macs_per_step: int
-    lower_bound_cycles: int | None
 
 
 NO_COST: dict[str, None] = dict.fromkeys(StepCost.__dataclass_fields__)
@@ -40,7 +32,7 @@ class Result:
                     (quant="none": from torch in fp32); None for a problem without `exact`
     l2_float        the same with the fp32 masters through torch; None if that was not computed
     l2_twin         the error of the float twin, if it was asked for
-    steps           steps done
+    steps           steps done, those before a resume included; `sim_seconds` were spent in the last `sim_steps`
     cost            modelled cost of a step; None for quant="none", which runs no program
     weights         trained masters by the names of the module's state_dict
     history         (step, loss, l2) as they were shown; l2 is None where it was not measured
@@ -49,7 +41,7 @@ class Result:
     steps: int
     seed: int
     engine: str
-    machine: str
+    machine: str | None
     bits: str | None
     l2: float | None
     l2_float: float | None
@@ -58,6 +50,7 @@ class Result:
     l2_twin: float | None = None
     history: tuple[tuple[int, float | None, float | None], ...] = field(default=(), repr=False)
     sim_seconds: float = 0.0
+    sim_steps: int = 0
     compile_seconds: float | None = None
     interrupted: bool = False
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -75,9 +68,9 @@ class Result:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The trained masters as torch tensors: `net.load_state_dict(result.state_dict())`."""
-        from pintac.frontend.weights import as_tensors
+        from pintac.frontend import as_tensors
 
-        return as_tensors(self.weights)
+        return as_tensors({name: value for name, value in self.weights.items() if not name.startswith(PROBLEM_PREFIX)})
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON of `pintac train`: a key that does not apply is null."""
@@ -90,8 +83,10 @@ class Result:
             "seed": self.seed,
             "bits": self.bits,
             **cost,
-            "sim_seconds_per_step": self.sim_seconds / self.steps if self.steps else None,
+            "sim_seconds_per_step": self.sim_seconds / self.sim_steps if self.sim_steps else None,
             "compile_seconds": self.compile_seconds,
+            "program_bytes": None,
+            "isa_hash": None,
             "engine": self.engine,
             "machine": self.machine,
             "interrupted": self.interrupted,
@@ -100,5 +95,33 @@ class Result:
         }
 
     def to_json(self) -> str:
-        """`as_dict` as sorted JSON."""
-        return json.dumps(self.as_dict(), indent=2, sort_keys=True) + "\n"
+        """`as_dict` as sorted JSON; numbers that are not finite (a run that diverged) are null."""
+        return json.dumps(_finite(self.as_dict()), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    def save_weights(self, path: str) -> None:
+        """Write the trained masters as safetensors, in the names and layout of the state_dict."""
+        save_weights(path, self.weights)
+
+    def save_stats(self, path: str) -> None:
+        """Write timing, energy and stalls of one step as JSON. Raises PintacError without a program."""
+        write_text(path, stats_json(self._program("statistics")))
+
+    def save_trace(self, path: str) -> None:
+        """Write a Perfetto trace of one step. Raises PintacError without a program."""
+        from pintac.report.perfetto import trace_json
+
+        write_text(path, trace_json(self._program("a trace")))
+
+    def _program(self, what: str) -> Program:
+        if self.program is None:
+            raise PintacError(f"this run executed no program, so there is nothing to make {what} of")
+        return self.program
+
+
+def _finite(value: Any) -> Any:
+    """A JSON value with null for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

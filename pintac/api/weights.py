@@ -47,7 +47,9 @@ def to_states(weights: Mapping[str, np.ndarray], export: Export, shapes: Mapping
     """Weights as states. Raises `CheckpointError` for one that is missing, unknown or of another shape."""
     for name in weights:
         if name not in export:
-            raise CheckpointError(f"the weights hold {name!r}, which the program lacks", hint=suggest(name, list(export)))
+            raise CheckpointError(
+                f"the weights hold {name!r}, which the program lacks", hint=suggest(name, list(export))
+            )
     states: Arrays = {}
     for name, entry in export.items():
         state = entry["state"]

@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("spec", metavar="NAME|FILE.py:OBJECT", nargs="?", help=SPEC_HELP)
     _compile_options(train)
     _pass_options(train)
-    _run_options(train)
+    _run_options(train, "evaluator")
     train.add_argument("--twin", choices=["float"], help="also train the fp32 torch twin on the same random numbers")
 
     compile_ = _verb(verbs, "compile", "compile a problem to a program file")
@@ -125,7 +125,9 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--set", type=_setting, action="append", default=[], metavar="N=V", help="an option of a built-in problem: K=64"
     )
-    group.add_argument("--scheme", choices=["prs", "sequential", "dense"], default="prs", help="order of contractions (default prs)")
+    group.add_argument(
+        "--scheme", choices=["prs", "sequential", "dense"], default="prs", help="order of contractions (default prs)"
+    )
     group.add_argument(
         "--quant",
         choices=["diff", "naive", "none"],
@@ -163,13 +165,15 @@ def _pass_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dump-dir", metavar="DIR", help="write dumps as files here (default: to stderr)")
 
 
-def _run_options(parser: argparse.ArgumentParser) -> None:
+def _run_options(parser: argparse.ArgumentParser, *more_engines: str) -> None:
     group = parser.add_argument_group("the run")
     group.add_argument(
         "--steps", type=_positive, metavar="N", help="training steps (default: the optimizer's schedule)"
     )
     group.add_argument("--seed", type=_seed, default=0, metavar="S", help="seed of all random numbers (default 0)")
-    group.add_argument("--engine", choices=["jit", "reference"], default="jit", help="simulator (default jit)")
+    group.add_argument(
+        "--engine", choices=["jit", "reference", *more_engines], default="jit", help="what executes (default jit)"
+    )
     group.add_argument("--weights", metavar="F", help="initial weights (safetensors)")
     group.add_argument("--checkpoint", metavar="F", help="write checkpoints here while running")
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint, bit for bit")

@@ -61,7 +61,6 @@ def compile(options: Options) -> int:
         _step(options),
         seed=options.seed,
         weights=_weights(options),
-        until="ir" if options.emit == "ir" else "program",
         **_compilation(options, timing),
     )
     if options.emit == "ir":
@@ -73,7 +72,7 @@ def compile(options: Options) -> int:
     else:
         write_bytes(options.output, compiled.program.to_bytes())
     _finish_timing(timing)
-    if compiled.has_program:
+    if options.emit in ("asm", "bin"):
         sys.stderr.write(compiled.report(options.output))
     if options.json:
         write_text(options.json, compiled.to_json())
@@ -196,7 +195,7 @@ def _compilation(options: Options, timing: list[Any] | None = None) -> dict[str,
 def _weights(options: Options) -> Any:
     if options.weights is None:
         return None
-    from pintac.report.weights import load_weights
+    from pintac.api.weights import load_weights
 
     return load_weights(options.weights)
 

@@ -7,8 +7,8 @@ that quantised results stand beside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -57,6 +57,8 @@ class SampledStep:
         }
         self._expand = expand
         self._graphs: dict[int | None, tuple[Graph, Arrays]] = {}
+        self._drawn: dict[tuple[object, ...], np.ndarray] = {}
+        self._drawn_step = -1
 
     # ---- the loss
 
@@ -92,7 +94,7 @@ class SampledStep:
         params = {"seed": self.seed, "step": t}
 
         def random(node: Node) -> Tensor:
-            return rows.cut(rows.drawn(node, lambda shape: draw(node, self.seed, t, shape)))
+            return rows.cut(self._draw(node, t, (rows.total, *node.shape[1:])))
 
         def constants(node: Node) -> Tensor:
             name = str(node.attrs["name"])
@@ -101,6 +103,16 @@ class SampledStep:
 
         key = f"residual:{term.name}"
         return run_graph(graph, self.states, params, self.dtype, [key], random, constants)[key]
+
+    def _draw(self, node: Node, t: int, shape: tuple[int, ...]) -> np.ndarray:
+        """The random numbers of a whole term at step t, drawn once for all its chunks."""
+        if self._drawn_step != t:
+            self._drawn.clear()
+            self._drawn_step = t
+        key = (node.attrs["kind"], node.attrs["stream"], node.attrs["term"], shape)
+        if key not in self._drawn:
+            self._drawn[key] = draw(node, self.seed, t, shape)
+        return self._drawn[key]
 
     def _graph(self, points: int | None) -> tuple[Graph, Arrays]:
         """The expanded graph with terms at `points` points (None: their own) and the constant arrays of all points."""
@@ -115,10 +127,18 @@ class SampledStep:
 
     def train(self, steps: int, progress: Progress | None = None, start: int = 0) -> list[float]:
         """Runs `steps` steps from step number `start`; returns their losses. torch's Adam, the step's schedule."""
+        losses: list[float] = []
+        for t, loss in enumerate(self.steps(steps, start), start):
+            losses.append(loss)
+            if progress is not None:
+                progress(t, loss)
+        return losses
+
+    def steps(self, steps: int, start: int = 0) -> Iterator[float]:
+        """As `train`, one step each time the next loss is asked for."""
         adam = self.step.optimizer
         states = list(self.states.values())
         optimizer = torch.optim.Adam(states, lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps)
-        losses: list[float] = []
         for t in range(start, start + steps):
             for group in optimizer.param_groups:
                 group["lr"] = adam.rate(t)
@@ -126,10 +146,7 @@ class SampledStep:
             for name, state in self.states.items():
                 state.grad = gradients[name]
             optimizer.step()
-            losses.append(loss)
-            if progress is not None:
-                progress(t, loss)
-        return losses
+            yield loss
 
     def arrays(self) -> Arrays:
         """The states now, float32, in the IR's layout."""
@@ -147,14 +164,10 @@ class _Rows:
     start: int
     stop: int
     total: int
-    _drawn: dict[Node, np.ndarray] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
         return self.stop - self.start == self.total
-
-    def drawn(self, node: Node, make: Callable[[tuple[int, ...]], np.ndarray]) -> np.ndarray:
-        return make((self.total, *node.shape[1:]))
 
     def cut(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values[self.start : self.stop])

@@ -17,7 +17,8 @@ def summary(result: Mapping[str, Any]) -> str:
     r = result
     l2, floating, twin = r["l2_rel"], r["l2_rel_float"], r["l2_rel_twin"]
     steps, bits = r["steps"], r["bits"]
-    add("run", f"{steps} steps, seed {r['seed']}, {f'bits {bits}' if bits else 'fp32'}, {r['engine']}, {r['machine']}")
+    where = f"{r['engine']}, machine {r['machine']}" if r["machine"] else r["engine"]
+    add("run", f"{steps} steps, seed {r['seed']}, {f'bits {bits}' if bits else 'fp32'}, {where}")
     if l2 is not None:
         add("l2 error", f"{l2:.3e}" + (f"  (fp32 masters {floating:.3e})" if floating is not None else ""))
     if twin is not None:

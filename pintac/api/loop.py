@@ -1,0 +1,108 @@
+"""The training loop: steps, live error, progress, checkpoints, Ctrl-C. It does not care what executes the steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pintac.report.progress import Tick, make_progress
+
+L2_SECONDS = 2.0  # between two measurements of the live error
+HISTORY_POINTS = 50  # measurements kept in the result, evenly spread over the steps
+CHECKPOINT_SECONDS = 30.0
+
+History = list[tuple[int, float | None, float | None]]
+
+
+class Steps(Protocol):
+    """What runs: a session on the simulator, on the evaluator, or the float twin."""
+
+    @property
+    def step_number(self) -> int:
+        """Steps done."""
+        ...
+
+    def advance(self) -> float | None:
+        """Run one step; its loss."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """How a loop ended; `seconds` are those spent in `seconds_steps` steps."""
+
+    history: History = field(default_factory=list)
+    seconds: float = 0.0
+    seconds_steps: int = 0
+    interrupted: bool = False
+
+
+def drive(
+    steps: Steps,
+    total: int,
+    *,
+    title: str,
+    progress: bool = True,
+    measure: Callable[[], float] | None = None,
+    macs: int | None = None,
+    save: Callable[[], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Outcome:
+    """Run until `total` steps are done, counted from the start of training (a resumed run goes on where it was).
+
+    `measure` gives the current l2 error, `macs` a step's multiply-accumulates (for the rate shown), `save` writes a
+    checkpoint: every half minute, at the end, and on Ctrl-C, which ends the loop after the running step.
+    """
+    outcome = Outcome()
+    every = max(1, total // HISTORY_POINTS)
+    l2: float | None = None
+    measured = saved = clock()
+    with interruptible() as stop, make_progress(title, progress) as display:
+        while steps.step_number < total and not stop.is_set():
+            before = clock()
+            loss = steps.advance()
+            now = clock()
+            outcome.seconds += now - before
+            outcome.seconds_steps += 1
+            done = steps.step_number
+            keep = done % every == 0 or done == total
+            if measure is not None and (keep or now - measured > L2_SECONDS):
+                l2 = measure()
+                measured = clock()
+            if keep:
+                outcome.history.append((done, loss, l2))
+            per_step = outcome.seconds / outcome.seconds_steps
+            rate = macs / per_step if macs else None
+            display.show(Tick(done, total, loss, l2, rate, per_step * (total - done)))
+            if save is not None and clock() - saved > CHECKPOINT_SECONDS:
+                save()
+                saved = clock()
+        outcome.interrupted = stop.is_set() and steps.step_number < total
+    if save is not None:
+        save()
+    return outcome
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, so that a step is never left half done; the second one interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
+        yield stop
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, previous)
