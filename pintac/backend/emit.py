@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from pintac import isa
 from pintac.backend.tile import Arg, CopyOp, IndexView, Item, Loop, MatmulOp, Sync, TileOp, View, VpuOp
-from pintac.cost import best_dataflow
+from pintac.cost_matmul import best_dataflow
 from pintac.isa import LOOP_LEVELS, Instruction, Kind, Opcode, Operand, Sink, Space
 from pintac.machine import Machine
 
@@ -23,6 +23,7 @@ class Emitter:
         self.params = params
         self.instructions: list[Instruction] = []
         self.origins: list[TileOp | None] = []
+        self.dataflows: dict[tuple[int, int, int, int, int, bool, bool], int] = {}
 
     def emit(self, items: Sequence[Item]) -> None:
         """Append the instructions of a schedule."""
@@ -56,8 +57,16 @@ class Emitter:
             m=op.m,
             n=op.n,
             k=op.k,
-            dataflow=best_dataflow(op.m, op.k, op.n, op.a.bits, op.b.bits, self.machine),
+            dataflow=self._dataflow(op),
         )
+
+    def _dataflow(self, op: MatmulOp) -> int:
+        in_sram = op.d.buffer.space == Space.SRAM
+        key = (op.m, op.k, op.n, op.a.bits, op.b.bits, op.accumulate, in_sram)
+        if key not in self.dataflows:
+            best = best_dataflow(*key[:5], self.machine, acc=op.accumulate, to_sram=in_sram)
+            self.dataflows[key] = int(best.dataflow)
+        return self.dataflows[key]
 
     def _vpu(self, op: VpuOp) -> Instruction:
         grouped = len(op.shape) == 3

@@ -13,6 +13,7 @@ from pintac.backend.allocate import allocate, operations
 from pintac.backend.bound import lower_bound
 from pintac.backend.check import check
 from pintac.backend.emit import Emitter
+from pintac.backend.prepare import prepare
 from pintac.backend.schedule import Scheduler, Tiling
 from pintac.backend.sync import Synchronizer
 from pintac.backend.tile import Buffer, Item, MatmulOp, to_text
@@ -90,7 +91,8 @@ def lower(
     numbers = {name: i for i, name in enumerate(params)}
     info: dict[str, Any] = {}
     sram = 0
-    for name, graph in graphs.items():
+    for name, given in graphs.items():
+        graph = prepare(given)
         leaves: dict[Node, Buffer] = {}
         for node in graph.nodes:
             if node.op == "state":

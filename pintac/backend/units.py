@@ -84,20 +84,22 @@ class Units:
             level[node] = self._level(node, level)
         groups: dict[tuple[object, ...], list[Node]] = defaultdict(list)
         parts = self._parts(executed, level)
-        for node in executed:
+        for number, node in enumerate(executed):
             points = self._points(node)
             if points is None and not self._inner(node):
-                groups[level[node], 0].append(node)
+                groups[level[node], 0, number].append(node)  # one by one: work on parameters fits anywhere
             else:
                 space = self._space(node)
                 groups[level[node], 1, parts[node], space].append(node)
-        keys = self._order(groups, level)
-        for key in keys:
-            nodes = groups[key]
+        straight: list[Node] = []
+        for key in self._order(groups, level):
             if key[1] == 0:
-                self._global_units(nodes)
-            else:
-                self._row_unit(nodes, key)
+                straight += groups[key]
+                continue
+            self._global_units(straight)
+            straight = []
+            self._row_unit(groups[key], key)
+        self._global_units(straight)
         for unit in self.units:
             for sweep in unit.sweeps:
                 for node in sweep.nodes:

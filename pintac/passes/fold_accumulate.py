@@ -1,8 +1,9 @@
 """fold-accumulate: add(matmul, x) becomes a matmul that starts from x (NUMERICS 2).
 
 Only this pass moves a sum into an accumulator, because it changes the rounding: the chain is one contraction, rounded
-once a block. A gradient's sum over terms and paths, ((a + b) + c), becomes c(acc = b(acc = a)): its order is that of
-`differentiate`, the same for every weight.
+once a block. A gradient's sum over terms and paths, ((a + b) + c), becomes c(acc = b(acc = a)). Its order is that in
+which the products stand in the graph, whatever way they were added: so every weight's gradient accumulates over terms
+in the same order, and the backend can run one term after another.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class FoldAccumulate(Pass):
     scope: Literal["weights", "all"] = "all"
 
     def run(self, graph: Graph) -> Graph:
+        graph = self._sorted_sums(graph)
         folds = self._folds(graph)
         if not folds:
             return graph
@@ -42,6 +44,47 @@ class FoldAccumulate(Pass):
                 matmul, start = folds[node]
                 new[node] = builder.copy(matmul, [*(new[operand] for operand in matmul.operands), new[start]])
             elif node not in moved:
+                new[node] = builder.copy(node, [new[operand] for operand in node.operands])
+        for key, node in graph.outputs.items():
+            builder.output(key, new[node])
+        return without_dead(builder.finish())
+
+    def _sorted_sums(self, graph: Graph) -> Graph:
+        """The graph with every sum of weight gradients in the order of its products."""
+        position = {node: i for i, node in enumerate(graph.nodes)}
+        kept = set(graph.outputs.values())
+        alive = live(graph)
+
+        def users(node: Node) -> list[Node]:
+            return [user for user in graph.users(node) if user in alive]
+
+        def leaves(node: Node) -> list[Node]:
+            if node.op != "add":
+                return [node]
+            parts = [leaves(o) if len(users(o)) == 1 and o not in kept else [o] for o in node.operands]
+            return parts[0] + parts[1]
+
+        order: dict[Node, list[Node]] = {}
+        for node in graph.of("add"):
+            inner = [u for u in users(node) if u.op == "add"]
+            if node not in alive or (len(users(node)) == 1 and inner and node not in kept):
+                continue  # part of a larger sum
+            parts = leaves(node)
+            products = all(p.op == "matmul_tn" and len(p.operands) == 2 and len(users(p)) == 1 for p in parts)
+            if products and len(set(parts)) == len(parts) and parts != sorted(parts, key=position.__getitem__):
+                order[node] = sorted(parts, key=position.__getitem__)
+        if not order:
+            return graph
+        builder = Builder(graph.name, graph.attrs, reserved=(node.name for node in graph.nodes))
+        new: dict[Node, Node] = {}
+        for node in graph.nodes:
+            if node in order:
+                first, *rest = order[node]
+                total = new[first]
+                for part in rest:
+                    total = builder.add(total, new[part], loc=node.loc, name=node.name)
+                new[node] = total
+            else:
                 new[node] = builder.copy(node, [new[operand] for operand in node.operands])
         for key, node in graph.outputs.items():
             builder.output(key, new[node])

@@ -72,6 +72,6 @@ def philox(op: MicroOp, index: np.ndarray, stream_term: int, params: np.ndarray)
         index=index,
     )
     if op is MicroOp.PHILOX_U2:
-        return (words[1] >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
-    top = words[0] >> np.uint32(8)
+        return (words[..., 1] >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+    top = words[..., 0] >> np.uint32(8)
     return (top + np.uint32(op is MicroOp.PHILOX_U1)).astype(np.float32) * np.float32(2**-24)
