@@ -1,0 +1,153 @@
+"""SMX blocks in registers: unpacking, scales, quantising, packing (NUMERICS 1), four blocks side by side at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llvmlite import ir
+
+from pintac.runtime.jit.codegen import I8, I16, I32, LANES, NAN_BITS, Emitter, Val, vec
+
+E_MIN = -63
+E_MAX = 47
+BIAS = 127
+NONFINITE = 255
+FLAG_SATURATED = 1
+FLAG_NONFINITE = 2
+SMALLEST_INFINITE = 0x7F800000
+# Adding 1.5 * 2^23 leaves an fp32 number below 2^22 rounded half to even in the low mantissa bits.
+ROUND = 12582912.0
+ROUND_BITS = 0x4B400000
+
+_GROUP = 64  # elements of four blocks
+
+
+def row_of_blocks(row: int) -> list[int]:
+    """Where row `row` of four blocks stands in memory order [block, row, column]."""
+    return [16 * block + 4 * row + column for block in range(4) for column in range(4)]
+
+
+TRANSPOSED = [16 * block + 4 * row + column for block in range(4) for column in range(4) for row in range(4)]
+
+
+def load_blocks(e: Emitter, pointer: Val, bits: int, word: ir.Type) -> Val:
+    """The mantissas of four consecutive blocks, sign-extended, <64 x word> (i8 or i16) in memory order.
+
+    Reads 8 * bits bytes even where fewer blocks exist: the engine keeps slack behind every address space.
+    """
+    if bits == 8:
+        values = e.load(vec(I8, _GROUP), pointer)
+    elif bits == 16:
+        values = e.load(vec(I16, _GROUP), pointer)
+    elif bits == 4:
+        raw = e.load(vec(I8, _GROUP // 2), pointer)
+        low, high = (raw << 4).ashr(4), raw.ashr(4)
+        values = low.shuffle([i // 2 + (_GROUP // 2) * (i % 2) for i in range(_GROUP)], high)
+    else:
+        raw = e.load(vec(I8, 96), pointer)
+        # a pair of elements is three bytes: the low one ends, the high one begins in the middle of the second byte
+        pairs = raw.shuffle([3 * (i // 2) + i % 2 + h for i in range(_GROUP) for h in range(2)])
+        values = (pairs.cast(vec(I16, _GROUP)) << e.table([4, 0] * (_GROUP // 2), I16)).ashr(4)
+    return values if values.type.element == word else values.sext(word)
+
+
+def load_codes(e: Emitter, pointer: Val, count: int = 4) -> Val:
+    """Exponent codes of `count` consecutive blocks."""
+    return e.load(vec(I8, count), pointer)
+
+
+def scales(e: Emitter, codes: Val) -> Val:
+    """2**E of exponent codes, fp32; NaN for a non-finite block."""
+    wide = codes.zext(I32)
+    nan = e.const(wide.type, NAN_BITS)
+    return e.select(wide.eq(NONFINITE), nan, wide << 23).as_float()
+
+
+def spread(per_block: Val) -> Val:
+    """Four block values, each in the four lanes of its block."""
+    return per_block.shuffle([lane // 4 for lane in range(LANES)])
+
+
+def decode_rows(e: Emitter, mantissas: Val, codes: Val) -> list[Val]:
+    """The four rows of four blocks in fp32."""
+    scale = spread(scales(e, codes))
+    return [mantissas.shuffle(row_of_blocks(r)).sext(I32).to_float() * scale for r in range(4)]
+
+
+def quantise_rows(e: Emitter, rows: Sequence[Val], bits: int, status: Val) -> tuple[list[Val], Val]:
+    """Four rows of 16 fp32 elements as SMX: mantissas (four int32 vectors) and the codes of the four blocks (i8).
+
+    Flags are added to the status word at `status`. Elements beyond the tensor must be 0.
+    """
+    magnitude = [row.bits() & 0x7FFFFFFF for row in rows]
+    largest = e.imax(e.imax(magnitude[0], magnitude[1]), e.imax(magnitude[2], magnitude[3]))
+    largest = e.imax(largest, largest.shuffle([i ^ 1 for i in range(LANES)]))
+    largest = e.imax(largest, largest.shuffle([i ^ 2 for i in range(LANES)]))
+    wanted = (largest >> 23) - (BIAS + bits - 2)
+    unusual = wanted.gt(E_MAX)
+    with e.when(Val(e, e.b.bitcast(unusual.v, I16)).ne(0)):
+        infinite = largest.ge(SMALLEST_INFINITE)
+        saturated = Val(e, e.b.and_(unusual.v, e.b.not_(infinite.v)))
+        flags = e.load(I32, status)
+        for mask, flag in ((saturated, FLAG_SATURATED), (infinite, FLAG_NONFINITE)):
+            some = Val(e, e.b.bitcast(mask.v, I16)).ne(0)
+            flags = flags | e.select(some, e.i32(flag), 0)
+        e.store(flags, status)
+    exponent = e.imin(e.imax(wanted, E_MIN), E_MAX)
+    infinite = largest.ge(SMALLEST_INFINITE)
+    inverse = ((BIAS - exponent) << 23).as_float()
+    limit = float(2 ** (bits - 1) - 1)
+    mantissas = []
+    for row in rows:
+        scaled = row * inverse
+        scaled = e.select(scaled.lt(limit), scaled, limit)
+        scaled = e.select(scaled.gt(-limit), scaled, -limit)
+        rounded = (scaled + ROUND).bits() - ROUND_BITS
+        mantissas.append(e.select(infinite, e.const(rounded.type, 0), rounded))
+    codes = e.select(infinite, e.const(exponent.type, NONFINITE), exponent + BIAS)
+    return mantissas, codes.shuffle([0, 4, 8, 12]).trunc(I8)
+
+
+def _in_memory_order(e: Emitter, rows: Sequence[Val]) -> Val:
+    """Four rows (16 lanes each) as [block, row, column]."""
+    order = [16 * r + 4 * b + c for b in range(4) for r in range(4) for c in range(4)]
+    return e.concat(rows).shuffle(order)
+
+
+def pack_blocks(e: Emitter, mantissas: Sequence[Val], bits: int) -> Val:
+    """The bytes of four blocks from their rows of mantissas, <8 * bits x i8>."""
+    if bits == 16:
+        return _in_memory_order(e, [m.trunc(I16) for m in mantissas]).cast(vec(I8, 128))
+    if bits == 8:
+        return _in_memory_order(e, [m.trunc(I8) for m in mantissas])
+    if bits == 4:
+        flat = _in_memory_order(e, [m.trunc(I8) for m in mantissas])
+        low, high = flat.shuffle(range(0, _GROUP, 2)), flat.shuffle(range(1, _GROUP, 2))
+        return (low & 15) | (high << 4)
+    pairs = []  # 24 bits in 32, eight a row: block-major in the row
+    for m in mantissas:
+        low, high = m.shuffle(range(0, LANES, 2)), m.shuffle(range(1, LANES, 2))
+        pairs.append((low & 0xFFF) | (high << 12))
+    flat = e.concat(pairs).cast(vec(I8, 128))
+    order = [
+        4 * (8 * row + 2 * block + pair) + byte
+        for block in range(4)
+        for row in range(4)
+        for pair in range(2)
+        for byte in range(3)
+    ]
+    return flat.shuffle(order)
+
+
+def store_blocks(e: Emitter, packed: Val, codes: Val, pointer: Val, code_pointer: Val, blocks: Val) -> None:
+    """Store the first `blocks` (i32, 1 to 4) of four packed blocks and their codes; nothing else is touched."""
+    with e.either(blocks.ge(4)) as (full, some):
+        with full:
+            e.store(packed, pointer)
+            e.store(codes, code_pointer)
+        with some:
+            size = packed.type.count // 4
+            for i in range(3):
+                with e.when(blocks.gt(i)):
+                    e.store(packed.shuffle(range(size * i, size * (i + 1))), pointer, size * i)
+                    e.store(codes.lane(i), code_pointer, i)

@@ -1,0 +1,389 @@
+"""Block-matrix products (NUMERICS 2): operands are packed into panels, then multiplied tile by tile in registers.
+
+A panel holds the left operand as [strip of 4 rows][k-block] units and the right one as [chunk of 16 columns][k-block]
+units, in the form that the arithmetic wants; transposed operands and all mantissa widths only differ in packing.
+The arithmetic (`Kind`) must give the exact integer dot product of four mantissas, rounded once to fp32:
+
+    bytes   up to 8 x 8 bits    unsigned x signed byte dot products, left side biased by 128 (AVX-512 VNNI)
+    words   up to 16 x 12 bits  16-bit dot products in int32 (AVX-512 VNNI)
+    wide    16 x 16 bits        the two halves of the dot product in int32, their sum in fp64
+    floats  up to 12 x 12 bits  decoded operands in fp32: products and sums are exact
+    ints    up to 16 x 12 bits  int32 multiplications (portable)
+
+Per k-block the accumulator then becomes fl32(acc + dot * (sa * sb)); dot * (sa * sb) is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from pintac.runtime.jit.blocks import TRANSPOSED, load_blocks, load_codes, scales, spread
+from pintac.runtime.jit.codegen import (
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    PTR,
+    VF,
+    VI,
+    VOID,
+    Emitter,
+    Lowering,
+    Val,
+    internal_function,
+    vec,
+)
+
+_QUADS = 64 // 4
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An arithmetic: its panel units in bytes and the word operands are unpacked to.
+
+    `right` is the unit's data; behind it come, for `bytes`, 16 int32 corrections, and, unless `floats`, 16 fp32 scales.
+    """
+
+    name: str
+    word: ir.Type
+    left: int
+    right: int
+    corrected: bool = False
+    scaled: bool = True
+
+    @property
+    def right_unit(self) -> int:
+        return self.right + 64 * (self.corrected + self.scaled)
+
+
+BYTES = Kind("bytes", I8, 16, 64, corrected=True)
+WORDS = Kind("words", I16, 32, 128)
+WIDE = Kind("wide", I16, 32, 128)
+FLOATS = Kind("floats", I16, 64, 256, scaled=False)
+INTS = Kind("ints", I16, 32, 256)
+WIDE_INTS = Kind("wide-ints", I16, 32, 256)
+
+
+def kind_for(left_bits: int, right_bits: int, style: Lowering) -> Kind:
+    """The arithmetic for two mantissa widths."""
+    low, high = sorted((left_bits, right_bits))
+    if low == 16:
+        return WIDE if style.vnni else WIDE_INTS
+    if style.vnni:
+        return BYTES if high <= 8 else WORDS
+    return FLOATS if high <= 12 else INTS
+
+
+def panel_bytes(m: int, n: int, k: int) -> tuple[int, int, int]:
+    """Largest size of the left panel, its scales and the right panel of any kind, each a multiple of 64."""
+    strips, chunks, blocks = -(-m // 16) * 4, -(-n // 16), -(-k // 16) * 4
+    return strips * blocks * 64, -(-strips * blocks * 4 // 64) * 64 + 64, chunks * blocks * 320
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """One operand's way into its panel."""
+
+    bits: int
+    transposed: bool
+    kind: Kind
+    style: Lowering
+
+
+# --- left operand -----------------------------------------------------------------------------------------------------
+
+
+def _left_unit(e: Emitter, values: Val, code: Val | None, kind: Kind) -> Val:
+    """Four units [unit][row][k] from unpacked blocks; `code`: their scales where the unit is decoded."""
+    if kind is BYTES:
+        return values ^ -128
+    if kind is FLOATS:
+        assert code is not None
+        wide = values.sext(I32).to_float()
+        return wide * code.shuffle([i // 16 for i in range(64)])
+    return values
+
+
+def pack_left(module: ir.Module, name: str, p: _Packing) -> ir.Function:
+    """void(mantissas, codes, row stride in blocks, strips, k-blocks, panel, scales, k-blocks padded)."""
+    function = internal_function(module, name, VOID, [PTR, PTR, I64, I64, I64, PTR, PTR, I64])
+    e = Emitter(function, p.style)
+    source, codes, stride, strips, blocks, panel, scale, padded = e.args()
+    size = 2 * p.bits
+    outer, inner = (blocks, strips) if p.transposed else (strips, blocks)
+    with e.loop(0, outer) as i, e.loop(0, inner, 4) as j:
+        block = i * stride + j
+        values = load_blocks(e, e.at(source, block * size), p.bits, p.kind.word)
+        factor = scales(e, load_codes(e, e.at(codes, block)))
+        if p.transposed:
+            values = values.shuffle(TRANSPOSED)
+        units = _left_unit(e, values, factor, p.kind)
+        if p.transposed:  # i is the k-block, j the first of four strips
+            for q in range(4):
+                place = (j + q) * padded + i
+                e.store(units.shuffle(range(16 * q, 16 * q + 16)), panel, place * p.kind.left)
+                e.store(factor.lane(q), scale, place * 4)
+        else:
+            place = i * padded + j
+            e.store(units, panel, place * p.kind.left)
+            e.store(factor, scale, place * 4)
+    e.finish()
+    return function
+
+
+# --- right operand ----------------------------------------------------------------------------------------------------
+
+
+def _right_data(e: Emitter, columns: Val, p: _Packing, per_column: Val) -> list[Val]:
+    """A unit's vectors from its elements [column][k]."""
+    kind = p.kind
+    if kind is BYTES:
+        correction = 0 - _byte_dot(e, e.const(VI, 0), e.const(VI, -0x7F7F7F80), columns.cast(VI))
+        return [columns, correction]
+    if kind in (WORDS, WIDE):
+        return [columns.shuffle([4 * c + 2 * h + q for c in range(16) for q in range(2)]) for h in range(2)]
+    rows = [columns.shuffle(range(q, 64, 4)).sext(I32) for q in range(4)]
+    if kind is FLOATS:
+        return [row.to_float() * per_column for row in rows]
+    return rows
+
+
+def _store_right(e: Emitter, columns: Val, per_column: Val, p: _Packing, unit: Val) -> None:
+    offset = 0
+    for vector in _right_data(e, columns, p, per_column):
+        e.store(vector, unit, offset)
+        offset += 64
+    if p.kind.scaled:
+        e.store(per_column, unit, offset)
+
+
+def pack_right(module: ir.Module, name: str, p: _Packing) -> ir.Function:
+    """void(mantissas, codes, row stride in blocks, column blocks, k-blocks, panel, k-blocks padded)."""
+    function = internal_function(module, name, VOID, [PTR, PTR, I64, I64, I64, PTR, I64])
+    e = Emitter(function, p.style)
+    source, codes, stride, columns, blocks, panel, padded = e.args()
+    size = 2 * p.bits
+    chunks = (columns + 3) >> 2
+    with e.loop(0, chunks) as chunk:
+        if not p.transposed:
+            with e.loop(0, blocks) as k:
+                block = k * stride + chunk * 4
+                values = load_blocks(e, e.at(source, block * size), p.bits, p.kind.word).shuffle(TRANSPOSED)
+                per_column = spread(scales(e, load_codes(e, e.at(codes, block))))
+                _store_right(e, values, per_column, p, e.at(panel, (chunk * padded + k) * p.kind.right_unit))
+        else:
+            rows = [e.imin(chunk * 4 + i, columns - 1) * stride for i in range(4)]
+            with e.loop(0, blocks, 4) as k:
+                loaded = [load_blocks(e, e.at(source, (row + k) * size), p.bits, p.kind.word) for row in rows]
+                factors = [scales(e, load_codes(e, e.at(codes, row + k))) for row in rows]
+                for q in range(4):
+                    pick = [16 * q + i for i in range(16)]
+                    unit_columns = e.concat([v.shuffle(pick) for v in loaded])
+                    per_column = e.concat([f.shuffle([q] * 4) for f in factors])
+                    unit = e.at(panel, (chunk * padded + k + q) * p.kind.right_unit)
+                    _store_right(e, unit_columns, per_column, p, unit)
+    e.finish()
+    return function
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def _byte_dot(e: Emitter, acc: Val, unsigned: Val, signed: Val) -> Val:
+    return e.intrinsic("llvm.x86.avx512.vpdpbusd.512", VI, acc, unsigned.cast(VEC_BYTES), signed.cast(VEC_BYTES))
+
+
+def _word_pairs(e: Emitter, a: Val, b: Val) -> Val:
+    halves = vec(I16, 32)
+    return e.intrinsic("llvm.x86.avx512.pmaddw.d.512", VI, a.cast(halves), b.cast(halves))
+
+
+def _word_dot(e: Emitter, acc: Val, a: Val, b: Val) -> Val:
+    return e.intrinsic("llvm.x86.avx512.vpdpwssd.512", VI, acc, a, b)
+
+
+VEC_BYTES = VI
+
+
+def _sum_in_double(e: Emitter, a: Val, b: Val) -> Val:
+    """fl32(a + b) of two int32 vectors, rounded once."""
+    double = a.to_float(F64) + b.to_float(F64)
+    return Val(e, e.b.fptrunc(double.v, VF))
+
+
+class _Step:
+    """One k-block of a tile: what is shared by its rows, then `add` for each row and column vector."""
+
+    def __init__(self, e: Emitter, kind: Kind, units: Sequence[Val]) -> None:
+        self.e, self.kind = e, kind
+        count = kind.right // 64
+        element = VF if kind is FLOATS else VI
+        self.data = [[e.load(element, unit, 64 * i) for i in range(count)] for unit in units]
+        offset = kind.right
+        if kind.corrected:
+            self.correction = [e.load(VI, unit, offset) for unit in units]
+            offset += 64
+        if kind.scaled:
+            self.scale = [e.load(VF, unit, offset) for unit in units]
+
+    def strip(self, left_scale: Val) -> list[Val]:
+        """sa * sb of a strip of four rows, for each column vector."""
+        return [left_scale * s for s in self.scale] if self.kind.scaled else []
+
+    def operands(self, pointer: Val) -> list[Val]:
+        """A row's four elements, broadcast in the form the arithmetic takes."""
+        e, kind = self.e, self.kind
+        if kind is BYTES:
+            return [e.splat(e.load(I32, pointer))]
+        if kind in (WORDS, WIDE):
+            return [e.splat(e.load(I32, pointer, 4 * h)) for h in range(2)]
+        if kind is FLOATS:
+            return [e.splat(e.load(F32, pointer, 4 * q)) for q in range(4)]
+        return [e.splat(e.load(I16, pointer, 2 * q).sext(I32)) for q in range(4)]
+
+    def add(self, acc: Val, left: Sequence[Val], v: int, scale: Sequence[Val]) -> Val:
+        e, kind, right = self.e, self.kind, self.data[v]
+        if kind is FLOATS:
+            dot = left[0] * right[0]
+            for a, b in zip(left[1:], right[1:], strict=True):
+                dot = e.fma(a, b, dot)
+            return acc + dot
+        if kind is BYTES:
+            dot = _byte_dot(e, self.correction[v], left[0], right[0]).to_float()
+        elif kind is WORDS:
+            dot = _word_dot(e, _word_pairs(e, left[0], right[0]), left[1], right[1]).to_float()
+        elif kind is WIDE:
+            dot = _sum_in_double(e, *(_word_pairs(e, a, b) for a, b in zip(left, right, strict=True)))
+        else:
+            halves = [left[i] * right[i] + left[i + 1] * right[i + 1] for i in (0, 2)]
+            dot = (halves[0] + halves[1]).to_float() if kind is INTS else _sum_in_double(e, *halves)
+        return e.fma(dot, scale[v], acc)
+
+
+def _tile(module: ir.Module, name: str, kind: Kind, rows: int, vectors: int, style: Lowering) -> ir.Function:
+    """A tile of `rows` x 16 * `vectors` results in registers.
+
+    void(left, left strip bytes, scales, scale strip bytes, right, right chunk bytes, c, c row bytes, k-blocks,
+    accumulate, valid rows, valid columns)
+    """
+    types = [PTR, I64, PTR, I64, PTR, I64, PTR, I64, I64, I32, I32, I32]
+    function = internal_function(module, name, VOID, types)
+    e = Emitter(function, style)
+    left, left_step, scale, scale_step, right, right_step, c, c_step, blocks, accumulate, valid_rows, cols = e.args()
+    counts = [e.imin(e.imax(cols - 16 * v, 0), 16) for v in range(vectors)]
+    parts = [[e.part(e.select(valid_rows.gt(r), counts[v], 0)) for v in range(vectors)] for r in range(rows)]
+    places = [[e.at(c, c_step * r + 64 * v) for v in range(vectors)] for r in range(rows)]
+    acc = [[_Accumulator(e) for _ in range(vectors)] for _ in range(rows)]
+    with e.when(accumulate.ne(0)):
+        for r in range(rows):
+            for v in range(vectors):
+                # a stored -0 becomes +0, as adding an integer zero makes it
+                acc[r][v].set(e.load_part(places[r][v], parts[r][v]) + 0.0)
+    with e.loop(0, blocks) as k:
+        step = _Step(e, kind, [e.at(right, right_step * v + k * kind.right_unit) for v in range(vectors)])
+        for strip in range(rows // 4):
+            strip_scale: list[Val] = []
+            if kind.scaled:
+                strip_scale = step.strip(e.splat(e.load(F32, scale, scale_step * strip + k * 4)))
+            base = e.at(left, left_step * strip + k * kind.left)
+            for r in range(4 * strip, 4 * strip + 4):
+                operands = step.operands(e.at(base, (r % 4) * (kind.left // 4)))
+                for v in range(vectors):
+                    acc[r][v].set(step.add(acc[r][v].get(), operands, v, strip_scale))
+    for r in range(rows):
+        for v in range(vectors):
+            e.store_part(e.canonical(acc[r][v].get()), places[r][v], parts[r][v])
+    e.finish()
+    return function
+
+
+class _Accumulator:
+    """An fp32 vector variable that starts at 0."""
+
+    def __init__(self, e: Emitter) -> None:
+        self.e = e
+        self.slot = e.stack(VF)
+        e.b.store(e.f(0.0).v, self.slot)
+
+    def get(self) -> Val:
+        return Val(self.e, self.e.b.load(self.slot, typ=VF))
+
+    def set(self, value: Val) -> None:
+        self.e.b.store(value.v, self.slot)
+
+
+# --- the instruction --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MatmulShape:
+    """What a matmul's code depends on."""
+
+    left_bits: int
+    right_bits: int
+    ta: bool
+    tb: bool
+
+    @property
+    def key(self) -> str:
+        return f"matmul {self.left_bits} {self.right_bits} {self.ta:d} {self.tb:d}"
+
+
+# Arguments of a matmul kernel: one pointer to 64-bit words in this order.
+MATMUL_ARGS = (
+    "left", "left_codes", "left_stride", "right", "right_codes", "right_stride", "c", "c_stride", "m", "n", "k", "acc",
+    "left_panel", "left_scales", "right_panel",
+)  # fmt: skip
+
+
+def write_matmul(shape: MatmulShape, module: ir.Module, symbol: str, style: Lowering) -> None:
+    """The kernel of a matmul shape: i64(words of `MATMUL_ARGS`)."""
+    kind = kind_for(shape.left_bits, shape.right_bits, style)
+    left = pack_left(module, "pack_left", _Packing(shape.left_bits, shape.ta, kind, style))
+    right = pack_right(module, "pack_right", _Packing(shape.right_bits, shape.tb, kind, style))
+    tall = 16 if style.vnni else 4
+    tiles = {
+        (rows, vectors): _tile(module, f"tile_{rows}_{vectors}", kind, rows, vectors, style)
+        for rows, vectors in {(tall, 1), (4, 1), (8 if style.vnni else 4, 2), (4, 2)}
+    }
+    function = ir.Function(module, ir.FunctionType(I64, [PTR]), symbol)
+    e = Emitter(function, style)
+    (words,) = e.args()
+    a = {name: e.load(I64, words, 8 * i, align=8) for i, name in enumerate(MATMUL_ARGS)}
+    pointer = {name: Val(e, e.b.inttoptr(a[name].v, PTR)) for name in MATMUL_ARGS if name in _POINTERS}
+    m, n = a["m"], a["n"]
+    strips, column_blocks, blocks = (m + 3) >> 2, (n + 3) >> 2, (a["k"] + 3) >> 2
+    padded = (blocks + 3) & -4
+    e.call(left, [pointer["left"], pointer["left_codes"], a["left_stride"], strips, blocks, pointer["left_panel"],
+                  pointer["left_scales"], padded])  # fmt: skip
+    e.call(right, [pointer["right"], pointer["right_codes"], a["right_stride"], column_blocks, blocks,
+                   pointer["right_panel"], padded])  # fmt: skip
+    left_step, scale_step, right_step = padded * kind.left, padded * 4, padded * kind.right_unit
+
+    def rows_of_tiles(first: Val, last: Val, rows: int, vectors: int, column: Val) -> None:
+        with e.loop(first, last, rows) as i:
+            strip = i >> 2
+            e.call(tiles[rows, vectors], [
+                e.at(pointer["left_panel"], strip * left_step), left_step,
+                e.at(pointer["left_scales"], strip * scale_step), scale_step,
+                e.at(pointer["right_panel"], (column >> 4) * right_step), right_step,
+                e.at(pointer["c"], i * a["c_stride"] + column * 4), a["c_stride"], blocks, a["acc"].trunc(I32),
+                (m - i).trunc(I32), (n - column).trunc(I32),
+            ])  # fmt: skip
+
+    with e.loop(0, n, 32) as column, e.either((n - column).gt(16)) as (pair, single):
+        for branch, rows, vectors in ((pair, 8 if style.vnni else 4, 2), (single, tall, 1)):
+            with branch:
+                whole = m & -rows if rows > 4 else m & 0
+                if rows > 4:
+                    rows_of_tiles(e.i64(0), whole, rows, vectors, column)
+                rows_of_tiles(whole, m, 4, vectors, column)
+    e.finish(e.i64(0))
+
+
+_POINTERS = ("left", "left_codes", "right", "right_codes", "c", "left_panel", "left_scales", "right_panel")

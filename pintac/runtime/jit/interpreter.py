@@ -1,0 +1,95 @@
+"""The loop that executes a plan: hardware loops, operand addresses, kernel calls. Compiled like the kernels."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from pintac import isa
+from pintac.runtime.jit.codegen import I32, I64, PTR, Emitter, Lowering, Val, Var
+
+# A step of a plan: five 64-bit words, the first saying what it is.
+LOOP, END_LOOP, EXECUTE = range(3)
+STEP_WORDS = 5
+# LOOP: level, count, parameter that holds the count (or NO_PARAM), step behind the end of the loop
+# END_LOOP: level, first step of the body
+# EXECUTE: kernel address, first record, records, first word of the kernel's arguments
+
+# A record: how one address argument depends on the loop indices.
+RECORD = ("slot", "base", *(f"step{i}" for i in range(isa.LOOP_LEVELS)), "ring_level", "ring_size", "ring_step")
+
+
+def write_interpreter(module: ir.Module, symbol: str, style: Lowering) -> None:
+    """i64(steps, first, stop, records, arguments, params): runs steps first to stop.
+
+    Returns -1, or the number of the step whose kernel returned something else than 0.
+    """
+    function = ir.Function(module, ir.FunctionType(I64, [PTR, I64, I64, PTR, PTR, PTR]), symbol)
+    e = Emitter(function, style)
+    steps, first, stop, records, arguments, params = e.args()
+    index, counts = (Val(e, e.stack(I64, isa.LOOP_LEVELS)) for _ in range(2))
+    for level in range(isa.LOOP_LEVELS):
+        e.store(e.i64(0), index, 8 * level)
+    at, failed = Var(e, I64, first), Var(e, I64, -1)
+
+    head, body, end = (function.append_basic_block(name) for name in ("next", "step", "done"))
+    e.b.branch(head)
+    e.b.position_at_end(head)
+    e.b.cbranch(at.get().lt(stop).v, body, end)
+    e.b.position_at_end(body)
+    step = e.at(steps, at.get() * (8 * STEP_WORDS))
+    code, a, b, c, d = (e.load(I64, step, 8 * i, align=8) for i in range(STEP_WORDS))
+
+    with e.either(code.eq(EXECUTE)) as (execute, control):
+        with execute:
+            words = e.at(arguments, d * 8)
+            with e.loop(0, c) as i:
+                _address(e, e.at(records, (b + i) * (8 * len(RECORD))), index, words)
+            kernel = e.b.inttoptr(a.v, PTR)
+            result = _call_kernel(e, kernel, words)
+            with e.when(result.ne(0)):
+                failed.set(at.get())
+                at.set(stop - 1)
+            at.set(at.get() + 1)
+        with control:
+            place = a * 8
+            with e.either(code.eq(LOOP)) as (begin, again):
+                with begin:
+                    parameter = e.load(I32, params, e.select(c.eq(isa.NO_PARAM), e.i64(0), c) * 4).zext(I64)
+                    count = e.select(c.eq(isa.NO_PARAM), b, parameter)
+                    e.store(count, counts, place)
+                    at.set(e.select(count.gt(0), at.get() + 1, d))
+                with again:
+                    following = e.load(I64, index, place) + 1
+                    more = following.lt(e.load(I64, counts, place))
+                    e.store(e.select(more, following, 0), index, place)
+                    at.set(e.select(more, b, at.get() + 1))
+    e.b.branch(head)
+    e.b.position_at_end(end)
+    e.finish(failed.get())
+
+
+def _address(e: Emitter, record: Val, index: Val, words: Val) -> None:
+    """Evaluate a record and store the address in its slot."""
+    field = {name: e.load(I64, record, 8 * i, align=8) for i, name in enumerate(RECORD)}
+    value = field["base"]
+    for level in range(isa.LOOP_LEVELS):
+        value = value + e.load(I64, index, 8 * level) * field[f"step{level}"]
+    size = e.imax(field["ring_size"], 1)
+    slot = e.load(I64, index, field["ring_level"] * 8).trunc(I32).urem(size.trunc(I32)).zext(I64)
+    e.store(value + slot * field["ring_step"], words, field["slot"] * 8, align=8)
+
+
+class _Kernel(ir.Value):
+    """A pointer as something to call: llvmlite wants to know the function's type."""
+
+    def __init__(self, pointer: ir.NamedValue) -> None:
+        self.pointer = pointer
+        self.type = PTR
+        self.function_type = ir.FunctionType(I64, [PTR])
+
+    def get_reference(self) -> str:
+        return str(self.pointer.get_reference())
+
+
+def _call_kernel(e: Emitter, kernel: ir.NamedValue, words: Val) -> Val:
+    return Val(e, e.b.call(_Kernel(kernel), [words.v]))

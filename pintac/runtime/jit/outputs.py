@@ -1,0 +1,288 @@
+"""VPU sinks: fp32 and SMX writes, sums and maxima (NUMERICS 1 and 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pintac.isa import Sink
+from pintac.runtime.jit import blocks, vector_math
+from pintac.runtime.jit.codegen import (
+    F32,
+    I32,
+    I64,
+    LANES,
+    PTR,
+    VF,
+    VOID,
+    Emitter,
+    Part,
+    Val,
+    Var,
+    internal_function,
+    vec,
+)
+from pintac.runtime.jit.shapes import Destination
+
+
+class Arguments(Protocol):
+    """What a sink needs of its kernel."""
+
+    e: Emitter
+    rows: Val
+    status: Val
+    scratch: Val
+
+    def group(self, group: int, name: str) -> Val: ...
+
+    def group_pointer(self, group: int, name: str) -> Val: ...
+
+    def row_offset(self, group: int, inner: bool, row: Val) -> Val: ...
+
+
+class Output:
+    """What a sink does at each point of the walk."""
+
+    def __init__(self, kernel: Arguments, group: int, sink: Destination) -> None:
+        self.kernel, self.e, self.group, self.sink = kernel, kernel.e, group, sink
+        self.address = kernel.group_pointer(group, "address")
+        self.hi = kernel.group(group, "hi")
+        self.cstep = kernel.group(group, "cstep")
+
+    def begin(self) -> None:
+        """Before the first column."""
+
+    def begin_chunk(self, column: Val, part: Part) -> None:
+        self.column, self.part = column, part
+
+    def strip(self, row: Val, values: Sequence[Val], parts: Sequence[Part], numbers: Sequence[Val]) -> None:
+        """Take four rows; those whose part is empty do not exist."""
+
+    def end_chunk(self) -> None:
+        """After the last strip of a chunk."""
+
+    def end(self) -> None:
+        """After the last column."""
+
+
+class Fp32Write(Output):
+    """Stores fp32, every NaN as the canonical one."""
+
+    def strip(self, row: Val, values: Sequence[Val], parts: Sequence[Part], numbers: Sequence[Val]) -> None:
+        e = self.e
+        for value, part, number in zip(values, parts, numbers, strict=True):
+            start = e.at(self.address, self.kernel.row_offset(self.group, self.sink.inner, number))
+            if self.sink.columns == "unit":
+                e.store_part(e.canonical(value), e.at(start, self.column * 4), part)
+            else:
+                store_strided(e, e.canonical(value), e.at(start, self.column * self.cstep), self.cstep, part)
+
+
+class SmxWrite(Output):
+    """Quantises and stores both planes; what lies beyond the tensor in its last blocks becomes zero."""
+
+    def strip(self, row: Val, values: Sequence[Val], parts: Sequence[Part], numbers: Sequence[Val]) -> None:
+        e, bits = self.e, self.sink.bits
+        kept = [e.select(part.mask, value, 0.0) for value, part in zip(values, parts, strict=True)]
+        mantissas, codes = blocks.quantise_rows(e, kept, bits, self.kernel.status)
+        block = (row >> 2) * self.hi + (self.column >> 2)
+        blocks.store_blocks(
+            e,
+            blocks.pack_blocks(e, mantissas, bits),
+            codes,
+            e.at(self.address, block * (2 * bits)),
+            e.at(self.kernel.group_pointer(self.group, "codes"), block),
+            (self.part.count + 3) >> 2,
+        )
+
+
+def load_strided(e: Emitter, pointer: Val, step: Val, part: Part) -> Val:
+    """fp32 lanes `step` bytes apart; those that do not count are 0."""
+    name = "load_strided"
+    function = e.module.globals.get(name)
+    if function is None:
+        function = internal_function(e.module, name, VF, [PTR, I64, I32])
+        inner = Emitter(function, e.lowering)
+        source, stride, count = inner.args()
+        slot = Val(inner, inner.stack(VF))
+        inner.store(inner.f(0.0), slot, align=64)
+        with inner.loop(0, count) as i:
+            wide = i.zext(I64)
+            inner.store(inner.load(I32, source, wide * stride), slot, wide * 4)
+        inner.finish(inner.load(VF, slot, align=64))
+    return e.call(function, [pointer, step, part.count])
+
+
+def store_strided(e: Emitter, value: Val, pointer: Val, step: Val, part: Part) -> None:
+    """Store the fp32 lanes that count `step` bytes apart."""
+    name = "store_strided"
+    function = e.module.globals.get(name)
+    if function is None:
+        function = internal_function(e.module, name, VOID, [VF, PTR, I64, I32])
+        inner = Emitter(function, e.lowering)
+        stored, target, stride, count = inner.args()
+        slot = Val(inner, inner.stack(VF))
+        inner.store(stored, slot, align=64)
+        with inner.loop(0, count) as i:
+            wide = i.zext(I64)
+            inner.store(inner.load(I32, slot, wide * 4), target, wide * stride)
+        inner.finish()
+    e.call(function, [value, pointer, step, part.count])
+
+
+SCRATCH_ROW = 80  # bytes of scratch a row of the instruction takes, for each sink: 16 values and an accumulator
+
+
+class Reduction(Output):
+    """What sums and maxima share: the operation, its neutral element, where accumulators start."""
+
+    def __init__(self, kernel: Arguments, group: int, sink: Destination, number: int) -> None:
+        super().__init__(kernel, group, sink)
+        e = self.e
+        self.sums = sink.kind in (Sink.SUM_ROWS, Sink.SUM_COLS, Sink.SUM_ALL)
+        self.neutral = 0.0 if self.sums else float("-inf")
+        self.rows = kernel.rows
+        padded = (self.rows + 3) & -4
+        self.vectors = e.at(kernel.scratch, padded * (SCRATCH_ROW * number))
+        self.by_row = e.at(self.vectors, padded * (4 * LANES))
+
+    def combine(self, acc: Val, x: Sequence[Val]) -> Val:
+        """acc with four values folded in."""
+        if self.sums:
+            return acc + ((x[0] + x[1]) + (x[2] + x[3]))
+        for value in x:
+            acc = vector_math.maximum(self.e, acc, value)
+        return acc
+
+
+class RowReduction(Reduction):
+    """One row of results a group of rows."""
+
+    def begin(self) -> None:
+        self.acc = Var(self.e, VF, self.neutral)
+        self.inner = self.kernel.group(self.group, "inner")
+
+    def _place(self, number: Val) -> Val:
+        return self.e.at(self.address, number * self.hi + self.column * self.cstep)
+
+    def _start(self, number: Val) -> Val:
+        if not self.sink.acc:
+            return self.e.f(self.neutral)
+        if self.sink.columns == "unit":
+            return self.e.load_part(self._place(number), self.part)
+        return load_strided(self.e, self._place(number), self.cstep, self.part)
+
+    def _finish(self, number: Val, value: Val) -> None:
+        value = self.e.canonical(value)
+        if self.sink.columns == "unit":
+            self.e.store_part(value, self._place(number), self.part)
+        else:
+            store_strided(self.e, value, self._place(number), self.cstep, self.part)
+
+    def begin_chunk(self, column: Val, part: Part) -> None:
+        super().begin_chunk(column, part)
+        if not self.sink.grouped:
+            self.acc.set(self._start(self.e.i64(0)))
+
+    def strip(self, row: Val, values: Sequence[Val], parts: Sequence[Part], numbers: Sequence[Val]) -> None:
+        e = self.e
+        if self.sink.grouped == "rows":
+            for r, value in enumerate(values):
+                e.store(value, self.vectors, (row + r) * (4 * LANES))
+            return
+        x = [values[0]] + [e.select(p.mask, v, self.neutral) for v, p in zip(values[1:], parts[1:], strict=True)]
+        if self.sink.grouped:
+            number = row.udiv(self.inner)
+            place = row - number * self.inner
+            with e.when(place.eq(0)):
+                self.acc.set(self._start(number))
+            self.acc.set(self.combine(self.acc.get(), x))
+            with e.when((place + 4).eq(self.inner)):
+                self._finish(number, self.acc.get())
+        else:
+            self.acc.set(self.combine(self.acc.get(), x))
+
+    def end_chunk(self) -> None:
+        e = self.e
+        if not self.sink.grouped:
+            self._finish(e.i64(0), self.acc.get())
+        elif self.sink.grouped == "rows":
+            with e.loop(0, self.rows.udiv(self.inner)) as number:
+                self.acc.set(self._start(number))
+                first = number * self.inner
+                with e.loop(0, self.inner, 4) as i:
+                    x = []
+                    for r in range(4):
+                        # beyond the group: some row that exists, replaced by the neutral element
+                        at = e.imin(i + r, self.inner - 1)
+                        value = e.load(VF, self.vectors, (first + at) * (4 * LANES))
+                        inside = (i + r).lt(self.inner)
+                        x.append(e.select(inside, value, self.neutral))
+                    self.acc.set(self.combine(self.acc.get(), x))
+                self._finish(number, self.acc.get())
+
+
+class ColumnReduction(Reduction):
+    """One value a row, or (all) a single one: columns first, then rows."""
+
+    def __init__(self, kernel: Arguments, group: int, sink: Destination, number: int) -> None:
+        super().__init__(kernel, group, sink, number)
+        self.all = sink.kind in (Sink.SUM_ALL, Sink.MAX_ALL)
+
+    def begin(self) -> None:
+        e = self.e
+        with e.loop(0, self.rows) as row:
+            value = e.const(F32, self.neutral)
+            if self.sink.acc and not self.all:
+                value = e.load(F32, self.address, row * self.hi)
+            e.store(value, self.by_row, row * 4)
+
+    def begin_chunk(self, column: Val, part: Part) -> None:
+        super().begin_chunk(column, part)
+        if not self.sums:
+            self.padding = self.e.f(self.neutral)
+            return
+        # Missing elements of a block count as +0; a block that is missing altogether must not even change -0.
+        lanes = self.e.table(range(LANES), I32)
+        existing = (part.count + 3) & -4
+        self.padding = self.e.select(lanes.lt(self.e.splat(existing)), self.e.f(0.0), -0.0)
+
+    def strip(self, row: Val, values: Sequence[Val], parts: Sequence[Part], numbers: Sequence[Val]) -> None:
+        e, four = self.e, vec(F32, 4)
+        x = [e.select(self.part.mask, value, self.padding) for value in values]
+        acc = e.load(four, self.by_row, row * 4)
+        if self.sums:
+            pairs = [v + v.shuffle([i ^ 1 for i in range(LANES)]) for v in x]
+            sums = [p.shuffle([0, 4, 8, 12]) + p.shuffle([2, 6, 10, 14]) for p in pairs]
+            by_block = e.concat(sums)
+            for block in range(4):
+                acc = acc + by_block.shuffle([4 * r + block for r in range(4)])
+        else:
+            for step in (1, 2, 4, 8):
+                x = [vector_math.maximum(e, v, v.shuffle([i ^ step for i in range(LANES)])) for v in x]
+            acc = vector_math.maximum(e, acc, e.concat([v.shuffle([0]) for v in x]))
+        e.store(acc, self.by_row, row * 4)
+
+    def end(self) -> None:
+        e = self.e
+        if not self.all:
+            with e.loop(0, self.rows) as row:
+                e.store(e.canonical(e.load(F32, self.by_row, row * 4)), self.address, row * self.hi)
+            return
+        acc = Var(e, F32, e.load(F32, self.address) if self.sink.acc else self.neutral)
+        with e.loop(0, self.rows, 4) as row:
+            x = []
+            for r in range(4):
+                inside = (row + r).lt(self.rows)
+                x.append(e.select(inside, e.load(F32, self.by_row, (row + r) * 4), self.neutral))
+            acc.set(self.combine(acc.get(), x))
+        e.store(e.canonical(acc.get()), self.address)
+
+
+def output(kernel: Arguments, group: int, sink: Destination, number: int) -> Output:
+    """The code of sink `number`, which is operand group `group`."""
+    if sink.kind == Sink.WRITE:
+        return SmxWrite(kernel, group, sink) if sink.bits else Fp32Write(kernel, group, sink)
+    if sink.kind in (Sink.SUM_ROWS, Sink.MAX_ROWS):
+        return RowReduction(kernel, group, sink, number)
+    return ColumnReduction(kernel, group, sink, number)

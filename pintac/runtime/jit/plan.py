@@ -1,0 +1,315 @@
+"""From a listing to a plan: what the interpreter loop executes, with absolute addresses and kernels resolved.
+
+Everything that does not depend on loop indices is evaluated here once; an address that does becomes a record. All
+accesses whose place is known (all but gathers) are checked against their address space for every loop index there can
+be, so a bad program is refused instead of touching memory that is not the machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+from llvmlite import ir
+
+from pintac import isa
+from pintac.isa import Kind, Opcode, Operand, Sink, Space
+from pintac.program import Program
+from pintac.runtime.jit import gemm, interpreter, shapes, transfers, vpu
+from pintac.runtime.jit.codegen import Lowering
+from pintac.runtime.jit.gemm import MATMUL_ARGS
+from pintac.runtime.jit.interpreter import RECORD
+from pintac.runtime.jit.outputs import SCRATCH_ROW
+from pintac.runtime.jit.transfers import TRANSFER_ARGS
+from pintac.runtime.listing import execution_error, loop_ends
+from pintac.runtime.state import MachineState
+
+Writer = Callable[[ir.Module, str, Lowering], None]
+
+
+@dataclass
+class Plan:
+    """An entry ready for the interpreter. `arguments` is int64, patched by the interpreter as it runs."""
+
+    steps: np.ndarray
+    records: np.ndarray
+    arguments: np.ndarray
+    instruction_of: np.ndarray  # step -> instruction number
+    macs: int  # multiply-accumulates of one run, loops at their maximum counts
+    executed: int  # instructions of one run, likewise
+    scratch: np.ndarray
+
+
+@dataclass
+class _Step:
+    code: int
+    fields: list[int]
+    pc: int
+    kernel: str = ""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An address argument: constant part and how it moves with the loop indices, in bytes."""
+
+    base: int
+    steps: tuple[int, ...]
+    ring_level: int = 0
+    ring_size: int = 0
+    ring_step: int = 0
+
+    @property
+    def fixed(self) -> bool:
+        return not any(self.steps) and not (self.ring_size and self.ring_step)
+
+
+@dataclass
+class _Builder:
+    """Collects steps, records and arguments while walking an entry."""
+
+    program: Program
+    state: MachineState
+    steps: list[_Step] = field(default_factory=list)
+    records: list[list[int]] = field(default_factory=list)
+    arguments: list[int] = field(default_factory=list)
+    kernels: dict[str, Writer] = field(default_factory=dict)
+    counts: list[int] = field(default_factory=list)  # of the open loops
+    scratch_bytes: int = 64
+    scratch_slots: list[tuple[int, int]] = field(default_factory=list)  # (argument, offset)
+    macs: int = 0
+    executed: int = 0
+    pc: int = 0
+
+    # --- addresses
+
+    def base(self, space: int) -> int:
+        return int(self.state.padded(Space(space)).ctypes.data)
+
+    def place(self, o: Operand, exponents: bool = False) -> _Place:
+        """An operand's address (or that of its exponent plane)."""
+        unit = 1 if exponents or not o.bits else 2 * o.bits
+        start = 0 if o.kind == Kind.INDEX else self.base(o.space)
+        steps = tuple(s * unit for s in o.steps)
+        ring = o.ring_step * unit if o.ring_size else 0
+        return _Place(start + (o.eaddr if exponents else o.addr), steps, o.ring_level, o.ring_size, ring)
+
+    def check(self, name: str, place: _Place, space: int, low: int, high: int) -> None:
+        """Refuse an access to [low, high) relative to `place` that leaves the space at some loop index."""
+        start = place.base - self.base(space)
+        for level, step in enumerate(place.steps):
+            count = self.counts[level] if level < len(self.counts) else 1
+            i = np.arange(count) if place.ring_size and level == place.ring_level else np.array([0, count - 1])
+            offsets = i * step
+            if place.ring_size and level == place.ring_level:
+                offsets = offsets + (i % place.ring_size) * place.ring_step
+            low += int(offsets.min())
+            high += int(offsets.max())
+        size = self.state.size(Space(space))
+        if start + low < 0 or start + high > size:
+            where = f"touches [{start + low}, {start + high}) of {Space(space).name}, which has {size} bytes"
+            raise execution_error(self.program, self.pc, f"{name} {where}")
+
+    def check_tensor(self, name: str, o: Operand, rows: int, cols: int) -> None:
+        """The same for a tensor operand of a shape."""
+        if o.bits:
+            last_row, columns = (-(-rows // 4) - 1) * o.hi, -(-cols // 4)
+            low, high = min(last_row, 0), max(last_row, 0) + columns
+            self.check(name, self.place(o), o.space, low * 2 * o.bits, high * 2 * o.bits)
+            self.check(name, self.place(o, exponents=True), o.space, low, high)
+            return
+        reach = [(rows - 1) * o.hi]
+        if o.inner:
+            groups = (rows - 1) // o.inner
+            reach = [groups * o.hi, (min(o.inner, rows) - 1) * o.lo]
+        reach.append((cols - 1) * o.cstep)
+        low, high = sum(min(x, 0) for x in reach), sum(max(x, 0) for x in reach)
+        self.check(name, self.place(o), o.space, 4 * low, 4 * high + 4)
+
+    # --- steps
+
+    def execute(self, key: str, writer: Writer, values: Sequence[int], places: Mapping[int, _Place]) -> None:
+        """A kernel call with these arguments; `places` are the addresses among them, by position."""
+        first_record, first = len(self.records), len(self.arguments)
+        self.arguments += values
+        for slot, place in places.items():
+            self.arguments[first + slot] = place.base
+            if not place.fixed:
+                record = {
+                    "slot": slot,
+                    "base": place.base,
+                    "ring_level": place.ring_level,
+                    "ring_size": place.ring_size,
+                }
+                record |= {"ring_step": place.ring_step} | {f"step{i}": s for i, s in enumerate(place.steps)}
+                self.records.append([record[name] for name in RECORD])
+        self.kernels[key] = writer
+        fields = [0, first_record, len(self.records) - first_record, first]
+        self.steps.append(_Step(interpreter.EXECUTE, fields, self.pc, key))
+        self.executed += int(np.prod(self.counts, dtype=object)) if self.counts else 1
+
+    def scratch(self, slot: int, offset: int, size: int) -> int:
+        """Have the last kernel call's argument `slot` point into the scratch buffer; the offset behind it."""
+        self.scratch_slots.append((self.steps[-1].fields[3] + slot, offset))
+        end = offset + -(-size // 64) * 64
+        self.scratch_bytes = max(self.scratch_bytes, end)
+        return end
+
+    def matmul(self, instruction: isa.Instruction) -> None:
+        m, n, k = (instruction[name] for name in "mnk")
+        ta, tb = bool(instruction["ta"]), bool(instruction["tb"])
+        left, right, c = (instruction.operand(g) for g in ("s0", "s1", "d0"))
+        if not left.bits or not right.bits or c.bits or c.cstep != 1 or c.inner:
+            raise execution_error(
+                self.program, self.pc, "operands are not SMX, or the result is not fp32 with adjacent columns"
+            )
+        self.check_tensor("s0", left, *((k, m) if ta else (m, k)))
+        self.check_tensor("s1", right, *((n, k) if tb else (k, n)))
+        self.check_tensor("d0", c, m, n)
+        values = {
+            "left_stride": left.hi, "right_stride": right.hi, "c_stride": 4 * c.hi, "m": m, "n": n, "k": k,
+            "acc": instruction["acc"],
+        }  # fmt: skip
+        places = {
+            "left": self.place(left), "left_codes": self.place(left, True), "right": self.place(right),
+            "right_codes": self.place(right, True), "c": self.place(c),
+        }  # fmt: skip
+        shape = gemm.MatmulShape(left.bits, right.bits, ta, tb)
+        self.execute(
+            shape.key,
+            partial(gemm.write_matmul, shape),
+            [values.get(name, 0) for name in MATMUL_ARGS],
+            {MATMUL_ARGS.index(name): place for name, place in places.items()},
+        )
+        offset = 0
+        names = ("left_panel", "left_scales", "right_panel")
+        for name, size in zip(names, gemm.panel_bytes(m, n, k), strict=True):
+            offset = self.scratch(MATMUL_ARGS.index(name), offset, size)
+        self.macs += m * n * k * (int(np.prod(self.counts, dtype=object)) if self.counts else 1)
+
+    def vpu(self, instruction: isa.Instruction) -> None:
+        rows, cols = instruction["rows"], instruction["cols"]
+        shape = shapes.shape_of(self.program.table[self.pc])
+        values = [0] * vpu.VPU_WORDS
+        places: dict[int, _Place] = {}
+
+        def group(name: str, o: Operand) -> None:
+            g = isa.GROUPS.index(name)
+            scale = 1 if o.bits or o.kind == Kind.INDEX else 4  # blocks, elements, bytes of fp32
+            places[vpu.group_word(g, "address")] = self.place(o)
+            if o.bits:
+                places[vpu.group_word(g, "codes")] = self.place(o, exponents=True)
+            for field_name, value in (("hi", o.hi * scale), ("lo", o.lo * scale), ("cstep", o.cstep * scale)):
+                values[vpu.group_word(g, field_name)] = value
+            values[vpu.group_word(g, "inner")] = o.inner
+
+        for i, source in enumerate(shape.sources):
+            if source is not None:
+                o = instruction.operand(f"s{i}")
+                if o.kind == Kind.TENSOR:
+                    self.check_tensor(f"s{i}", o, rows, cols)
+                group(f"s{i}", o)
+        for i, sink in shape.sinks:
+            # the kind of a destination means something else than that of a source
+            o = replace(instruction.operand(f"d{i}"), kind=Kind.TENSOR)
+            target, extent = o, (rows, cols)
+            if sink.kind != Sink.WRITE:
+                target = replace(o, inner=0, lo=0, bits=0)
+                extent = isa.sink_shape(sink.kind, rows, cols, o.inner)
+                if o.bits or (sink.grouped and rows % o.inner):
+                    raise execution_error(
+                        self.program, self.pc, "a reduction writes fp32 and its groups divide the rows"
+                    )
+            self.check_tensor(f"d{i}", target, *extent)
+            group(f"d{i}", replace(o, inner=o.inner or rows))
+        header = {"rows": rows, "cols": cols, "params": self.state.params.ctypes.data}
+        header["status"] = self.state.status.ctypes.data
+        header |= {f"imm{i}": instruction[f"imm{i}"] for i in range(isa.IMMEDIATES)}
+        header |= {f"p{i}": instruction[f"scalar{i}"] for i in range(isa.SCALARS)}
+        for name, value in header.items():
+            values[vpu.VPU_ARGS.index(name)] = value
+        self.execute(shape.key, partial(vpu.write_vpu, shape), values, places)
+        self.scratch(vpu.VPU_ARGS.index("scratch"), 0, -(-rows // 4) * 4 * SCRATCH_ROW * isa.SINKS)
+
+    def transfer(self, instruction: isa.Instruction) -> None:
+        size, count, outer = instruction["size"], instruction["count"], instruction["outer"]
+        source, target, vector = (instruction.operand(g) for g in ("s0", "d0", "s1"))
+        load = instruction.opcode is Opcode.LOAD
+        spaces = (Space.DRAM, Space.SRAM) if load else (Space.SRAM, Space.DRAM)
+        indexed = ("source" if load else "target") if instruction["gather"] else ""
+        values = {"size": size, "count": count, "outer": outer}
+        places = {}
+        for name, o, space in (("source", source, spaces[0]), ("target", target, spaces[1])):
+            group = "s0" if name == "source" else "d0"
+            o = replace(o, space=int(space), bits=0, kind=Kind.TENSOR)
+            places[name] = self.place(o)
+            values |= {f"{name}_hi": o.hi, f"{name}_lo": o.lo}
+            if name == indexed:
+                start = self.base(space)
+                values |= {"low": start, "high": start + self.state.size(space)}
+            else:
+                reach = [(count - 1) * o.hi, (outer - 1) * o.lo]
+                low, high = sum(min(x, 0) for x in reach), sum(max(x, 0) for x in reach)
+                self.check(group, places[name], space, low, high + size)
+        if indexed:
+            vector = replace(vector, space=int(Space.SRAM), bits=0, kind=Kind.TENSOR)
+            places["index"] = self.place(vector)
+            self.check("s1", places["index"], Space.SRAM, 0, 4 * count)
+        elif values["source_hi"] == values["target_hi"] == size:  # adjacent rows: one long one
+            values |= {"size": size * count, "count": 1}
+        self.execute(
+            f"transfer {indexed}",
+            partial(transfers.write_transfer, indexed),
+            [values.get(name, 0) for name in TRANSFER_ARGS],
+            {TRANSFER_ARGS.index(name): place for name, place in places.items()},
+        )
+
+    def walk(self, start: int, stop: int) -> None:
+        """All instructions of an entry."""
+        ends = loop_ends(self.program)
+        bodies: list[int] = []
+        for self.pc in range(start, stop):
+            instruction = self.program.instructions[self.pc]
+            op = instruction.opcode
+            if op is Opcode.LOOP:
+                self.counts.append(instruction["count"])
+                bodies.append(len(self.steps) + 1)
+                fields = [instruction["level"], instruction["count"], instruction["param"], ends[self.pc]]
+                self.steps.append(_Step(interpreter.LOOP, fields, self.pc))
+            elif op is Opcode.ENDLOOP:
+                self.counts.pop()
+                body = bodies.pop()
+                self.steps.append(_Step(interpreter.END_LOOP, [instruction["level"], body, 0, 0], self.pc))
+                self.steps[body - 1].fields[3] = len(self.steps)
+            elif op is Opcode.MATMUL:
+                self.matmul(instruction)
+            elif op is Opcode.VPU:
+                self.vpu(instruction)
+            elif op in (Opcode.LOAD, Opcode.STORE):
+                self.transfer(instruction)
+
+
+def build(
+    program: Program, state: MachineState, entry: str, addresses: Callable[[Mapping[str, Writer]], Mapping[str, int]]
+) -> Plan:
+    """The plan of an entry; `addresses` compiles kernels (see `Library.addresses`).
+
+    Raises `ExecutionError` for an access outside its address space and for operands the instruction cannot take.
+    """
+    b = _Builder(program, state)
+    b.walk(*program.entry(entry))
+    kernel = addresses(b.kernels)
+    steps = np.zeros((max(len(b.steps), 1), interpreter.STEP_WORDS), np.int64)
+    for row, step in zip(steps, b.steps, strict=False):
+        row[:] = [step.code, *step.fields]
+        if step.kernel:
+            row[1] = kernel[step.kernel]
+    arguments = np.array(b.arguments or [0], np.uint64).view(np.int64)
+    raw = np.zeros(b.scratch_bytes + 64, np.uint8)
+    scratch = raw[-raw.ctypes.data % 64 :]
+    for slot, offset in b.scratch_slots:
+        arguments[slot] = scratch.ctypes.data + offset
+    records = np.array(b.records, np.int64).reshape(-1, len(RECORD))
+    pcs = np.array([s.pc for s in b.steps], np.int64)
+    return Plan(steps, records, arguments, pcs, b.macs, b.executed, scratch)

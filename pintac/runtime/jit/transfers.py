@@ -1,0 +1,46 @@
+"""DMA kernels: strided copies, gathers and scatters of rows."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from pintac.runtime.jit.codegen import I1, I32, I64, PTR, VOID, Emitter, Lowering, Val, Var
+
+# Arguments: one pointer to 64-bit words. With an index vector, the rows of the indexed side lie in [low, high).
+TRANSFER_ARGS = (
+    "source", "target", "size", "count", "outer", "source_hi", "source_lo", "target_hi", "target_lo",
+    "index", "low", "high",
+)  # fmt: skip
+
+
+def _copy(e: Emitter, target: Val, source: Val, size: Val) -> None:
+    e.intrinsic("llvm.memcpy.p0.p0.i64", VOID, target, source, size, e.const(I1, 0))
+
+
+def write_transfer(indexed: str, module: ir.Module, symbol: str, style: Lowering) -> None:
+    """i64(words of `TRANSFER_ARGS`). `indexed`: "" or the side whose rows an int32 vector numbers.
+
+    Returns 0, or 1 if a numbered row lies outside [low, high); nothing more is copied then.
+    """
+    e = Emitter(ir.Function(module, ir.FunctionType(I64, [PTR]), symbol), style)
+    (words,) = e.args()
+    a = {name: e.load(I64, words, 8 * i, align=8) for i, name in enumerate(TRANSFER_ARGS)}
+    failed = Var(e, I64, 0)
+
+    def pointer(address: Val) -> Val:
+        return Val(e, e.b.inttoptr(address.v, PTR))
+
+    with e.loop(0, a["outer"]) as j, e.loop(0, a["count"]) as i:
+        place = {side: a[side] + i * a[f"{side}_hi"] + j * a[f"{side}_lo"] for side in ("source", "target")}
+        if indexed:
+            number = e.load(I32, pointer(a["index"]), i * 4).sext(I64)
+            row = a[indexed] + number * a[f"{indexed}_hi"]
+            place[indexed] = row
+            inside = Val(e, e.b.and_(row.ge(a["low"]).v, (row + a["size"]).le(a["high"]).v))
+            with e.when(Val(e, e.b.not_(inside.v))):
+                failed.set(1)
+            with e.when(failed.get().eq(0)):
+                _copy(e, pointer(place["target"]), pointer(place["source"]), a["size"])
+        else:
+            _copy(e, pointer(place["target"]), pointer(place["source"]), a["size"])
+    e.finish(failed.get())

@@ -1,0 +1,95 @@
+"""The VPU micro-operations on vectors in registers: the same bits as the definitions in `vmath` and `rng`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pintac import isa
+from pintac.isa import MicroOp
+from pintac.runtime.jit import transcendental
+from pintac.runtime.jit.codegen import I32, I64, VI, Emitter, Val
+
+PHILOX = (MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2)
+
+
+def minimum(e: Emitter, a: Val, b: Val) -> Val:
+    """The smaller one; -0 is smaller than +0; NaN if one is."""
+    equal = e.select(a.lt(b), a.bits(), e.select(b.lt(a), b.bits(), a.bits() | b.bits())).as_float()
+    return e.select(_unordered(e, a, b), a + b, equal)
+
+
+def maximum(e: Emitter, a: Val, b: Val) -> Val:
+    """The larger one; +0 is larger than -0; NaN if one is."""
+    equal = e.select(a.gt(b), a.bits(), e.select(b.gt(a), b.bits(), a.bits() & b.bits())).as_float()
+    return e.select(_unordered(e, a, b), a + b, equal)
+
+
+def _unordered(e: Emitter, a: Val, b: Val) -> Val:
+    return Val(e, e.b.fcmp_unordered("uno", a.v, b.v))
+
+
+def _compare(name: str) -> Callable[[Emitter, Val, Val], Val]:
+    def apply(e: Emitter, a: Val, b: Val) -> Val:
+        return e.select(getattr(a, name)(b), e.f(1.0), 0.0)
+
+    return apply
+
+
+MICRO_OPS: Mapping[MicroOp, Callable[..., Val]] = {
+    MicroOp.MOV: lambda e, a: a,
+    MicroOp.ADD: lambda e, a, b: a + b,
+    MicroOp.SUB: lambda e, a, b: a - b,
+    MicroOp.MUL: lambda e, a, b: a * b,
+    MicroOp.DIV: lambda e, a, b: a / b,
+    MicroOp.NEG: lambda e, a: e.neg(a),
+    MicroOp.ABS: lambda e, a: e.fabs(a),
+    MicroOp.MIN: minimum,
+    MicroOp.MAX: maximum,
+    MicroOp.SQRT: lambda e, a: e.sqrt(a),
+    MicroOp.EXP: transcendental.exp,
+    MicroOp.LOG: transcendental.log,
+    MicroOp.TANH: transcendental.tanh,
+    MicroOp.SIGMOID: transcendental.sigmoid,
+    MicroOp.SIN: transcendental.sin,
+    MicroOp.COS: transcendental.cos,
+    MicroOp.ERF: transcendental.erf,
+    MicroOp.LT: _compare("lt"),
+    MicroOp.LE: _compare("le"),
+    MicroOp.GT: _compare("gt"),
+    MicroOp.GE: _compare("ge"),
+    MicroOp.EQ: _compare("eq"),
+    MicroOp.NE: _compare("ne"),
+    MicroOp.SELECT: lambda e, a, b, c: e.select(a.ne(0.0), b, c),
+}
+
+
+def micro_op(e: Emitter, op: MicroOp, *args: Val) -> Val:
+    """The result of a micro-operation other than the Philox ones."""
+    return MICRO_OPS[op](e, *args)
+
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+
+
+def philox(e: Emitter, op: MicroOp, index: Val, stream_term: Val, params: Val) -> Val:
+    """The uniform numbers of a Philox micro-op for the element numbers `index` (int32 lanes)."""
+    word = [
+        index,
+        e.splat(e.load(I32, params, 4 * isa.PARAM_STEP)),
+        e.splat(stream_term >> 16),
+        e.const(VI, 0),
+    ]
+    key = [e.splat(e.load(I32, params, 4 * isa.PARAM_SEED)), e.splat(stream_term & 0xFFFF)]
+    for n in range(_ROUNDS):
+        if n:
+            key = [k + w for k, w in zip(key, _WEYL, strict=True)]
+        products = [word[2 * i].zext(I64) * m for i, m in enumerate(_MULTIPLIERS)]
+        high = [(p >> 32).trunc(I32) for p in products]
+        low = [p.trunc(I32) for p in products]
+        word = [high[1] ^ word[1] ^ key[0], low[1], high[0] ^ word[3] ^ key[1], low[0]]
+    top = word[1 if op is MicroOp.PHILOX_U2 else 0] >> 8
+    if op is MicroOp.PHILOX_U1:
+        top = top + 1
+    return top.to_float() * 2.0**-24
