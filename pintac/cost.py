@@ -1,0 +1,363 @@
+"""What one decoded instruction costs on a machine: cycles of its unit, bytes, multiply-accumulates, picojoules.
+
+Cycles are whole and depend on the instruction alone, not on what runs beside it (`timeline.py` adds waiting). The
+numbered statements in `ASSUMPTIONS` are the model; docs/MACHINE.md prints them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping as MappingABC
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from pintac import isa
+from pintac.cost_matmul import Matmul, access_cycles, block_bytes, ceil_div, map_matmul
+from pintac.errors import MachineError
+from pintac.isa import Dataflow, Instruction, Kind, MicroOp, Opcode, Operand, Sink, Space
+from pintac.machine import Machine
+
+ASSUMPTIONS: tuple[str, ...] = (
+    "A block product takes ceil(a/4) * ceil(b/4) cycles of one engine; SMX exponents are handled in the same time.",
+    "The array forms rectangles of r x s engines (any with array_foldable, else rows x cols or "
+    "its transpose); a matmul uses the fastest. Output-stationary passes hold output blocks and take kb * c cycles; "
+    "weight- and input-stationary ones hold r x s operand blocks, k along rows, and take one product a streamed block.",
+    "Accumulators and the stationary operand are double-buffered: the results of a pass are written and the next "
+    "stationary blocks are read while the array computes. Edge passes take as long as full ones.",
+    "Results go to the partial-sum buffer or to SRAM, each at its rate; accumulation in SRAM also reads the old values "
+    "through the operand port, accumulation in the partial-sum buffer through a read port as wide as its write port.",
+    "Operands cross an r x s rectangle in r + s - 2 cycles; back-to-back matmuls hide that and the last drain.",
+    "The vector unit processes 4x4 blocks where an operand is SMX, else any h x w grid of lanes; every micro-op chain "
+    "within the limit is one pass. Broadcast operands are held; other streams share the read ports. Decoding is free, "
+    "quantising has its own rate, and reductions cost no lanes.",
+    "SRAM words are interleaved over the banks, shifted by one bank every row of banks; the rows that one step of one "
+    "stream touches conflict when they fall in one bank. Between units, DRAM and the tensor unit come first: the "
+    "vector unit gets what the banks deliver beyond those ports' peak rates.",
+    "A transfer holds the bus for its bytes, each separate row rounded up to whole bursts; direction changes, refresh "
+    "and page misses cost nothing.",
+    "Energy of an INT4 digit product: a quarter of an INT8 multiplication, one INT8 addition in the product tree, a "
+    "quarter of an INT32 addition. A block's contribution to an output: one fp32 addition and two exponent additions.",
+    "Energy of a vector micro-op: an fp32 addition for add, sub, min, max, neg, abs, comparisons and select, a "
+    "multiplication for mul, 4 of both for div and sqrt, 8 of both for exp, log, tanh, sigmoid, sin, cos and erf, 10 "
+    "rounds of 4 INT32 multiplications and additions for philox; quantising an element three INT32 additions.",
+    "SRAM energy goes by the size of a bank, linear in its logarithm between the table's sizes; the partial-sum buffer "
+    "is one bank. Leakage, clock and control cost no energy.",
+)
+
+_ADDITIVE = {
+    MicroOp.ADD, MicroOp.SUB, MicroOp.NEG, MicroOp.ABS, MicroOp.MIN, MicroOp.MAX, MicroOp.LT, MicroOp.LE, MicroOp.GT,
+    MicroOp.GE, MicroOp.EQ, MicroOp.NE, MicroOp.SELECT,
+}  # fmt: skip
+_ITERATIVE = {MicroOp.DIV, MicroOp.SQRT}
+_TABLE = {MicroOp.EXP, MicroOp.LOG, MicroOp.TANH, MicroOp.SIGMOID, MicroOp.SIN, MicroOp.COS, MicroOp.ERF}
+_PHILOX = {MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one execution of an instruction.
+
+    busy            cycles its unit is taken (matmul: by itself, back to back)
+    latency         cycles from its start to its completion, by itself
+    limit           what sets `busy`
+    macs            logical multiply-accumulates
+    work            engine-cycles of padded block products (matmul), lane-cycles (VPU)
+    *_read/_write   bytes by space
+    *_pj            energy by part
+    passes, compute, drain, preload, skew    see `cost_matmul.Mapping`
+    """
+
+    busy: int
+    latency: int
+    limit: str
+    macs: int = 0
+    work: int = 0
+    passes: int = 1
+    compute: int = 0
+    drain: int = 0
+    preload: int = 0
+    skew: int = 0
+    sram_read: int = 0
+    sram_write: int = 0
+    psum_read: int = 0
+    psum_write: int = 0
+    dram_read: int = 0
+    dram_write: int = 0
+    tcu_pj: float = 0.0
+    vpu_pj: float = 0.0
+    sram_pj: float = 0.0
+    psum_pj: float = 0.0
+    dram_pj: float = 0.0
+
+
+COST_INTEGERS = (
+    "busy", "latency", "macs", "work", "passes", "compute", "drain", "preload", "skew", "sram_read", "sram_write",
+    "psum_read", "psum_write", "dram_read", "dram_write",
+)  # fmt: skip
+COST_ENERGIES = ("tcu_pj", "vpu_pj", "sram_pj", "psum_pj", "dram_pj")
+assert {*COST_INTEGERS, *COST_ENERGIES, "limit"} == {f.name for f in fields(Cost)}
+
+
+def cost(instruction: Instruction, machine: Machine) -> Cost:
+    """Cost of one execution. Raises `MachineError` for what this machine cannot execute."""
+    opcode = instruction.opcode
+    if opcode is Opcode.MATMUL:
+        return _matmul(instruction, machine)
+    if opcode is Opcode.VPU:
+        return _vpu(instruction, machine)
+    if opcode in (Opcode.LOAD, Opcode.STORE):
+        return _transfer(instruction, machine)
+    if opcode in (Opcode.SIGNAL, Opcode.WAIT):
+        return Cost(busy=1, latency=1, limit="issue")
+    return Cost(busy=0, latency=0, limit="none")  # the sequencers handle loops beside their instructions
+
+
+def sram_pj_per_byte(kib: float, machine: Machine) -> float:
+    """Energy of a byte of an access to a bank of so many KiB."""
+    sizes = [math.log2(8), math.log2(32), math.log2(1024)]
+    table = [
+        machine.energy_sram_8kib_pj_per_64bit,
+        machine.energy_sram_32kib_pj_per_64bit,
+        machine.energy_sram_1mib_pj_per_64bit,
+    ]
+    return float(np.interp(math.log2(kib), sizes, table)) / 8
+
+
+def mac_pj(bits_a: int, bits_b: int, machine: Machine) -> float:
+    """Energy of one multiply-accumulate of the tensor unit, its share of the block's fp32 accumulation included."""
+    digit = machine.energy_mul_int8_pj / 4 + machine.energy_add_int8_pj + machine.energy_add_int32_pj / 4
+    accumulate = machine.energy_add_fp32_pj + 2 * machine.energy_add_int8_pj
+    return -(-bits_a // 4) * -(-bits_b // 4) * digit + accumulate / 4
+
+
+def micro_op_pj(op: MicroOp, machine: Machine) -> float:
+    """Energy of one micro-op on one element."""
+    both = machine.energy_add_fp32_pj + machine.energy_mul_fp32_pj
+    if op in _ADDITIVE:
+        return machine.energy_add_fp32_pj
+    if op is MicroOp.MUL:
+        return machine.energy_mul_fp32_pj
+    if op in _ITERATIVE:
+        return 4 * both
+    if op in _TABLE:
+        return 8 * both
+    if op in _PHILOX:
+        return 40 * (machine.energy_mul_int32_pj + machine.energy_add_int32_pj)
+    return 0.0
+
+
+def _memory(machine: Machine, moved: MappingABC[str, int], bus_bytes: int = 0) -> dict[str, float]:
+    """Byte counts as `Cost` has them, and their energy."""
+    sram = moved.get("sram_read", 0) + moved.get("sram_write", 0)
+    psum = moved.get("psum_read", 0) + moved.get("psum_write", 0)
+    return {
+        **moved,
+        "sram_pj": sram * sram_pj_per_byte(machine.sram_bank_kib, machine),
+        "psum_pj": psum * sram_pj_per_byte(machine.psum_kib, machine),
+        "dram_pj": 8 * bus_bytes * machine.energy_dram_pj_per_bit,
+    }
+
+
+def _matmul(instruction: Instruction, machine: Machine) -> Cost:
+    left, right, out = (instruction.operand(group) for group in ("s0", "s1", "d0"))
+    m, k, n = instruction["m"], instruction["k"], instruction["n"]
+    task = Matmul(
+        m, k, n, left.bits, right.bits, bool(instruction["acc"]), out.space == Space.SRAM,
+        0 if instruction["ta"] else left.hi * 2 * left.bits,
+        right.hi * 2 * right.bits if instruction["tb"] else 0,
+    )  # fmt: skip
+    mapping = map_matmul(task, Dataflow(instruction["dataflow"]), machine)
+    place = "sram" if task.to_sram else "psum"
+    moved = {"sram_read": mapping.operand_bytes}
+    moved[f"{place}_write"] = mapping.result_writes
+    moved[f"{place}_read"] = moved.get(f"{place}_read", 0) + mapping.result_reads
+    products = ceil_div(m, 4) * ceil_div(k, 4) * ceil_div(n, 4)
+    return Cost(
+        busy=mapping.busy,
+        latency=mapping.alone,
+        limit=mapping.limit,
+        macs=m * k * n,
+        work=products * machine.product_cycles(left.bits, right.bits),
+        passes=mapping.passes,
+        compute=mapping.compute,
+        drain=mapping.drain,
+        preload=mapping.preload,
+        skew=mapping.skew,
+        tcu_pj=64 * products * mac_pj(left.bits, right.bits, machine),
+        **_memory(machine, moved),  # type: ignore[arg-type]
+    )
+
+
+def _transfer(instruction: Instruction, machine: Machine) -> Cost:
+    size, count, outer = instruction["size"], instruction["count"], instruction["outer"]
+    load = instruction.opcode is Opcode.LOAD
+    remote = instruction.operand("s0" if load else "d0")
+    rows, run = count * outer, size
+    if not instruction["gather"] and (count == 1 or remote.hi == size):
+        rows, run = outer, size * count
+        if outer == 1 or remote.lo == run:
+            rows, run = 1, run * outer
+    total = size * count * outer
+    bus_bytes = rows * ceil_div(run, machine.dram_burst_bytes) * machine.dram_burst_bytes
+    busy = max(1, math.ceil(bus_bytes / machine.dram_bytes_per_cycle - 1e-9))
+    index_bytes = 4 * count if instruction["gather"] else 0
+    moved = {"dram_read" if load else "dram_write": total, "sram_write" if load else "sram_read": total}
+    moved["sram_read"] = moved.get("sram_read", 0) + index_bytes
+    return Cost(
+        busy=busy,
+        latency=busy + machine.dram_latency_cycles,
+        limit="bus",
+        **_memory(machine, moved, bus_bytes),  # type: ignore[arg-type]
+    )
+
+
+def _element_offset(o: Operand, row: int, col: int) -> int:
+    """Byte offset of an element of an fp32 operand."""
+    if o.inner:
+        return 4 * ((row // o.inner) * o.hi + (row % o.inner) * o.lo + col * o.cstep)
+    return 4 * (row * o.hi + col * o.cstep)
+
+
+def _is_broadcast(o: Operand) -> bool:
+    return not o.bits and (o.hi == 0 or o.cstep == 0 or (o.inner > 0 and o.lo == 0))
+
+
+def _distinct_bytes(o: Operand, rows: int, cols: int) -> int:
+    """Bytes of an operand that are different ones (a broadcast is read once)."""
+    if o.bits:
+        return ceil_div(rows, 4) * ceil_div(cols, 4) * block_bytes(o.bits)
+    groups = ceil_div(rows, o.inner) if o.inner else 1
+    inner = min(rows, o.inner) if o.inner else rows
+    along = (groups if o.hi else 1) * (inner if o.lo else 1) if o.inner else (rows if o.hi else 1)
+    return 4 * along * (cols if o.cstep else 1)
+
+
+def _step_cycles(o: Operand, grid: tuple[int, int], rows: int, cols: int, words: int, machine: Machine) -> int:
+    """Cycles to move what one step of the lane grid needs of an fp32 operand in SRAM."""
+    height, width = min(grid[0], rows), min(grid[1], cols)
+    base = o.addr % machine.sram_bank_bytes_per_cycle
+    return access_cycles([base + _element_offset(o, r, c) for r in range(height) for c in range(width)], words, machine)
+
+
+def _vpu(instruction: Instruction, machine: Machine) -> Cost:
+    rows, cols, uops = instruction["rows"], instruction["cols"], instruction["uops"]
+    if uops > machine.vpu_max_micro_ops:
+        raise MachineError(
+            f"a vpu instruction of {uops} micro-ops: machine {machine.name!r} chains {machine.vpu_max_micro_ops}",
+            hint="compile for this machine",
+        )
+    ops = [isa.split_micro_op(instruction[f"uop{i}"])[0] for i in range(uops)]
+    if not machine.vpu_philox and any(op in _PHILOX for op in ops):
+        raise MachineError(f"machine {machine.name!r} has no philox generator", hint="vpu_philox = true")
+    sources = [o for i in range(isa.SOURCES) if (o := instruction.operand(f"s{i}")).kind == Kind.TENSOR]
+    sinks = [(o, instruction[f"acc{i}"]) for i in range(isa.SINKS) if (o := instruction.operand(f"d{i}")).kind]
+
+    moved = {"sram_read": 0, "sram_write": 0, "psum_read": 0, "psum_write": 0}
+    for o in sources:
+        moved[f"{Space(o.space).name.lower()}_read"] += _distinct_bytes(o, rows, cols)
+    quantised = 0
+    for o, acc in sinks:
+        shape = isa.sink_shape(o.kind, rows, cols, o.inner)
+        size = _distinct_bytes(o, rows, cols) if o.bits else 4 * shape[0] * shape[1]
+        moved[f"{Space(o.space).name.lower()}_write"] += size
+        if acc:
+            moved[f"{Space(o.space).name.lower()}_read"] += size
+        if o.bits:
+            quantised += ceil_div(rows, 4) * ceil_div(cols, 4)
+
+    streams = [o for o in sources if not o.bits and not _is_broadcast(o)]
+    writes = [o for o, _ in sinks if o.kind == Sink.WRITE and not o.bits]
+    words = machine.sram_bank_bytes_per_cycle
+    read_words = max(1, machine.vpu_sram_read_bytes_per_cycle // 3 // words)  # three ports
+    write_words = max(1, machine.vpu_sram_write_bytes_per_cycle // words)
+
+    def lanes(grid: tuple[int, int]) -> tuple[int, int]:
+        """(steps, cycles of the slowest port over all steps)."""
+        steps = ceil_div(rows, grid[0]) * ceil_div(cols, grid[1])
+        slowest = 1
+        for o in streams:
+            if o.space == Space.SRAM:
+                slowest = max(slowest, _step_cycles(o, grid, rows, cols, read_words, machine))
+        for o in writes:
+            if o.space == Space.SRAM:
+                slowest = max(slowest, _step_cycles(o, grid, rows, cols, write_words, machine))
+        return steps, steps * slowest
+
+    if any(o.bits for o in sources) or any(o.bits for o, _ in sinks):
+        # whole blocks, side by side: a step covers four rows, or fewer where the operand has one column of blocks
+        blocks = ceil_div(rows, 4) * ceil_div(cols, 4)
+        per_step = machine.vpu_lanes // 16
+        wide = min(per_step, ceil_div(cols, 4))
+        steps = ceil_div(blocks, per_step)
+        _, port = lanes((4 * (per_step // wide), 4 * wide))
+        port = ceil_div(port * steps, ceil_div(rows, 4 * (per_step // wide)) * ceil_div(cols, 4 * wide))
+    else:
+        grids = [(h, machine.vpu_lanes // h) for h in range(1, machine.vpu_lanes + 1) if machine.vpu_lanes % h == 0]
+        steps, port = min((lanes(grid) for grid in grids), key=lambda x: (max(x), x))
+
+    shared = machine.sram_bytes_per_cycle - (
+        machine.tcu_sram_read_bytes_per_cycle + machine.tcu_sram_write_bytes_per_cycle + machine.dram_bytes_per_cycle
+    )
+    reads = moved["sram_read"] + moved["psum_read"]
+    written = moved["sram_write"] + moved["psum_write"]
+    busy, limit = max(
+        (
+            (steps, "lanes"),
+            (port, "bank conflicts"),
+            (ceil_div(reads, machine.vpu_sram_read_bytes_per_cycle), "read ports"),
+            (ceil_div(written, machine.vpu_sram_write_bytes_per_cycle), "write port"),
+            (ceil_div(quantised, machine.quantise_blocks_per_cycle), "quantise"),
+            (math.ceil((moved["sram_read"] + moved["sram_write"]) / shared - 1e-9), "banks"),
+        ),
+        key=lambda x: x[0],
+    )
+    elements = rows * cols
+    energy = elements * sum(micro_op_pj(op, machine) for op in ops)
+    energy += 3 * machine.energy_add_int32_pj * elements * sum(o.bits > 0 for o, _ in sinks)
+    return Cost(
+        busy=busy,
+        latency=busy + machine.vpu_pipeline_cycles,
+        limit=limit,
+        work=elements,
+        vpu_pj=energy,
+        **_memory(machine, moved),  # type: ignore[arg-type]
+    )
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Costs of a listing, column by column: every integer and energy of `Cost` as an array [instructions]."""
+
+    integers: MappingABC[str, np.ndarray]
+    energies: MappingABC[str, np.ndarray]
+    limits: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.integers[name] if name in self.integers else self.energies[name]
+
+
+def cost_table(table: np.ndarray, machine: Machine) -> CostTable:
+    """Costs of every instruction of a decoded listing. Raises `MachineError` naming the first that cannot run."""
+    seen: dict[bytes, Cost] = {}
+    costs: list[Cost] = []
+    for pc, row in enumerate(table):
+        key = row.tobytes()
+        if key not in seen:
+            try:
+                seen[key] = cost(instruction_of(row), machine)
+            except MachineError as error:
+                raise MachineError(f"instruction {pc}: {error.message}", hint=error.hint) from None
+        costs.append(seen[key])
+    return CostTable(
+        {name: np.array([getattr(c, name) for c in costs], np.int64) for name in COST_INTEGERS},
+        {name: np.array([getattr(c, name) for c in costs], np.float64) for name in COST_ENERGIES},
+        tuple(c.limit for c in costs),
+    )
+
+
+def instruction_of(row: np.ndarray) -> Instruction:
+    """The instruction of one row of a decoded table."""
+    opcode = Opcode(int(row[0]))
+    values = {name: int(row[f.column]) for name, f in isa.DEFS[opcode].fields.items() if row[f.column]}
+    return Instruction(opcode, values)
