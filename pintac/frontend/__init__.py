@@ -10,7 +10,7 @@ from pintac.frontend.schedules import constant, cosine_decay, linear_decay
 from pintac.frontend.testset import TestSet, l2_rel, predict_float, test_set
 from pintac.frontend.tracing import TracedStep, trace
 from pintac.frontend.twin import SampledStep
-from pintac.frontend.weights import as_tensors, initial_states, initialize_, load_weights, save_weights
+from pintac.frontend.weights import as_tensors, initial_states, initialize_
 
 __all__ = [
     "Adam",
@@ -44,9 +44,7 @@ __all__ = [
     "laplacian",
     "linear_decay",
     "load_step",
-    "load_weights",
     "predict_float",
-    "save_weights",
     "test_set",
     "to_dense",
     "trace",

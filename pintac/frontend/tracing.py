@@ -137,7 +137,7 @@ def _recording(recorder: Recorder, derivatives: RecordedDerivatives, fallback: L
         recorder.report(error.message, error.hint, location)
     except IRError as error:
         raise ModelError(error.message, location=error.location or fallback, hint=error.hint) from error
-    except Exception as error:  # whatever user code raises: shown with its line, the original as the cause
+    except Exception as error:  # noqa: BLE001 - user code may raise anything: it is reported with its line and kept as cause
         recorder.report(f"{type(error).__name__}: {error}", None, traceback_location(error.__traceback__, fallback))
         recorder.cause = recorder.cause or error
     finally:
@@ -230,6 +230,8 @@ class RecordedDerivatives:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.uses_dt = False
+        # The operands are kept so that their ids stay theirs.
+        self._known: dict[tuple[object, ...], tuple[Traced, Traced, Traced]] = {}
 
     def tt_linear(self, layer: TTLinear, x: Tensor) -> Tensor:
         r = self.recorder
@@ -253,18 +255,11 @@ class RecordedDerivatives:
 
     def gradient(self, u: active.Function, x: Tensor) -> Tensor:
         y, points = self._function_of(u, x, "grad")
-        shape = (*y.shape, points.shape[1])
-        return self._derivative(
-            lambda: self.recorder.builder.gradient(self.recorder.node(y), self.recorder.node(points)), shape, y, points
-        )
+        return self._derivative("gradient", y, points, {}, (*y.shape, points.shape[1]))
 
     def laplacian(self, u: active.Function, x: Tensor, start: int, stop: int) -> Tensor:
         y, points = self._function_of(u, x, "laplacian")
-
-        def build() -> Node:
-            return self.recorder.builder.laplacian(self.recorder.node(y), self.recorder.node(points), start, stop)
-
-        return self._derivative(build, tuple(y.shape), y, points)
+        return self._derivative("laplacian", y, points, {"start": start, "stop": stop}, tuple(y.shape))
 
     def time_derivative(self, u: active.Function, x: Tensor) -> Tensor:
         self.uses_dt = True
@@ -299,10 +294,18 @@ class RecordedDerivatives:
             raise Abandoned
         return y, x
 
-    def _derivative(self, build: Callable[[], Node], shape: Sequence[int], y: Traced, x: Traced) -> Traced:
-        result = self._leaf(build, shape, [y, x])
-        result.derived = True
-        return result
+    def _derivative(self, op: str, y: Traced, x: Traced, attrs: dict[str, int], shape: tuple[int, ...]) -> Traced:
+        """The operator as a leaf; asked for twice, it is the same value."""
+        key = (op, id(y), id(x), *attrs.values())
+        if key not in self._known:
+
+            def build() -> Node:
+                return self.recorder.builder.add_op(op, (self.recorder.node(y), self.recorder.node(x)), attrs)
+
+            result = self._leaf(build, shape, [y, x])
+            result.derived = True
+            self._known[key] = (result, y, x)
+        return self._known[key][0]
 
     def _leaf(self, build: Callable[[], Node], shape: Sequence[int], sources: Sequence[Any]) -> Traced:
         """A value made by pintac itself; its stand-in numbers are ones."""

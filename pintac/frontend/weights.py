@@ -1,4 +1,4 @@
-"""Parameters and states: names, layouts, first values, files.
+"""Parameters and states: names, layouts, first values.
 
 A state of the IR carries the name of its parameter in `net.state_dict()`; weights of `nn.Linear` are stored [in, out],
 everything else as torch has it. Parameters of the problem (inverse problems) are named `problem.<attribute>`.
@@ -9,12 +9,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pintac import rng
@@ -145,8 +142,8 @@ def draw_normal(name: str, shape: tuple[int, ...], std: float, seed: int) -> np.
     Configurations that share a layer (its name and shape) therefore share its draws (NUMERICS 9).
     """
     key = zlib.crc32(name.encode())
-    normal = rng.normal(seed, rng.STREAM_INIT, 0, key, int(np.prod(shape)))
-    return (normal * np.float32(std)).reshape(shape)
+    normal = rng.normal(seed, rng.STREAM_INIT, 0, key, shape)
+    return np.asarray(normal * np.float32(std), dtype=np.float32)
 
 
 def initial_weights(net: nn.Module, seed: int) -> Arrays:
@@ -192,24 +189,3 @@ def initial_states(step: TrainStep, seed: int, weights: Mapping[str, np.ndarray]
             if layout.aliases.get(name) == name:
                 states[name] = layout.stored(name, value)
     return states
-
-
-# ---------------------------------------------------------------------------------------------- files
-
-
-def load_weights(path: str | Path) -> Arrays:
-    """Arrays of a safetensors file. Raises CheckpointError when it cannot be read."""
-    try:
-        return dict(safetensors.numpy.load_file(str(path)))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: cannot read weights: {error}", hint="a .safetensors file with the names of net.state_dict()"
-        ) from error
-
-
-def save_weights(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays to a safetensors file, in the order of their names; nothing is left half-written."""
-    target = Path(path)
-    partial = target.with_name(target.name + ".partial")
-    safetensors.numpy.save_file({name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}, str(partial))
-    partial.replace(target)
