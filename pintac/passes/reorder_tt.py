@@ -32,6 +32,7 @@ class ReorderTT(Pass):
         if not graph.of("tt_matmul"):
             return graph
         reconstructed: dict[tuple[tuple[Node, ...], str], Node] = {}
+        flat: dict[tuple[Node, tuple[int, ...]], Node] = {}
 
         def expand(b: Builder, node: Node, operands: tuple[Node, ...]) -> Node | None:
             if node.op != "tt_matmul":
@@ -40,7 +41,7 @@ class ReorderTT(Pass):
             role = str(node.attrs["lhs_role"])
             d = len(ints(node.attrs, "in_factors"))
             if self.order == "sequential":
-                return _sequential(b, x, cores[:d], cores[d:], role)
+                return _sequential(b, x, cores[:d], cores[d:], role, flat)
 
             def shared(part: str) -> Node:
                 """One reconstruction for every use of the layer."""
@@ -89,8 +90,24 @@ def _output_factor(b: Builder, cores: Sequence[Node]) -> Node:
     return result
 
 
-def _sequential(b: Builder, x: Node, inputs: Sequence[Node], outputs: Sequence[Node], role: str) -> Node:
-    """One core at a time. The rows are x's leading dimensions; `rest` are the input factors not yet contracted."""
+def _sequential(
+    b: Builder,
+    x: Node,
+    inputs: Sequence[Node],
+    outputs: Sequence[Node],
+    role: str,
+    flat: dict[tuple[Node, tuple[int, ...]], Node],
+) -> Node:
+    """One core at a time. The rows are x's leading dimensions; `rest` are the input factors not yet contracted.
+
+    `flat` keeps the matrix views of cores, one for every use: their gradients add up as matrices.
+    """
+
+    def matrix(core: Node, shape: tuple[int, int]) -> Node:
+        if (core, shape) not in flat:
+            flat[core, shape] = _view(b, core, shape)
+        return flat[core, shape]
+
     rows, rank = x.shape[:-1], x.type.rank - 1
     factors = [core.shape[1] for core in inputs]
     result = x
@@ -109,12 +126,12 @@ def _sequential(b: Builder, x: Node, inputs: Sequence[Node], outputs: Sequence[N
             if bond != 1 and size != 1:
                 tensor = b.permute(tensor, (*range(rank), rank + 1, rank))
             result = _view(b, tensor, (*rows, bond * size))
-        result = b.matmul(result, _view(b, core, (left * size, right)), lhs_role=role, rhs_role="weight")
+        result = b.matmul(result, matrix(core, (left * size, right)), lhs_role=role, rhs_role="weight")
         bond = right
     pending = prod(rows)
     for core in outputs:
         left, size, right = core.shape
-        result = b.matmul(result, _view(b, core, (left, size * right)), lhs_role=role, rhs_role="weight")
+        result = b.matmul(result, matrix(core, (left, size * right)), lhs_role=role, rhs_role="weight")
         produced = result.type.size // (pending * right)
         result = _view(b, result, (*rows, produced, right))
     return _view(b, result, (*rows, result.type.size // pending))

@@ -10,8 +10,10 @@ import pytest
 from pintac.ir import Builder, Graph
 from pintac.ir.evaluate import evaluate
 from pintac.ir.verify import verify
+from pintac.passes import parse_pipeline
 from pintac.passes.reorder_tt import ReorderTT
-from tests.passes.models import LOC, distance, feeds_for, tt_linear
+from tests.passes.models import LOC, distance, feeds_for, poisson, run, tt_linear
+from tests.passes.networks import NETWORKS
 
 LAYERS = [
     ((6,), (5,), (1,)),
@@ -92,3 +94,17 @@ def test_a_graph_without_layers_is_left_alone() -> None:
         b.output("x", b.input("x", (2, 2)))
     graph = b.finish()
     assert ReorderTT().run(graph) is graph
+
+
+def test_gradients_of_sequential_cores_add_up_as_matrices() -> None:
+    """So that they can accumulate in one chain: no reshape stands between the products and their sum."""
+    text = "expand-operators,split-stein,reorder-tt{order=sequential},differentiate,fold-accumulate"
+    graph = run(poisson(NETWORKS["tensor train"], points=3), *parse_pipeline(text))
+    for k in range(4):
+        gradient = graph.outputs[f"grad:tt.{k}"]
+        while gradient.op == "reshape":
+            gradient = gradient.operands[0]
+        chain = 0
+        while gradient.op == "matmul_tn":
+            chain, gradient = chain + 1, gradient.operands[-1]
+        assert chain == 3  # interior perturbed, interior base, boundary
