@@ -7,21 +7,19 @@ words and a counter of four into four random words:
     counter = (index, step, term, 0)    index: linear, row-major number of the element in its tensor
 
 Each element has a counter of its own: its numbers come from the four words of that counter alone, so they depend
-neither on the shape of the tensor nor on how it is tiled. Seed, stream, step, term and index are taken as 32-bit words.
+neither on the shape of the tensor nor on how it is tiled. Seed, stream, step and term are taken modulo 2**32.
 (Numerics, section 8.)
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pintac import vmath
-from pintac.errors import UsageError
 
 STREAM_POINTS = 1  # collocation points
 STREAM_DELTA = 2  # perturbations of the estimators
@@ -75,19 +73,16 @@ def _rounds(words: list[NDArray[np.uint64]], key: list[U32]) -> list[NDArray[np.
     return [c0, c1, c2, c3]
 
 
-def _word(value: int, name: str) -> np.uint32:
-    value = operator.index(value)
-    if not 0 <= value < 1 << 32:
-        raise UsageError(f"{name} = {value} is not a 32-bit number", hint=f"0 <= {name} < 2**32")
-    return np.uint32(value)
+def _word(value: int) -> np.uint32:
+    return np.uint32(int(value) & 0xFFFFFFFF)
 
 
 def words(seed: int, stream: int, step: int, term: int, index: U32) -> U32:
     """The four words of elements `index` (uint32, any shape) of a tensor: uint32 `[..., 4]`, of `index`'s shape."""
     if index.dtype != np.uint32:
         raise TypeError(f"element numbers are uint32, not {index.dtype}")
-    key = [_word(seed, "seed"), _word(stream, "stream")]
-    rest = [np.uint64(_word(step, "step")), np.uint64(_word(term, "term")), np.uint64(0)]
+    key = [_word(seed), _word(stream)]
+    rest = [np.uint64(_word(step)), np.uint64(_word(term)), np.uint64(0)]
     flat = index.reshape(-1)
     out = np.empty((flat.size, 4), np.uint32)
     for i in range(0, flat.size, _CHUNK):
