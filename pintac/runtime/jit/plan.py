@@ -119,12 +119,9 @@ class _Builder:
             self.check(name, self.place(o), o.space, low * 2 * o.bits, high * 2 * o.bits)
             self.check(name, self.place(o, exponents=True), o.space, low, high)
             return
-        reach = [(rows - 1) * o.hi]
-        if o.inner:
-            groups = (rows - 1) // o.inner
-            reach = [groups * o.hi, (min(o.inner, rows) - 1) * o.lo]
-        reach.append((cols - 1) * o.cstep)
-        low, high = sum(min(x, 0) for x in reach), sum(max(x, 0) for x in reach)
+        r, across = np.arange(rows), (cols - 1) * o.cstep
+        down = r // o.inner * o.hi + r % o.inner * o.lo if o.inner else r * o.hi
+        low, high = int(down.min()) + min(across, 0), int(down.max()) + max(across, 0)
         self.check(name, self.place(o), o.space, 4 * low, 4 * high + 4)
 
     # --- steps
