@@ -29,7 +29,7 @@ def load_weights(path: str) -> Arrays:
 
 def save_weights(path: str, weights: Mapping[str, np.ndarray]) -> None:
     """Write a safetensors file, whole or not at all; names are sorted."""
-    arrays = {name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}
+    arrays = {name: np.array(weights[name], order="C") for name in sorted(weights)}
     write_bytes(path, safetensors.numpy.save(arrays))
 
 
@@ -39,7 +39,7 @@ def to_weights(states: Mapping[str, np.ndarray], export: Export) -> Arrays:
     for name, entry in export.items():
         if entry["state"] in states:
             value = states[entry["state"]]
-            weights[name] = np.ascontiguousarray(value.T if entry["transposed"] else value)
+            weights[name] = np.array(value.T if entry["transposed"] else value, order="C")
     return weights
 
 
@@ -55,7 +55,7 @@ def to_states(weights: Mapping[str, np.ndarray], export: Export, shapes: Mapping
         state = entry["state"]
         if name in weights:
             value = np.asarray(weights[name], np.float32)
-            states[state] = np.ascontiguousarray(value.T if entry["transposed"] else value)
+            states[state] = np.array(value.T if entry["transposed"] else value, order="C")
             if states[state].shape != shapes[state]:
                 raise CheckpointError(
                     f"the weights hold {name!r} with shape {list(value.shape)}, which does not fit the program",

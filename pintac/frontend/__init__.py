@@ -1,6 +1,7 @@
 """The only room that imports torch: layers, problems, operators; tracing to IR; the float twin."""
 
 from pintac.frontend.adapters import builtin_step, load_step
+from pintac.frontend.eager import EagerStep
 from pintac.frontend.estimators import Estimator, SecondDifference, Stein
 from pintac.frontend.layers import TTLinear, to_dense
 from pintac.frontend.operators import dt, grad, laplacian
@@ -17,6 +18,7 @@ __all__ = [
     "At",
     "Ball",
     "Boundary",
+    "EagerStep",
     "Estimator",
     "Points",
     "Problem",

@@ -36,9 +36,9 @@ class Plan:
 
 
 class EagerStep:
-    """The training step of `step` on a copy of its module. `chunk` is the largest number of points evaluated at once.
+    """The training step of `step` on a copy of its module, at most `chunk` points at a time.
 
-    Raises ModelError for hard constraints and for Laplacians over several ranges of columns: `SampledStep` covers those.
+    Raises ModelError for hard constraints and for Laplacians over several ranges of columns (see `SampledStep`).
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class EagerStep:
                     residual = term.residual(derivatives.field, x[rows])
                 columns = residual.numel() // residual.shape[0]
                 part = term.weight * (residual**2).sum() / (term.count * columns)
-                part.backward()  # type: ignore[no-untyped-call]
+                part.backward()
                 total += part.item()
         return total
 

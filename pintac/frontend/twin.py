@@ -7,7 +7,7 @@ that quantised results stand beside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,12 +136,10 @@ class SampledStep:
 
     def steps(self, steps: int, start: int = 0) -> Iterator[float]:
         """As `train`, one step each time the next loss is asked for."""
-        adam = self.step.optimizer
-        states = list(self.states.values())
-        optimizer = torch.optim.Adam(states, lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps)
+        optimizer = adam_of(self.step, list(self.states.values()))
         for t in range(start, start + steps):
             for group in optimizer.param_groups:
-                group["lr"] = adam.rate(t)
+                group["lr"] = self.step.optimizer.rate(t)
             loss, gradients = self.loss_and_gradients(t)
             for name, state in self.states.items():
                 state.grad = gradients[name]
@@ -155,6 +153,12 @@ class SampledStep:
     def weights(self) -> Arrays:
         """The states now in torch's names and layout."""
         return self.layout.export(self.arrays())
+
+
+def adam_of(step: TrainStep, tensors: Sequence[Tensor]) -> torch.optim.Adam:
+    """torch's Adam over `tensors` with the step's settings; the rate of each step is set by the caller."""
+    adam = step.optimizer
+    return torch.optim.Adam(tensors, lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Layout:
 
     def stored(self, name: str, value: np.ndarray) -> np.ndarray:
         """A parameter as its state keeps it: float32, contiguous."""
-        return np.ascontiguousarray(value.T if name in self.transposed else value, dtype=np.float32)
+        return np.array(value.T if name in self.transposed else value, dtype=np.float32, order="C")
 
     def from_module(self) -> Arrays:
         """Every state from the module's own values."""
@@ -110,7 +110,7 @@ class Layout:
             state = self.aliases.get(name)
             if state is not None and state in states:
                 array = states[state]
-                result[name] = np.ascontiguousarray(array.T if state in self.transposed else array, dtype=np.float32)
+                result[name] = np.array(array.T if state in self.transposed else array, np.float32, order="C")
             else:
                 result[name] = np.array(value.detach().numpy())
         return result

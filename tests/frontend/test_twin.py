@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pintac import rng
+from pintac.errors import ModelError
 from pintac.frontend import (
     Adam,
     SampledStep,
@@ -27,8 +28,9 @@ from pintac.frontend.problem import Problem, Term
 from pintac.frontend.problems import poisson2d
 from pintac.frontend.samplers import Points, Uniform
 from pintac.frontend.testset import TestSet, l2_rel
+from pintac.frontend.tracing import trace
 from pintac.ir.evaluate import evaluate
-from pintac.passes import ExpandOperators
+from pintac.passes.expand_operators import ExpandOperators
 from tests.frontend.support import OneTerm, make_step, mlp
 
 expand = ExpandOperators().run
@@ -38,7 +40,7 @@ def evaluations(step: TrainStep, seed: int, t: int, rows: int, pairs: int, dims:
     """Points, deltas and u, u+, u- of a bare network in float64, straight from the definition."""
     net = copy.deepcopy(step.net).double()
     x = torch.from_numpy(Uniform([(0.0, 1.0)] * dims).sample(rows, seed, t)).double()
-    z = torch.from_numpy(rng.normal(seed, 2, t, 0, (rows, pairs, dims))).double()
+    z = torch.from_numpy(rng.normal(seed, rng.STREAM_DELTA, t, 0, (rows, pairs, dims))).double()
     delta = sigma * z
     with torch.no_grad():
         u, plus, minus = net(x), net(x[:, None] + delta), net(x[:, None] - delta)
@@ -117,8 +119,6 @@ def hard_step() -> TrainStep:
 def test_values_equal_the_evaluators(hard_step: TrainStep) -> None:
     """Two interpreters of one expanded graph: torch and the reference evaluator."""
     twin = SampledStep(hard_step, expand, seed=2, dtype=torch.float64)
-    from pintac.frontend.tracing import trace
-
     traced = trace(hard_step)
     feeds = {**traced.data, **twin.arrays()}
     expected = evaluate(expand(traced.step), feeds, {"seed": 2, "step": 5}, mode="float64")
@@ -259,8 +259,6 @@ def test_a_wrong_exact_solution_is_called_out() -> None:
     class Flat(OneTerm):
         def exact(self, x: torch.Tensor) -> torch.Tensor:
             return x.sum(-1)
-
-    from pintac.errors import ModelError
 
     with pytest.raises(ModelError, match=r"expected \[16384, m\]") as caught:
         test_set(TrainStep(mlp(2, 3, 1), Flat(lambda u, x: u(x)), Adam(), Stein(K=2)))

@@ -57,7 +57,7 @@ def test_weights_given_are_what_training_starts_from() -> None:
     weights = {name: p.detach().numpy() * 2 for name, p in step.net.named_parameters()}
     states = initial_states(step, seed=3, weights=weights)
     np.testing.assert_array_equal(states["0.weight"], weights["0.weight"].T)
-    with pytest.raises(CheckpointError, match="lack '0.bias'"):
+    with pytest.raises(CheckpointError, match=r"lack '0\.bias'"):
         initial_states(step, 0, {name: w for name, w in weights.items() if name != "0.bias"})
     with pytest.raises(CheckpointError, match="does not have") as caught:
         initial_states(step, 0, {**weights, "0.biaz": weights["0.bias"]})
