@@ -13,7 +13,7 @@ import torch
 from pintac.errors import ModelError, UsageError, suggest
 from pintac.frontend.locate import traceback_location
 from pintac.frontend.problem import Problem, TrainStep
-from pintac.frontend.problems import BUILTIN
+from pintac.frontend.problems import BUILTIN, options_of
 from pintac.ir import Location
 
 
@@ -42,6 +42,13 @@ def builtin_step(name: str, **options: object) -> TrainStep:
         raise ModelError(
             f"unknown problem {name!r}", hint=(suggest(name, sorted(BUILTIN)) or "") + "; your own: file.py:step"
         )
+    defaults = options_of(name)
+    for key, value in options.items():
+        if key not in defaults:
+            raise UsageError(f"{name} has no option {key!r}", hint=suggest(key, sorted(defaults)))
+        kinds = (int, float) if isinstance(defaults[key], float) else type(defaults[key])
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise UsageError(f"{name}: the option {key} cannot be {value!r}", hint=f"the default is {defaults[key]!r}")
     return BUILTIN[name](**options)
 
 
@@ -96,7 +103,7 @@ def load_module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, full)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickling of user classes look the module up
+    sys.modules[name] = module  # dataclasses of the file look their module up there
     sys.path.insert(0, str(full.parent))  # the file may import its neighbours, as when it is run
     try:
         spec.loader.exec_module(module)
