@@ -23,7 +23,11 @@ def train(options: Options) -> int:
 
     if _asked_about_passes(options):
         return 0
-    _check_outputs(options, "json", "stats", "trace", "output", "checkpoint")
+    _check_run(options)
+    if (options.stats or options.trace or options.dry_run) and (
+        options.quant == "none" or options.engine == "evaluator"
+    ):
+        raise UsageError("there is no program to look at", hint="--stats, --trace and --dry-run need the simulator")
     step = _step(options)
     if options.dry_run:
         program = api.compile(step, seed=options.seed, weights=_weights(options), **_compilation(options))
@@ -83,7 +87,7 @@ def run(options: Options) -> int:
     """Run a program; the result to stdout."""
     from pintac import api
 
-    _check_outputs(options, "json", "stats", "trace", "output", "checkpoint")
+    _check_run(options)
     program = api.load(options.program)
     if options.dry_run:
         write_text(None, api.dry_run(program, options.steps, options.engine))
@@ -198,6 +202,12 @@ def _weights(options: Options) -> Any:
     from pintac.api.weights import load_weights
 
     return load_weights(options.weights)
+
+
+def _check_run(options: Options) -> None:
+    if options.resume and not options.checkpoint:
+        raise UsageError("which checkpoint shall be resumed?", hint="--checkpoint FILE --resume")
+    _check_outputs(options, "json", "stats", "trace", "output", "checkpoint")
 
 
 def _check_outputs(options: Options, *names: str) -> None:

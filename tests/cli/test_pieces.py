@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
+import math
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pintac.api.options import Bits, CompileOptions
-from pintac.api.result import Result, StepCost
-from pintac.errors import PintacError, UsageError
+from pintac.api.loop import drive
+from pintac.api.result import Result
+from pintac.errors import PintacError
 from pintac.report.files import check_writable, read_text, write_text
 from pintac.report.progress import Lines, Tick, describe, duration, make_progress
-
-
-def test_bits() -> None:
-    assert Bits.parse("8/16/8/12") == Bits() == Bits(8, 16, 8, 12)
-    assert str(Bits.parse("4/8/12/16")) == "4/8/12/16"
-
-
-@pytest.mark.parametrize("text", ["", "8/8/8", "8/8/8/8/8", "8/8/8/10", "8/8/8/-8", "a/b/c/d", "8 /8/8/12"])
-def test_bits_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="weight/base/delta/gradient"):
-        Bits.parse(text)
-
-
-@pytest.mark.parametrize("field", ["quant", "scheme", "saved"])
-def test_unknown_choice(field: str) -> None:
-    with pytest.raises(UsageError, match=f"{field} 'prsx' is unknown"):
-        CompileOptions(**{field: "prsx"})
+from pintac.report.step_cost import StepCost
 
 
 def test_progress_lines_are_sparse() -> None:
@@ -90,10 +78,66 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
 def test_result_totals_and_json() -> None:
     cost = StepCost(1000, 900, 600, 64, 2e-6, 50, 4096, 800)
     fields = dict(steps=10, seed=1, engine="jit", machine="tiny", bits="8/16/8/12", l2=0.5, l2_float=0.4, weights={})
-    result = Result(cost=cost, sim_seconds=5.0, compile_seconds=1.0, **fields)
+    result = Result(cost=cost, sim_seconds=5.0, sim_steps=10, compile_seconds=1.0, **fields)
     assert (result.cycles, result.energy) == (10_000, pytest.approx(2e-5))
     assert result.as_dict()["sim_seconds_per_step"] == 0.5
     floating = Result(cost=None, **fields)
     assert floating.cycles is None and floating.energy is None
     assert floating.as_dict()["cycles_per_step"] is None
     assert set(floating.as_dict()) == set(result.as_dict())
+
+
+def test_a_diverged_run_is_valid_json() -> None:
+    fields = dict(steps=1, seed=1, engine="jit", machine="tiny", bits="8/16/8/12", l2_float=None, weights={}, cost=None)
+    text = Result(l2=math.inf, history=((1, math.nan, None),), **fields).to_json()
+    result = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert result["l2_rel"] is None and result["history"] == [[1, None, None]]
+
+
+class Counter:
+    """Steps that only count; `on_step` may interrupt."""
+
+    def __init__(self, on_step: Callable[[int], object] = lambda n: None, start: int = 0) -> None:
+        self.step_number = start
+        self.on_step = on_step
+
+    def advance(self) -> float:
+        self.step_number += 1
+        self.on_step(self.step_number)
+        return 1.0 / self.step_number
+
+
+def test_loop_counts_from_the_start_of_training() -> None:
+    outcome = drive(Counter(start=7), 10, title="x", progress=False)
+    assert outcome.seconds_steps == 3 and not outcome.interrupted
+    assert [row[0] for row in outcome.history] == [8, 9, 10]
+
+
+def test_loop_measures_evenly() -> None:
+    measured: list[int] = []
+    counter = Counter()
+    outcome = drive(
+        counter,
+        500,
+        title="x",
+        progress=False,
+        measure=lambda: measured.append(counter.step_number) or 0.5,
+        clock=lambda: 0.0,
+    )
+    assert measured == list(range(10, 501, 10)) == [row[0] for row in outcome.history]
+    assert outcome.history[-1] == (500, 1 / 500, 0.5)
+
+
+def test_ctrl_c_finishes_the_step_and_saves() -> None:
+    saved: list[int] = []
+    counter = Counter(lambda n: signal.raise_signal(signal.SIGINT) if n == 3 else None)
+    outcome = drive(counter, 10, title="x", progress=False, save=lambda: saved.append(counter.step_number))
+    assert outcome.interrupted and counter.step_number == 3 and saved == [3]
+
+
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    counter = Counter(lambda n: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+    with pytest.raises(KeyboardInterrupt):
+        drive(counter, 10, title="x", progress=False)
+    assert signal.getsignal(signal.SIGINT) is before
