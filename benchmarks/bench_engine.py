@@ -40,7 +40,13 @@ class Builder:
     def smx(self, rows: int, cols: int, bits: int) -> Operand:
         blocks = -(-rows // 4) * -(-cols // 4)
         return Operand(
-            Kind.TENSOR, Space.SRAM, bits, self.allocate(2 * bits * blocks), self.allocate(blocks), hi=-(-cols // 4), cstep=1
+            Kind.TENSOR,
+            Space.SRAM,
+            bits,
+            self.allocate(2 * bits * blocks),
+            self.allocate(blocks),
+            hi=-(-cols // 4),
+            cstep=1,
         )
 
     def fp32(self, rows: int, cols: int, space: Space = Space.SRAM) -> Operand:
@@ -50,8 +56,8 @@ class Builder:
         self.instructions.append(isa.make(Opcode.MATMUL, {"s0": a, "s1": b, "d0": d}, m=m, n=n, k=k, **header))
 
     def vpu(
-        self, rows: int, cols: int, sources: Sequence[Operand], uops: Sequence[int], sinks: Sequence[tuple[Operand, int]],
-        kinds: Sequence[Sink] = (Sink.WRITE, Sink.SUM_ROWS), **header: int,
+        self, rows: int, cols: int, sources: Sequence[Operand], uops: Sequence[int],
+        sinks: Sequence[tuple[Operand, int]], kinds: Sequence[Sink] = (Sink.WRITE, Sink.SUM_ROWS), **header: int,
     ) -> None:  # fmt: skip
         operands = {f"s{i}": o for i, o in enumerate(sources)}
         for i, (o, selector) in enumerate(sinks):
