@@ -1,0 +1,311 @@
+"""How long an entry takes: an event simulation of the four in-order queues, exact to the cycle of the cost model.
+
+Rules (the numbered statements in `ASSUMPTIONS`; docs/MACHINE.md prints them):
+
+Each queue runs its projection of the listing. Its sequencer takes loops for free and a cycle an instruction, and may
+run ahead of its unit by one instruction: past waits and signals, not past a second instruction that has not started.
+Every cycle of a queue is busy or has one stall cause, so busy + stalls = cycles for each queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pintac import isa, timeline_core
+from pintac.cost import COST_ENERGIES, CostTable, cost_table, instruction_of
+from pintac.errors import ExecutionError
+from pintac.isa import Kind, Opcode, Queue, Semaphore, Sink
+from pintac.machine import Machine
+from pintac.program import Program
+from pintac.stream import executions, loop_counts, queues
+from pintac.timeline_core import CAUSES, EVENT_COLUMNS, RANGE_COLUMNS, RANGES, ROW_COLUMNS
+
+ASSUMPTIONS: tuple[str, ...] = (
+    "Sequencers: loops cost nothing, every other instruction one cycle of its own queue. A sequencer runs ahead of its "
+    "unit by one instruction, so waits and signals hide behind work.",
+    "A signal is visible when everything before it in its queue is complete, at the earliest one cycle after it was "
+    "reached; a wait takes one cycle after that.",
+    "A unit starts its next instruction when the last one no longer takes new operands; results of both are in flight. "
+    "A vector instruction that reads what one of the last sixteen still writes waits for it (ranges from first to last "
+    "byte), and so does an accumulating matmul for the first pass of the same destination.",
+    "One DRAM bus for loads and stores, first asked first served, load before store; a queue asks for its next "
+    "transfer when the last one has begun. A transfer completes its latency after its bytes; no more than the "
+    "outstanding limit are incomplete. A gather or scatter waits for the transfers before it in its queue.",
+    "An entry starts with idle queues and semaphores at their credit and ends when everything is complete; entries do "
+    "not overlap.",
+)
+
+CAUSE_NAMES = ("issue", "dependency", "preload", "result writes", "bus", "outstanding transfers", "end")
+assert len(CAUSE_NAMES) == CAUSES
+
+_KINDS = {
+    Opcode.LOOP: timeline_core.LOOP,
+    Opcode.ENDLOOP: timeline_core.ENDLOOP,
+    Opcode.SIGNAL: timeline_core.SIGNAL,
+    Opcode.WAIT: timeline_core.WAIT,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Timing:
+    """What an entry takes on a machine.
+
+    cycles        from start to the completion of everything
+    busy          cycles each unit is taken, by queue name
+    stalls        queue name -> cause -> cycles; causes are `CAUSE_NAMES` or "wait <semaphore>"
+    energy_j      by part: tcu, vpu, sram, psum, dram
+    executed, pc_busy, pc_stall    int64 by instruction of the listing: executions, cycles of its unit, and
+                  cycles its queue waited for it
+    events        int64 [recorded, EVENT_COLUMNS] (see `timeline_core`), in no particular order
+    """
+
+    cycles: int
+    busy: Mapping[str, int]
+    stalls: Mapping[str, Mapping[str, int]]
+    dram_bytes: int
+    sram_bytes: int
+    psum_bytes: int
+    macs: int
+    instructions: int
+    energy_j: Mapping[str, float]
+    executed: np.ndarray
+    pc_busy: np.ndarray
+    pc_stall: np.ndarray
+    events: np.ndarray
+
+    @property
+    def joules(self) -> float:
+        """All energy."""
+        return sum(self.energy_j.values())
+
+    def to_dict(self) -> dict[str, object]:
+        """The scalar results as JSON-able values."""
+        counts = ("cycles", "dram_bytes", "sram_bytes", "psum_bytes", "macs", "instructions")
+        out: dict[str, object] = {name: getattr(self, name) for name in counts}
+        stalls = {queue: dict(causes) for queue, causes in self.stalls.items()}
+        return out | {"busy": dict(self.busy), "stalls": stalls, "energy_j": dict(self.energy_j)}
+
+
+def simulate(
+    program: Program,
+    entry: str = "step",
+    machine: Machine | None = None,
+    params: np.ndarray | None = None,
+    events: int = 0,
+) -> Timing:
+    """Time an entry of a program on `machine` (default: the one it was compiled for); see `simulate_listing`."""
+    start, stop = program.entry(entry)
+    return simulate_listing(
+        program.table,
+        start,
+        stop,
+        program.semaphores,
+        machine or program_machine(program),
+        parameter_block(program) if params is None else params,
+        events=events,
+    )
+
+
+def program_machine(program: Program) -> Machine:
+    """The machine a program was compiled for; the default one if it does not say."""
+    described = program.meta.get("machine")
+    return Machine.from_dict(described, "the program's machine") if described else Machine.default()
+
+
+def parameter_block(program: Program, step: int = 0) -> np.ndarray:
+    """The parameter block of a step: uint32 [isa.PARAMS]."""
+    params = np.zeros(isa.PARAMS, np.uint32)
+    row = program.param_table[min(step, len(program.param_table) - 1)]
+    params[: len(row)] = row
+    params[isa.PARAM_STEP] = step
+    return params
+
+
+def simulate_listing(
+    table: np.ndarray,
+    start: int,
+    stop: int,
+    semaphores: Sequence[Semaphore],
+    machine: Machine,
+    params: np.ndarray,
+    *,
+    events: int = 0,
+    costs: CostTable | None = None,
+) -> Timing:
+    """Time [start, stop) of a decoded listing; `events` is how many events to keep.
+
+    Raises `ExecutionError` if the queues block for good, `MachineError` for what the machine cannot execute.
+    """
+    part = table[start:stop]
+    costs = costs or cost_table(part, machine)
+    rows, ranges, first = _listings(table, start, stop, costs, machine, params)
+    numbers = [s.number for s in semaphores]
+    size = max([*numbers, *part[_is(part, Opcode.SIGNAL, Opcode.WAIT), _SEM].tolist(), -1]) + 1
+    credit = np.zeros(size, np.int64)
+    for s in semaphores:
+        credit[s.number] = s.credit
+    times = executions(table, start, stop, params)
+    is_signal = _is(part, Opcode.SIGNAL)
+    signalled = np.bincount(part[is_signal, _SEM], weights=times[is_signal], minlength=size).astype(np.int64)
+    posted_at = np.concatenate([[0], np.cumsum(signalled)]).astype(np.int64)
+    stalls = np.zeros((4, CAUSES + size), np.int64)
+    busy, blocked = np.zeros(4, np.int64), np.zeros(4, np.int64)
+    pc_busy, pc_stall = np.zeros(len(table), np.int64), np.zeros(len(table), np.int64)
+    record = np.zeros((events, EVENT_COLUMNS), np.int64)
+    cycles, recorded = timeline_core.run(
+        rows, ranges, first, credit, np.zeros(int(posted_at[-1]) + 1, np.int64), posted_at, machine.dram_outstanding,
+        machine.vpu_pipeline_cycles, stalls, busy, pc_busy, pc_stall, record, blocked,
+    )  # fmt: skip
+    if cycles < 0:
+        stuck = [
+            f"{Queue(q).name.lower()} at instruction {rows[row, timeline_core.PC]} "
+            f"(semaphore {rows[row, timeline_core.SEM]})"
+            for q, row in enumerate(blocked)
+            if row >= 0
+        ]
+        raise ExecutionError(f"the queues wait for each other: {', '.join(stuck)}")
+    names = {s.number: s.name or str(s.number) for s in semaphores}
+    causes = [*CAUSE_NAMES, *(f"wait {names.get(k, str(k))}" for k in range(size))]
+    executed = np.zeros(len(table), np.int64)
+    executed[start:stop] = np.where(_is(part, Opcode.LOOP, Opcode.ENDLOOP), 0, times)
+
+    def total(*columns: str) -> int:
+        return sum(int((costs[c] * times).sum()) for c in columns)
+
+    return Timing(
+        cycles=cycles,
+        busy={q.name.lower(): int(busy[q]) for q in Queue},
+        stalls={
+            q.name.lower(): {cause: int(c) for cause, c in zip(causes, stalls[q], strict=True) if c} for q in Queue
+        },
+        dram_bytes=total("dram_read", "dram_write"),
+        sram_bytes=total("sram_read", "sram_write"),
+        psum_bytes=total("psum_read", "psum_write"),
+        macs=total("macs"),
+        instructions=int(executed.sum()),
+        energy_j={c.removesuffix("_pj"): float((costs[c] * times).sum()) * 1e-12 for c in COST_ENERGIES},
+        executed=executed,
+        pc_busy=pc_busy,
+        pc_stall=pc_stall,
+        events=record[:recorded],
+    )
+
+
+_SEM = isa.column(Opcode.SIGNAL, "sem")
+assert isa.column(Opcode.WAIT, "sem") == _SEM
+_LEVEL = isa.column(Opcode.LOOP, "level")
+assert isa.column(Opcode.ENDLOOP, "level") == _LEVEL
+_GATHER = isa.column(Opcode.LOAD, "gather")
+_ACC = {
+    Opcode.MATMUL: (isa.column(Opcode.MATMUL, "acc"),),
+    Opcode.VPU: (isa.column(Opcode.VPU, "acc0"), isa.column(Opcode.VPU, "acc1")),
+}
+
+
+def _is(table: np.ndarray, *opcodes: Opcode) -> np.ndarray:
+    return np.isin(table[:, 0], opcodes)
+
+
+def _listings(
+    table: np.ndarray, start: int, stop: int, costs: CostTable, machine: Machine, params: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The four queues' listings one after the other: (rows, address ranges, where each begins).
+
+    Loops in which a queue has nothing to do are left out.
+    """
+    part = table[start:stop]
+    queue = queues(part)
+    counts = loop_counts(table, start, stop, params)
+    rows: list[list[int]] = []
+    ranges: list[np.ndarray] = []
+    first = [0]
+    nothing = np.zeros((RANGES, RANGE_COLUMNS), np.int64)
+    nothing[:, timeline_core.SPACE] = timeline_core.NOWHERE
+    areas: dict[bytes, np.ndarray] = {}
+    for q in Queue:
+        open_loops: list[int] = []  # row numbers
+        for pc in range(stop - start):
+            opcode = Opcode(int(part[pc, 0]))
+            row = [0] * ROW_COLUMNS
+            row[timeline_core.KIND] = _KINDS.get(opcode, timeline_core.DATA)
+            row[timeline_core.PC] = start + pc
+            if opcode in (Opcode.LOOP, Opcode.ENDLOOP):
+                row[timeline_core.LEVEL] = int(part[pc, _LEVEL])
+                row[timeline_core.COUNT] = int(counts[pc])
+                if opcode is Opcode.LOOP:
+                    open_loops.append(len(rows))
+                else:
+                    begin = open_loops.pop()
+                    if begin == len(rows) - 1:
+                        rows.pop()
+                        ranges.pop()
+                        continue
+                    row[timeline_core.PARTNER] = begin
+                    rows[begin][timeline_core.PARTNER] = len(rows)
+            elif queue[pc] != q:
+                continue
+            area = nothing
+            if opcode in (Opcode.SIGNAL, Opcode.WAIT):
+                row[timeline_core.SEM] = int(part[pc, _SEM])
+            elif row[timeline_core.KIND] == timeline_core.DATA:
+                row[timeline_core.BUSY] = int(costs["busy"][pc])
+                row[timeline_core.TAIL] = machine.dram_latency_cycles
+                for name in ("passes", "compute", "drain", "preload", "skew"):
+                    row[getattr(timeline_core, name.upper())] = int(costs[name][pc])
+                row[timeline_core.ACC] = int(any(part[pc, c] for c in _ACC.get(opcode, ())))
+                if opcode in (Opcode.LOAD, Opcode.STORE):
+                    row[timeline_core.GATHER] = int(part[pc, _GATHER] != 0)
+                else:
+                    key = part[pc].tobytes()
+                    if key not in areas:
+                        areas[key] = _ranges(part[pc], nothing)
+                    area = areas[key]
+            rows.append(row)
+            ranges.append(area)
+        first.append(len(rows))
+    return (
+        np.array(rows, np.int64).reshape(-1, ROW_COLUMNS),
+        np.array(ranges, np.int64).reshape(-1, RANGES, RANGE_COLUMNS),
+        np.array(first, np.int64),
+    )
+
+
+def _ranges(row: np.ndarray, nothing: np.ndarray) -> np.ndarray:
+    """First to last byte of each operand at loop indices 0, and how it moves: int64 [RANGES, RANGE_COLUMNS]."""
+    out = nothing.copy()
+    instruction = instruction_of(row)
+    matmul = instruction.opcode is Opcode.MATMUL
+    for slot, group in enumerate(isa.GROUPS):
+        o = instruction.operand(group)
+        if matmul:
+            if group != "d0":
+                continue
+            shape = instruction["m"], instruction["n"]
+        elif group[0] == "s":
+            if o.kind != Kind.TENSOR:
+                continue
+            shape = instruction["rows"], instruction["cols"]
+        else:
+            if o.kind == Sink.NONE:
+                continue
+            shape = isa.sink_shape(o.kind, instruction["rows"], instruction["cols"], o.inner)
+        unit = 2 * o.bits if o.bits else 1
+        low, high = o.addr, o.addr + _extent(o, *shape)
+        out[slot] = (
+            o.space, low, high, *(s * unit for s in o.steps), o.ring_level, o.ring_size, o.ring_step * unit,
+        )  # fmt: skip
+    return out
+
+
+def _extent(o: isa.Operand, rows: int, cols: int) -> int:
+    """Bytes from an operand's first to its last byte (for SMX the mantissas)."""
+    if o.bits:
+        return ((-(-rows // 4) - 1) * o.hi + -(-cols // 4)) * 2 * o.bits
+    if o.inner and o.kind in (Kind.TENSOR, Sink.WRITE):
+        last = (rows - 1) // o.inner * o.hi + (min(rows, o.inner) - 1) * o.lo
+    else:
+        last = (rows - 1) * o.hi
+    return 4 * (last + (cols - 1) * o.cstep + 1)

@@ -1,0 +1,259 @@
+"""Cycle counts of small listings on the 2x2-engine machine, each derived by hand in the comments.
+
+Costs used throughout (see test_cost.py): a 64-byte transfer takes the bus for 4 cycles and completes 10 later; an 8x8x8
+INT8 matmul takes the array for 8, its results 4 more, the way through the array 2; an 8x8 vector instruction takes 4
+cycles and completes 4 later; two transfers may be outstanding.
+"""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pintac import isa
+from pintac.errors import ExecutionError
+from pintac.isa import Dataflow, Instruction, Kind, Opcode, Operand, Queue, Semaphore, Space, make
+from pintac.machine import Machine
+from pintac.timeline import Timing, simulate_listing
+from tests.machine.listings import (
+    PARAMS,
+    end,
+    fp32,
+    load,
+    loop,
+    matmul,
+    semaphore,
+    signal,
+    smx,
+    store,
+    vpu,
+    wait,
+    write,
+)  # fmt: skip
+
+TINY = Machine.load("tiny")
+LEFT, RIGHT = smx(8, 0x1000, 0x1400, 2), smx(8, 0x1200, 0x1500, 2)
+
+
+def timed(listing: list[Instruction], semaphores: tuple[Semaphore, ...] = (), events: int = 0) -> Timing:
+    timing = simulate_listing(isa.decode_table(listing), 0, len(listing), semaphores, TINY, PARAMS, events=events)
+    for queue, busy in timing.busy.items():
+        assert busy + sum(timing.stalls[queue].values()) == timing.cycles, queue
+    return timing
+
+
+def mm(
+    d: int = 0, m: int = 8, k: int = 8, bits: int = 8, acc: int = 0, flow: Dataflow = Dataflow.OUTPUT
+) -> Instruction:
+    left, right = smx(bits, 0x1000, 0x1400, 2), smx(bits, 0x1200, 0x1500, 2)
+    return matmul(m, k, 8, left, right, fp32(d, 8, Space.PSUM), flow, acc)
+
+
+def add(source: int, to: int) -> Instruction:
+    return vpu(8, 8, [fp32(source, 8)], [write(fp32(to, 8))])
+
+
+def test_one_load() -> None:
+    t = timed([load(0, 0, 64)])
+    assert t.cycles == 14
+    assert (t.busy["load"], t.stalls["load"]) == (4, {"end": 10})
+    assert t.stalls["tcu"] == {"end": 14}
+    assert (t.dram_bytes, t.instructions, t.macs) == (64, 1, 0)
+
+
+CHAIN = [
+    load(0, 0, 64), signal(Queue.LOAD, 0),
+    wait(Queue.TCU, 0), mm(), signal(Queue.TCU, 1),
+    wait(Queue.VPU, 1), vpu(8, 8, [fp32(0, 8, Space.PSUM)], [write(fp32(0x200, 8))]), signal(Queue.VPU, 2),
+    wait(Queue.STORE, 2), store(0x200, 0, 64),
+]  # fmt: skip
+CHAIN_SEMAPHORES = (
+    semaphore(0, Queue.LOAD, Queue.TCU), semaphore(1, Queue.TCU, Queue.VPU), semaphore(2, Queue.VPU, Queue.STORE),
+)  # fmt: skip
+
+
+def test_a_chain_through_all_queues() -> None:
+    # load complete at 14; the wait takes a cycle: matmul 15-23, results 27, through the array 29; vector 30-34, complete
+    # 38; store 39-43, complete 53
+    t = timed(CHAIN, CHAIN_SEMAPHORES)
+    assert t.cycles == 53
+    assert t.busy == {"load": 4, "tcu": 8, "vpu": 4, "store": 4}
+    assert t.stalls["load"] == {"end": 49}
+    assert t.stalls["tcu"] == {"wait sem0": 14, "issue": 1, "end": 30}
+    assert t.stalls["vpu"] == {"wait sem1": 29, "issue": 1, "end": 19}
+    assert t.stalls["store"] == {"wait sem2": 38, "issue": 1, "end": 10}
+    assert (t.macs, t.instructions, t.dram_bytes) == (512, 10, 128)
+    assert t.pc_busy.tolist() == [4, 0, 0, 8, 0, 0, 4, 0, 0, 4]
+    assert t.pc_stall.tolist() == [0, 0, 14, 0, 0, 29, 0, 0, 38, 0]
+
+
+def test_back_to_back_matmuls_hide_drain_and_skew() -> None:
+    # arrays 0-8 and 8-16; the second's results 20, complete 22 (twice 14 would be 28)
+    t = timed([mm(0), mm(256)])
+    assert t.cycles == 22
+    assert (t.busy["tcu"], t.stalls["tcu"]) == (16, {"end": 6})
+
+
+def test_result_port_holds_up_short_matmuls() -> None:
+    # INT4, one k-block: 1 cycle of array, 4 of results. Array done at 1; then each result waits for the one before:
+    # 5, 9, 13, 17, and 2 hops: 19. The array stands 3 of every 4 cycles from the second on.
+    t = timed([mm(256 * i, k=4, bits=4) for i in range(4)])
+    assert t.cycles == 19
+    assert (t.busy["tcu"], t.stalls["tcu"]) == (4, {"result writes": 9, "end": 6})
+
+
+def test_a_long_matmul_hides_the_results_of_a_short_one() -> None:
+    # short: array 0-1, results until 5; long: array 1-9, results 13, complete 15
+    t = timed([mm(0, k=4, bits=4), mm(256)])
+    assert t.cycles == 15
+    assert t.stalls["tcu"] == {"end": 6}
+
+
+def test_stationary_operands_are_preloaded_beside_work() -> None:
+    # preload 2, array 2-18, last step's results 2, hops 2: 22. The second is preloaded meanwhile: array 18-34, 38.
+    first, second = (mm(d, m=16, flow=Dataflow.WEIGHT) for d in (0, 512))
+    assert timed([first]).cycles == 22
+    t = timed([first, second])
+    assert t.cycles == 38
+    assert t.stalls["tcu"] == {"preload": 2, "end": 4}
+
+
+def test_accumulation_waits_for_the_same_result() -> None:
+    # The first result is written at 8 + 4 + 2 = 14, read back in 4: array 18-26, results 30, complete 32
+    t = timed([mm(), mm(acc=1)])
+    assert t.cycles == 32
+    assert t.stalls["tcu"] == {"dependency": 6, "preload": 4, "end": 6}
+    # With two passes only the first pass's result counts: 14 + 4 = 18, two cycles after the array is free at 16.
+    t = timed([mm(m=16), mm(m=16, acc=1)])
+    assert t.cycles == 18 + 16 + 4 + 2
+    assert t.stalls["tcu"] == {"preload": 2, "end": 6}
+    # Another destination does not wait: its old value (4 cycles) comes while the array works.
+    assert timed([mm(), mm(256, acc=1)]).cycles == 22
+
+
+def test_vector_dependency_shows_the_pipeline() -> None:
+    assert timed([add(0, 256), add(512, 768)]).cycles == 12  # 0-4, 4-8, complete 12
+    t = timed([add(0, 256), add(256, 768)])  # 0-4, complete 8; 8-12, complete 16
+    assert t.cycles == 16
+    assert t.stalls["vpu"] == {"dependency": 4, "end": 4}
+
+
+def test_bus_is_shared_and_transfers_limited() -> None:
+    # Both ask at 0: load 0-4 (complete 14), store 4-8 (18). The second load asks at 1, has the bus at 8, but only two
+    # may be outstanding: 14-18, complete 28.
+    t = timed([load(0, 0, 64), store(0x100, 0x100, 64), load(0, 0x200, 64)])
+    assert t.cycles == 28
+    assert t.stalls["load"] == {"bus": 4, "outstanding transfers": 6, "end": 10}
+    assert t.stalls["store"] == {"bus": 4, "end": 20}
+
+
+def test_gather_waits_for_its_index_vector() -> None:
+    # index complete at 14; six rows of a burst: 14-20, complete 30
+    remote, near = Operand(kind=Kind.TENSOR, space=Space.DRAM, hi=8), Operand(kind=1, space=Space.SRAM, hi=8)
+    gather = make(
+        Opcode.LOAD, {"s0": remote, "s1": fp32(256, 1), "d0": near}, size=8, count=6, outer=1, gather=isa.Gather.INDEX
+    )
+    t = timed([load(0, 256, 64), gather])
+    assert t.cycles == 30
+    assert t.stalls["load"] == {"dependency": 10, "end": 10}
+
+
+DOUBLE_BUFFERED = [
+    loop(0, 3),
+    wait(Queue.LOAD, 0), load(0, 0, 64), signal(Queue.LOAD, 1),
+    wait(Queue.VPU, 1), add(0, 512), signal(Queue.VPU, 0),
+    end(0),
+]  # fmt: skip
+
+
+def double_buffer(credit: int) -> tuple[Semaphore, ...]:
+    return semaphore(0, Queue.VPU, Queue.LOAD, credit), semaphore(1, Queue.LOAD, Queue.VPU)
+
+
+def test_double_buffering_overlaps() -> None:
+    # load: wait 0-1, 1-5 (complete 15); 5-9 (19); the third needs the first buffer back
+    # vector: wait until 15, +1: 16-20 (complete 24), the next at 20-24 (28); back at 24
+    # load: 25-29 (39); vector 40-44 (48)
+    t = timed(DOUBLE_BUFFERED, double_buffer(2))
+    assert t.cycles == 48
+    assert t.stalls["load"] == {"issue": 2, "wait sem0": 15, "end": 19}
+    assert t.stalls["vpu"] == {"wait sem1": 30, "issue": 2, "end": 4}
+    assert t.executed.tolist() == [0, 3, 3, 3, 3, 3, 3, 0]
+
+
+def test_single_buffering_does_not() -> None:
+    # Each round: wait 1, load 4 + 10, wait 1, vector 4 + 4 = 24
+    assert timed(DOUBLE_BUFFERED, double_buffer(1)).cycles == 3 * 24
+
+
+def test_deadlock_is_an_error() -> None:
+    with pytest.raises(ExecutionError, match=r"load at instruction 1 \(semaphore 0\), vpu at instruction 4"):
+        timed(DOUBLE_BUFFERED, double_buffer(0))
+
+
+def test_zero_iterations_and_unrolled_loops() -> None:
+    params = PARAMS.copy()
+    listing = [loop(0, 5, param=7), *DOUBLE_BUFFERED[1:-1], end(0)]
+    for count in (0, 1, 4):
+        params[7] = count
+        table = isa.decode_table(listing)
+        t = simulate_listing(table, 0, len(listing), double_buffer(2), TINY, params)
+        flat = DOUBLE_BUFFERED[1:-1] * count
+        assert t.cycles == simulate_listing(isa.decode_table(flat), 0, len(flat), double_buffer(2), TINY, params).cycles
+        assert t.instructions == 6 * count
+
+
+def test_events_tell_the_same_story() -> None:
+    t = timed(CHAIN, CHAIN_SEMAPHORES, events=100)
+    ops = {int(e[2]): tuple(int(x) for x in e[3:6]) for e in t.events if e[0] == 0}
+    assert ops == {0: (0, 4, 14), 3: (15, 23, 29), 6: (30, 34, 38), 9: (39, 43, 53)}
+    assert len(timed(CHAIN, CHAIN_SEMAPHORES, events=3).events) == 3
+    signals = {(int(e[6]), int(e[7])): int(e[4]) for e in t.events if e[0] == 1}
+    assert signals == {(0, 0): 14, (1, 0): 29, (2, 0): 38}
+
+
+@st.composite
+def listings(draw: st.DrawFn) -> tuple[list[Instruction], tuple[Semaphore, ...]]:
+    """Straight-line listings over all queues in which every signal precedes its wait."""
+    sems = tuple(semaphore(4 * a + b, Queue(a), Queue(b)) for a in range(4) for b in range(4) if a != b)
+    pending: list[int] = []
+    out: list[Instruction] = []
+    for _ in range(draw(st.integers(1, 30))):
+        kind = draw(st.integers(0, 6))
+        slot = draw(st.integers(0, 3))
+        if kind == 0:
+            out.append(load(64 * slot, 64 * slot, 64))
+        elif kind == 1:
+            out.append(mm(256 * slot, acc=slot % 2))
+        elif kind == 2:
+            out.append(add(256 * slot, 256 * draw(st.integers(0, 3))))
+        elif kind == 3:
+            out.append(store(64 * slot, 64 * slot, 64))
+        elif kind == 4 and pending:
+            number = pending.pop(draw(st.integers(0, len(pending) - 1)))
+            out.append(wait(Queue(number % 4), number))
+        else:
+            number = draw(st.sampled_from([s.number for s in sems]))
+            out.append(signal(Queue(number // 4), number))
+            pending.append(number)
+    return out, sems
+
+
+@given(listings())
+def test_accounts_balance_and_bounds_hold(case: tuple[list[Instruction], tuple[Semaphore, ...]]) -> None:
+    t = timed(*case)  # busy + stalls = cycles
+    assert t.cycles >= max(t.busy.values())
+    alone = sum(timed([i]).cycles for i in case[0] if i.opcode not in (Opcode.SIGNAL, Opcode.WAIT))
+    assert t.cycles <= alone + 2 * len(case[0])  # in-order units with overlap are never slower than one after the other
+
+
+def test_speed() -> None:
+    big = [loop(0, 1000), loop(1, 40), *DOUBLE_BUFFERED[1:-1], end(1), end(0)]
+    timed(big[:1] + big[2:-2] + big[-1:], double_buffer(2))  # compiled
+    started = time.perf_counter()
+    t = timed(big, double_buffer(2))
+    assert t.instructions == 240_000
+    assert time.perf_counter() - started < 2.0
+    assert np.isclose(t.cycles / 40_000, 12, rtol=0.5)
