@@ -1,16 +1,13 @@
 """The program container: encoded instructions, where their data live, and everything a run needs.
 
-A `.pinta` file is a safetensors file whose metadata is one key, `pintac`, of sorted JSON. Its digest covers every byte
-of the file (the digest itself read as zeros), so a truncated or altered file is refused before anything is decoded.
+A `.pinta` file is a sealed safetensors file (`container`): its metadata is one key, `pintac`, of sorted JSON, and its
+digest covers every byte.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,10 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from pintac import isa
+from pintac.container import SealError, seal, unseal, write_atomically
 from pintac.errors import ProgramError
 
 FORMAT = 1
@@ -29,9 +25,6 @@ MAGIC_KEY = "pintac"
 DTYPES = ("f32", "i32", "smx4", "smx8", "smx12", "smx16")
 KINDS = ("state", "input", "output", "metric", "data", "scratch")
 FIRST_PARAMS = ("seed", "step")  # words 0 and 1 of the parameter block (isa.PARAM_SEED, isa.PARAM_STEP)
-
-_NO_DIGEST = "0" * 64
-_DIGEST_MARK = b'\\"digest\\": \\"'  # as it stands inside the doubly encoded header
 
 
 @dataclass(frozen=True)
@@ -188,7 +181,6 @@ class Program:
         header = {
             "format": FORMAT,
             "isa_hash": isa.isa_hash(),
-            "digest": _NO_DIGEST,
             "entries": {name: list(span) for name, span in self.entries.items()},
             "semaphores": [
                 [s.number, int(s.source), int(s.target), s.credit, s.capacity, s.name] for s in self.semaphores
@@ -199,21 +191,7 @@ class Program:
             "strings": strings,
             "meta": self.meta,
         }
-        text = json.dumps(header, sort_keys=True, allow_nan=False)
-        blank = safetensors.numpy.save(tensors, {MAGIC_KEY: text})
-        digest = hashlib.sha256(blank).hexdigest()
-        at = _digest_position(blank)
-        return blank[:at] + digest.encode() + blank[at + 64 :], digest
-
-
-def _digest_position(raw: bytes) -> int:
-    """Where the 64 digits of the digest stand in the header; -1 if nowhere.
-
-    Keys are sorted and only `bytes` precedes `digest`, so the first mark is the right one whatever `meta` holds.
-    """
-    end = 8 + int.from_bytes(raw[:8], "little")
-    at = raw.find(_DIGEST_MARK, 8, end)
-    return at + len(_DIGEST_MARK) if 0 <= at and at + len(_DIGEST_MARK) + 64 <= min(end, len(raw)) else -1
+        return seal(MAGIC_KEY, header, tensors)
 
 
 def load(path: str | os.PathLike[str]) -> Program:
@@ -227,32 +205,20 @@ def load(path: str | os.PathLike[str]) -> Program:
 
 def from_bytes(raw: bytes, name: str = "program") -> Program:
     """The validated program of a file's bytes; see `load`."""
-    damaged = f"{name} is damaged"
-    hint = "copy or compile it again"
-    header_bytes = int.from_bytes(raw[:8], "little")
-    if len(raw) < 10 or raw[8:9] != b"{" or MAGIC_KEY.encode() not in raw[8 : 8 + header_bytes]:
-        raise ProgramError(f"{name} is not a pintac program", hint="`pintac compile` writes them")
-    at = _digest_position(raw)
-    if at < 0:
-        raise ProgramError(f"{damaged}: its header carries no digest", hint=hint)
-    digest = hashlib.sha256(raw[:at] + _NO_DIGEST.encode() + raw[at + 64 :]).hexdigest()
-    if raw[at : at + 64] != digest.encode():
-        raise ProgramError(f"{damaged}: its digest does not match (truncated or altered)", hint=hint)
+    again = "compile it again with this version of pintac"
     try:
-        tensors = safetensors.numpy.load(raw)
-        header = json.loads(json.loads(raw[8 : 8 + header_bytes])["__metadata__"][MAGIC_KEY])
-        if header["format"] != FORMAT:
-            raise ProgramError(
-                f"{name} has format {header['format']}, this pintac reads {FORMAT}", hint="compile again"
-            )
-        if header["isa_hash"] != isa.isa_hash():
-            raise ProgramError(
-                f"{name} was made for ISA {header['isa_hash']}, this pintac has {isa.isa_hash()}",
-                hint="compile it again with this version",
-            )
+        header, tensors = unseal(MAGIC_KEY, raw)
+    except SealError as error:
+        raise ProgramError(f"{name} is not a usable program: {error}", hint="`pintac compile` writes them") from None
+    if header.get("format") != FORMAT:
+        raise ProgramError(f"{name} has format {header.get('format')}, this pintac reads {FORMAT}", hint=again)
+    if header.get("isa_hash") != isa.isa_hash():
+        made_for = header.get("isa_hash")
+        raise ProgramError(f"{name} was made for ISA {made_for}, this pintac has {isa.isa_hash()}", hint=again)
+    try:
         program = _assemble(header, tensors)
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:
-        raise ProgramError(f"{damaged}: {type(error).__name__}: {error}", hint=hint) from None
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise ProgramError(f"{name} lacks something: {type(error).__name__}: {error}", hint=again) from None
     return program.validated()
 
 
@@ -283,18 +249,3 @@ def _assemble(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> P
         debug=tuple(Origin(strings[op], strings[file], line) for op, file, line in debug),
         meta=header["meta"],
     )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all (temporary file beside it, then rename)."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
