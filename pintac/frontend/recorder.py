@@ -54,6 +54,11 @@ class Recorder(TorchDispatchMode):
         self._transposed = stored_transposed
         self._constants: dict[tuple[int, int], tuple[Tensor, Node]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # torch would import all of its compiler (seconds) only to exclude this mode from it.
+        return False
+
     # ---- what rules ask for
 
     def location(self) -> Location:
@@ -134,6 +139,8 @@ class Recorder(TorchDispatchMode):
         result = func(*plain_args, **plain_kwargs)
         if func.overloadpacket in CONSTANT_RESULT or result is None:
             return result
+        if isinstance(result, Tensor) and result.numel() == 0:
+            return result  # without elements it depends on nothing; cat drops it
         if not all(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
             self.report(f"{op_name(func)} turns a tensor into Python numbers", _CONTROL_FLOW_HINT)
             return result

@@ -6,6 +6,8 @@ from __future__ import annotations
 import inspect
 import math
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -335,3 +337,12 @@ def test_options_of_the_built_in_problem() -> None:
 def test_documented_operators_have_docstrings() -> None:
     for function in (grad, laplacian, dt):
         assert "[N, m]" in (inspect.getdoc(function) or "")
+
+
+def test_tracing_does_not_import_torchs_compiler() -> None:
+    """torch.compile's machinery takes seconds to import; a dispatch mode pulls it in unless it declines."""
+    code = (
+        "import sys; from pintac.frontend import trace; from pintac.frontend.problems import poisson2d;"
+        "trace(poisson2d(width=4)); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES.parent, check=False).returncode == 0

@@ -63,8 +63,6 @@ def pick(r: Recorder, node: Node, axis: int, indices: Sequence[int]) -> Node:
     """Entries of an axis in a constant order: slices of consecutive runs, concatenated."""
     size = node.shape[axis]
     wanted = [index % size for index in indices]
-    if not wanted:
-        raise Unsupported("an empty selection", "drop the empty tensor")
     runs: list[list[int]] = []
     for index in wanted:
         if runs and runs[-1][1] == index:
