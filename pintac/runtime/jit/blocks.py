@@ -44,10 +44,16 @@ def load_blocks(e: Emitter, pointer: Val, bits: int, word: ir.Type) -> Val:
         low, high = (raw << 4).ashr(4), raw.ashr(4)
         values = low.shuffle([i // 2 + (_GROUP // 2) * (i % 2) for i in range(_GROUP)], high)
     else:
-        raw = e.load(vec(I8, 96), pointer)
-        # a pair of elements is three bytes: the low one ends, the high one begins in the middle of the second byte
-        pairs = raw.shuffle([3 * (i // 2) + i % 2 + h for i in range(_GROUP) for h in range(2)])
-        values = (pairs.cast(vec(I16, _GROUP)) << e.table([4, 0] * (_GROUP // 2), I16)).ashr(4)
+        # Eight elements are 12 bytes. Spread to 16 bytes each, then made words: a pair of elements is three bytes, and
+        # the low one ends, the high one begins in the middle of the second.
+        spread_out = [3 * (i // 4) + min(i % 4, 2) for i in range(16)]
+        words = [16 * lane + 3 * (i // 2) + i % 2 + h for lane in range(4) for i in range(8) for h in range(2)]
+        halves = []
+        for offset, first in ((0, 0), (32, 4)):  # the second load overlaps the first, so that it ends with the blocks
+            raw = e.load(vec(I32), pointer, offset).shuffle([first + i for i in spread_out])
+            pairs = raw.cast(vec(I8, _GROUP)).shuffle(words).cast(vec(I16, 32))
+            halves.append((pairs << e.table([4, 0] * 16, I16)).ashr(4))
+        values = e.concat(halves)
     return values if values.type.element == word else values.sext(word)
 
 
@@ -114,40 +120,48 @@ def _in_memory_order(e: Emitter, rows: Sequence[Val]) -> Val:
     return e.concat(rows).shuffle(order)
 
 
-def pack_blocks(e: Emitter, mantissas: Sequence[Val], bits: int) -> Val:
-    """The bytes of four blocks from their rows of mantissas, <8 * bits x i8>."""
+def pack_blocks(e: Emitter, mantissas: Sequence[Val], bits: int) -> list[Val]:
+    """The bytes of four blocks from their rows of mantissas: vectors to be stored one behind the other."""
     if bits == 16:
-        return _in_memory_order(e, [m.trunc(I16) for m in mantissas]).cast(vec(I8, 128))
+        return [_in_memory_order(e, [m.trunc(I16) for m in mantissas])]
     if bits == 8:
-        return _in_memory_order(e, [m.trunc(I8) for m in mantissas])
+        return [_in_memory_order(e, [m.trunc(I8) for m in mantissas])]
     if bits == 4:
         flat = _in_memory_order(e, [m.trunc(I8) for m in mantissas])
         low, high = flat.shuffle(range(0, _GROUP, 2)), flat.shuffle(range(1, _GROUP, 2))
-        return (low & 15) | (high << 4)
-    pairs = []  # 24 bits in 32, eight a row: block-major in the row
-    for m in mantissas:
-        low, high = m.shuffle(range(0, LANES, 2)), m.shuffle(range(1, LANES, 2))
-        pairs.append((low & 0xFFF) | (high << 12))
-    flat = e.concat(pairs).cast(vec(I8, 128))
-    order = [
-        4 * (8 * row + 2 * block + pair) + byte
-        for block in range(4)
-        for row in range(4)
-        for pair in range(2)
-        for byte in range(3)
-    ]
-    return flat.shuffle(order)
+        return [(low & 15) | (high << 4)]
+    # Two rows of a block are four pairs of 24 bits, which become 12 of 16 bytes, then three of four 32-bit words.
+    even = [4 * block + i % 2 * 2 + LANES * (i // 2) for block in range(4) for i in range(4)]
+    triples = [16 * block + 4 * (i // 3) + i % 3 for block in range(4) for i in [*range(12), 0, 0, 0, 0]]
+    halves = []
+    for upper, lower in (mantissas[:2], mantissas[2:]):
+        low, high = upper.shuffle(even, lower), upper.shuffle([i + 1 for i in even], lower)
+        pairs = (low & 0xFFF) | (high << 12)
+        halves.append(pairs.cast(vec(I8, _GROUP)).shuffle(triples).cast(vec(I32)))
+    words = [4 * block + i % 3 + LANES * (i // 3) for block in range(4) for i in range(6)]
+    return [halves[0].shuffle(words[:16], halves[1]), halves[0].shuffle(words[16:], halves[1])]
 
 
-def store_blocks(e: Emitter, packed: Val, codes: Val, pointer: Val, code_pointer: Val, blocks: Val) -> None:
+def store_blocks(
+    e: Emitter, packed: Sequence[Val], codes: Val, pointer: Val, code_pointer: Val, blocks: Val, bits: int
+) -> None:
     """Store the first `blocks` (i32, 1 to 4) of four packed blocks and their codes; nothing else is touched."""
+
+    def store_all(target: Val) -> None:
+        offset = 0
+        for vector in packed:
+            e.store(vector, target, offset)
+            offset += vector.type.count * vector.type.element.width // 8
+
     with e.either(blocks.ge(4)) as (full, some):
         with full:
-            e.store(packed, pointer)
+            store_all(pointer)
             e.store(codes, code_pointer)
         with some:
-            size = packed.type.count // 4
+            slot = Val(e, e.stack(I8, 8 * bits))
+            store_all(slot)
+            block = vec(I8, 2 * bits)
             for i in range(3):
                 with e.when(blocks.gt(i)):
-                    e.store(packed.shuffle(range(size * i, size * (i + 1))), pointer, size * i)
+                    e.store(e.load(block, slot, 2 * bits * i), pointer, 2 * bits * i)
                     e.store(codes.lane(i), code_pointer, i)

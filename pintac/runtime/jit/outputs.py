@@ -93,6 +93,7 @@ class SmxWrite(Output):
             e.at(self.address, block * (2 * bits)),
             e.at(self.kernel.group_pointer(self.group, "codes"), block),
             (self.part.count + 3) >> 2,
+            bits,
         )
 
 
