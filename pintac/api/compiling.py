@@ -20,7 +20,8 @@ from pintac.machine import Machine
 from pintac.passes import Observer, PipelineOptions
 from pintac.program import Program
 from pintac.report.closing import closing_report
-from pintac.report.step_cost import StepCost, step_cost, step_work
+from pintac.report.step_cost import step_cost
+from pintac.timeline import Timing, simulate
 
 if TYPE_CHECKING:
     from pintac.frontend import TrainStep
@@ -111,19 +112,22 @@ class Compiled:
 
         return disassemble(self.program)
 
-    def cost(self) -> StepCost:
-        """The modelled cost of a step."""
-        return step_cost(self.program)
+    @cached_property
+    def timing(self) -> Timing:
+        """What a step takes on the machine."""
+        return simulate(self.program)
 
     def report(self, path: str | None = None) -> str:
         """The closing report."""
-        cost = self.cost()
-        work = step_work(self.program)
-        return closing_report(self.program, work, cost.cycles_per_step, cost.lower_bound_cycles, self.seconds, path)
+        return closing_report(self.program, self.timing, self.seconds, path)
 
     def to_json(self) -> str:
         """The compile report as JSON."""
-        described = {**details(self.program), **vars(self.cost()), "compile_seconds": self.seconds}
+        described = {
+            **details(self.program),
+            **vars(step_cost(self.program, self.timing)),
+            "compile_seconds": self.seconds,
+        }
         described["bits"] = self.lowered.meta["bits"]
         described["machine"] = self.machine.name
         return json.dumps(described, indent=2, sort_keys=True, allow_nan=False) + "\n"

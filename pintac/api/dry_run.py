@@ -7,14 +7,13 @@ import time
 from pintac.api.running import open_session, total_steps
 from pintac.program import Program
 from pintac.report.progress import duration
-from pintac.report.step_cost import step_work
 
 
 def dry_run(program: Program, steps: int | None = None, engine: str = "jit") -> str:
     """Instructions, bytes and the time that `steps` steps would take here, measured on one step; ends in a newline."""
     total = total_steps(program, steps)
-    work = step_work(program)
     session = open_session(program, engine, 0, None)
+    work = session.work()
     session.step(1)  # compiles the engine
     start = time.perf_counter()
     session.step(1)

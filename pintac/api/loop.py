@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pintac.report.progress import Tick, make_progress
+from pintac.runtime.interrupt import Interrupts
 
 L2_SECONDS = 2.0  # between two measurements of the live error
 HISTORY_POINTS = 50  # measurements kept in the result, evenly spread over the steps
@@ -62,8 +60,8 @@ def drive(
     every = max(1, total // HISTORY_POINTS)
     l2: float | None = None
     measured = saved = clock()
-    with interruptible() as stop, make_progress(title, progress) as display:
-        while steps.step_number < total and not stop.is_set():
+    with Interrupts() as interrupts, make_progress(title, progress) as display:
+        while steps.step_number < total and not interrupts.asked:
             before = clock()
             loss = steps.advance()
             now = clock()
@@ -82,27 +80,7 @@ def drive(
             if save is not None and clock() - saved > CHECKPOINT_SECONDS:
                 save()
                 saved = clock()
-        outcome.interrupted = stop.is_set() and steps.step_number < total
+        outcome.interrupted = steps.step_number < total
     if save is not None:
         save()
     return outcome
-
-
-@contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, so that a step is never left half done; the second one interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
-        yield stop
-        return
-
-    def handle(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -15,7 +15,7 @@ from pintac.api.weights import to_states, to_weights
 from pintac.errors import CheckpointError, ProgramError, UsageError
 from pintac.program import Program
 from pintac.program import load as load_program
-from pintac.report.step_cost import StepCost, step_cost
+from pintac.report.step_cost import step_cost
 
 if TYPE_CHECKING:
     from pintac.runtime.session import Session
@@ -100,7 +100,7 @@ def resume_session(session: Session, checkpoint: str | Path | None) -> None:
         raise UsageError("which checkpoint shall be resumed?", hint="--checkpoint FILE --resume")
     if not Path(checkpoint).exists():
         raise CheckpointError(f"there is no checkpoint {checkpoint}", hint="run without --resume first")
-    session.restore(checkpoint)
+    session.load_checkpoint(checkpoint)
 
 
 def drive_session(
@@ -115,7 +115,7 @@ def drive_session(
 
     def save() -> None:
         assert checkpoint is not None
-        session.save(checkpoint)
+        session.save_checkpoint(checkpoint)
 
     return drive(
         SessionSteps(session),
@@ -123,7 +123,7 @@ def drive_session(
         title=str(program.meta.get("problem", "program")),
         progress=progress,
         measure=None if x is None or u is None else live,
-        macs=step_cost(program).macs_per_step,
+        macs=session.work().macs,
         save=None if checkpoint is None else save,
     )
 
@@ -211,6 +211,3 @@ def l2_rel(u_hat: np.ndarray, u: np.ndarray) -> float:
     """|u_hat - u| / |u| in float64; inf for values that are not finite."""
     error = float(np.linalg.norm(u_hat.astype(np.float64) - u) / np.linalg.norm(u.astype(np.float64)))
     return error if math.isfinite(error) else math.inf
-
-
-__all__ = ["StepCost", "load", "predict", "run"]
