@@ -217,7 +217,7 @@ def from_bytes(raw: bytes, name: str = "program") -> Program:
         raise ProgramError(f"{name} was made for ISA {made_for}, this pintac has {isa.isa_hash()}", hint=again)
     try:
         program = _assemble(header, tensors)
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise ProgramError(f"{name} lacks something: {type(error).__name__}: {error}", hint=again) from None
     return program.validated()
 

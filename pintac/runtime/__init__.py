@@ -1,1 +1,18 @@
 """Running programs: machine state, engines, sessions. Needs neither the compiler nor torch."""
+
+from pintac.runtime.engine import ENGINES, Engine, make_engine
+from pintac.runtime.session import Progress, RunResult, Session
+from pintac.runtime.state import MachineState
+from pintac.runtime.work import Work, count_work
+
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "MachineState",
+    "Progress",
+    "RunResult",
+    "Session",
+    "Work",
+    "count_work",
+    "make_engine",
+]

@@ -1,0 +1,65 @@
+"""Checkpoints: the states of a run between two steps, tied to the program they belong to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pintac.container import SealError, seal, unseal, write_atomically
+from pintac.errors import CheckpointError
+
+KEY = "pintac-checkpoint"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a step reads from earlier steps.
+
+    `step` counts finished steps, `status` holds the sticky flags, `arrays` states and metrics by symbol name.
+    """
+
+    program_digest: str
+    step: int
+    seed: int
+    status: int
+    arrays: Mapping[str, np.ndarray]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file, whole or not at all. Raises `CheckpointError` if it cannot be written."""
+        header = {
+            "format": FORMAT,
+            "program": self.program_digest,
+            "step": self.step,
+            "seed": self.seed,
+            "status": self.status,
+        }
+        content, _digest = seal(KEY, header, self.arrays)
+        try:
+            write_atomically(Path(path), content)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {path}: {error.strerror}") from None
+
+
+def load_checkpoint(path: str | os.PathLike[str], program_digest: str) -> Checkpoint:
+    """Read a checkpoint of the program with this digest. Every failure is a `CheckpointError` that names the file."""
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        header, arrays = unseal(KEY, raw)
+    except SealError as error:
+        raise CheckpointError(f"{path} is not a usable checkpoint: {error}") from None
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {header.get('format')}, this pintac reads {FORMAT}")
+    if header["program"] != program_digest:
+        raise CheckpointError(
+            f"{path} belongs to another program ({header['program'][:12]}, this one is {program_digest[:12]})",
+            hint="resume with the program, machine and options that wrote it",
+        )
+    return Checkpoint(header["program"], header["step"], header["seed"], header["status"], arrays)

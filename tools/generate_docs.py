@@ -1,0 +1,21 @@
+"""Rewrites the generated pages of docs/ from the tables in the package: `make docs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pintac.report.isa_page import isa_page
+
+PAGES = {"ISA.md": isa_page}
+
+
+def main() -> None:
+    """Write every generated page."""
+    docs = Path(__file__).parents[1] / "docs"
+    for name, page in PAGES.items():
+        (docs / name).write_text(page(), encoding="utf-8")
+        print(f"wrote docs/{name}")
+
+
+if __name__ == "__main__":
+    main()
