@@ -18,6 +18,17 @@ from pintac.machine import Machine
 ALIGNMENT = 64
 
 
+class SramFullError(DoesNotFitError):
+    """SRAM is short; `alive` are the buffers in it where most is needed."""
+
+    def __init__(self, alive: set[Buffer], demand: int, capacity: int, name: str, size: int) -> None:
+        super().__init__(
+            f"SRAM: {demand} bytes are needed at once, {capacity} are there (no room for {name}, {size} bytes)",
+            hint="a larger sram_kib, narrower layers, a smaller rank, or fewer bits",
+        )
+        self.alive = alive
+
+
 @dataclass
 class Life:
     """Listing positions between which a buffer's contents matter."""
@@ -81,17 +92,19 @@ def allocate(items: Sequence[Item], machine: Machine) -> int:
                 break
             at = max(at, end)
         if at + size > capacity:
-            demand = max(
-                sum(b.bytes for b, o in lives.items() if o.first <= t <= o.last) for t in {life.first, life.last}
-            )
-            raise DoesNotFitError(
-                f"SRAM: {demand} bytes are needed at once, {capacity} are there (no room for {buffer.name}, {size} bytes)",
-                hint="a larger sram_kib, narrower layers, a smaller rank, or fewer bits",
-            )
+            alive = _peak(lives, life)
+            raise SramFullError(alive, sum(b.bytes for b in alive), capacity, buffer.name, size)
         buffer.addr, buffer.eaddr = at, at + buffer.ring * buffer.mantissa_bytes
         placed.append((at, at + size, life))
         top = max(top, at + size)
     return top
+
+
+def _peak(lives: dict[Buffer, Life], where: Life) -> set[Buffer]:
+    """The buffers alive when most bytes are needed while `where` lives."""
+    starts = {max(o.first, where.first) for o in lives.values() if _overlap(o, where)}
+    alive = [{b for b, o in lives.items() if o.first <= t <= o.last} for t in sorted(starts)]
+    return max(alive, key=lambda buffers: sum(b.bytes for b in buffers))
 
 
 def _overlap(a: Life, b: Life) -> bool:

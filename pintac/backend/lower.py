@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pintac import isa
-from pintac.backend.allocate import allocate, operations
+from pintac.backend.allocate import SramFullError, allocate, operations
 from pintac.backend.bound import lower_bound
 from pintac.backend.check import check
 from pintac.backend.emit import Emitter
+from pintac.backend.order import PsumFullError
 from pintac.backend.prepare import prepare
 from pintac.backend.schedule import Scheduler, Tiling
 from pintac.backend.sync import Synchronizer
 from pintac.backend.tile import Buffer, Item, MatmulOp, to_text
 from pintac.backend.units import accumulator
-from pintac.errors import DoesNotFitError
 from pintac.ir import Graph, Node
 from pintac.isa import Space
 from pintac.machine import Machine
 from pintac.program import Origin, Program, Symbol
 
 ALIGNMENT = 64
-TILINGS = (Tiling(32, 4), Tiling(32, 2), Tiling(32, 1), Tiling(16, 1), Tiling(8, 1), Tiling(4, 1))
-"""Tried in this order until the schedule fits; smaller tiles need less SRAM and use the array worse."""
+LARGE = 65536
+"""Bytes of a value that goes to DRAM rather than have the tiles made smaller."""
+SMALL = 2048
+"""Bytes of a value too small to be worth moving."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Dram:
     def symbol(self, name: str, shape: tuple[int, ...], kind: str) -> Buffer:
         """A named fp32 tensor."""
         size = int(np.prod(shape, dtype=np.int64))
-        buffer = self.place(Buffer(name, size, fixed=True))
+        buffer = self.place(Buffer(name, size))
         assert buffer.addr is not None
         self.symbols[name] = Symbol(name, buffer.addr, shape, "f32", kind)
         return buffer
@@ -162,27 +164,42 @@ def _schedule(
     graph: Graph, machine: Machine, leaves: Mapping[Node, Buffer], outputs: Mapping[str, Buffer]
 ) -> Entry:
     """The first tiling that fits, with as few values in DRAM as the greedy choice needs."""
-    failure: DoesNotFitError | None = None
-    for tiling in TILINGS:
-        spilled: frozenset[Node] = frozenset()
-        while True:
-            try:
-                scheduler = Scheduler(graph, machine, leaves, outputs, tiling, spilled)
-                items = scheduler.build()
-                used = allocate(items, machine)
-                names = tuple(sorted(n.name for n in spilled))
-                return Entry(items, used, tiling, names, tuple(scheduler.scratch))
-            except DoesNotFitError as error:
-                failure = error
-                victim = _victim(scheduler)
-                if victim is None:
-                    break
+    tiling = Tiling()
+    spilled: frozenset[Node] = frozenset()
+    not_in_psum: frozenset[Node] = frozenset()
+    while True:
+        scheduler = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum)
+        try:
+            items = scheduler.build()
+            used = allocate(items, machine)
+        except PsumFullError as full:
+            not_in_psum |= full.owners
+        except SramFullError as error:
+            victim = _victim(scheduler, error.alive)
+            smaller = _smaller(scheduler, error.alive, tiling)
+            if victim is not None and scheduler.candidates[victim] >= LARGE:
                 spilled |= {victim}
-    assert failure is not None
-    raise failure
+            elif smaller is not None:
+                tiling = smaller
+            elif victim is not None:
+                spilled |= {victim}
+            else:
+                raise
+        else:
+            return Entry(items, used, tiling, tuple(sorted(n.name for n in spilled)), tuple(scheduler.scratch))
 
 
-def _victim(scheduler: Scheduler) -> Node | None:
+def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:
+    """The next smaller tiling for the kind of loop in which SRAM is short."""
+    kinds = {scheduler.unit_of[b].kind for b in alive if b in scheduler.unit_of}
+    if "points" in kinds:
+        return replace(tiling, point_rows=tiling.point_rows // 2) if tiling.point_rows > 4 else None
+    if tiling.interleave > 1:
+        return replace(tiling, interleave=tiling.interleave // 2)
+    return replace(tiling, rows=tiling.rows // 2) if tiling.rows > 4 else None
+
+
+def _victim(scheduler: Scheduler, alive: set[Buffer]) -> Node | None:
     """The value to move to DRAM next: saved activations first, then weight gradients, then weights; largest first."""
 
     def rank(node: Node) -> tuple[int, int, str]:
@@ -195,7 +212,7 @@ def _victim(scheduler: Scheduler) -> Node | None:
             kind = 2
         return kind, -scheduler.candidates[node], node.name
 
-    choices = [n for n in scheduler.candidates if scheduler.candidates[n] >= 2048]
+    choices = [n for n in scheduler.candidates if scheduler.home_buffer(n) in alive and scheduler.candidates[n] >= SMALL]
     return min(choices, key=rank, default=None)
 
 

@@ -13,9 +13,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from pintac.backend.tile import Buffer, CopyOp, MatmulOp, TileOp, View, VpuOp
-from pintac.errors import DoesNotFitError
+from pintac.ir import Node
 from pintac.isa import Queue, Space
 from pintac.machine import Machine
+
+
+class PsumFullError(Exception):
+    """Results in PSUM wait for work that itself needs PSUM: `owners` must go to SRAM."""
+
+    def __init__(self, owners: set[Node]) -> None:
+        super().__init__("PSUM is full")
+        self.owners = owners
 
 
 def order(ops: Sequence[TileOp], machine: Machine) -> list[TileOp]:
@@ -128,11 +136,7 @@ def _list_schedule(
                 best = candidate
         if best is None:
             if not releases:
-                largest = max(v.buffer.bytes for i in ready for v in ops[i].writes() if v.buffer.space == Space.PSUM)
-                raise DoesNotFitError(
-                    f"a result of {largest} bytes does not fit the partial-sum buffer of {psum.capacity} bytes",
-                    hint="a larger psum_kib, or smaller tiles",
-                )
+                raise PsumFullError({u[2].owner for u in psum.used if u[2].owner is not None})
             now = releases[0][0]
             continue
         start, _, i = best

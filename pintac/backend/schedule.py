@@ -61,6 +61,8 @@ class Tiling:
 
     rows: int = 32
     interleave: int = 4
+    point_rows: int = 32
+    """Rows of a tile in loops over points alone: forward and backward of base rows need the most room a row."""
 
 
 @dataclass(eq=False)
@@ -105,6 +107,7 @@ class Scheduler:
         outputs: Mapping[str, Buffer],
         tiling: Tiling,
         spilled: frozenset[Node],
+        not_in_psum: frozenset[Node] = frozenset(),
     ) -> None:
         self.graph = graph
         self.machine = machine
@@ -112,6 +115,7 @@ class Scheduler:
         self.outputs = outputs
         self.tiling = tiling
         self.spilled = spilled
+        self.not_in_psum = not_in_psum
         self.scratch: list[Buffer] = []
         self.unit_home: dict[Node, Home] = {}
         self.global_home: dict[Node, Home] = {n: Home(b, None) for n, b in leaves.items()}
@@ -120,6 +124,7 @@ class Scheduler:
         for key, node in graph.outputs.items():
             self.outputs_of.setdefault(root(node), []).append((key, node))
         self.candidates: dict[Node, int] = {}
+        self.unit_of: dict[Buffer, Unit] = {}  # of tile buffers
         self._place()
 
     # ---- where values live
@@ -172,6 +177,11 @@ class Scheduler:
         self.global_home[node] = self._home(node, None, None, Space.DRAM if spill else Space.SRAM)
         if not spill:
             self.candidates[node] = self.global_home[node].buffer.bytes
+
+    def home_buffer(self, node: Node) -> Buffer:
+        """The memory a value is kept in between sweeps or units."""
+        home = self.unit_home.get(node) or self.global_home[node]
+        return home.buffer
 
     def _home(self, node: Node, unit: Unit | None, covers: frozenset[RowAxis] | None, space: Space) -> Home:
         shape = self._virtual_shape(node, unit, covers, {})
@@ -262,9 +272,10 @@ class Scheduler:
         shape = self._virtual_shape(what, body.unit, frozenset(), target.context)
         bits = what.type.bits if what.type.is_smx else 0
         buffer = Buffer(f"{what.name}.in", compact_size(shape if len(shape) > 1 else (1, *shape), bits), bits)
-        if target.level >= 0:
+        if target.level >= 0 and body.unit.kind == "evaluations":
             buffer.ring, buffer.ring_level = 2, target.level
         target.local[what] = buffer
+        self.unit_of[buffer] = body.unit
         local = self._stored_view(what, what, Home(buffer, frozenset()), body.unit, target.context)
         remote = self._stored_view(what, source, home, body.unit, target.context)
         target.ops.append(CopyOp(f"load {what.name}", what.loc, remote, local))
@@ -277,6 +288,7 @@ class Scheduler:
             f"{node.name}.{body.tile}", compact_size(shape if len(shape) > 1 else (1, *shape), bits), bits, space
         )
         body.local[node] = buffer
+        self.unit_of[buffer] = body.unit
         return buffer
 
     def _sram_home(self, node: Node, unit: Unit) -> Home | None:
@@ -437,9 +449,12 @@ class Scheduler:
                         n *= size
                     factor = max(factor, n)
                     width = max(width, n * (rest[-1] if rest else 1))
-        rows = max(4, self.tiling.rows // factor // 4 * 4)
+        most = self.tiling.point_rows if unit.kind == "points" else self.tiling.rows
+        rows = max(4, most // factor // 4 * 4)
         if unit.kind == "parameter":
             return Tiling(max(4, min(1024, 2048 // width // 4 * 4)), 2)
+        if unit.kind == "points":
+            return Tiling(rows, 1)
         return Tiling(rows, self.tiling.interleave)
 
     def _tiles(
@@ -580,7 +595,7 @@ class Scheduler:
         for node in makers:
             if unit.kind == "global" or node in self.unit_home or node in self.global_home or node in self.outputs_of:
                 continue
-            if accumulator(node) is not None:
+            if accumulator(node) is not None or node in self.not_in_psum:
                 continue
             cuttable = whole = True
             for step in steps:
@@ -718,7 +733,7 @@ class Scheduler:
             chunks = Chunks()
             for start in range(0, n, widest):
                 width = min(widest, n - start)
-                buffer = Buffer(f"{node.name}.{body.tile}.{start}", rows * width, space=Space.PSUM)
+                buffer = Buffer(f"{node.name}.{body.tile}.{start}", rows * width, space=Space.PSUM, owner=node)
                 chunks.parts.append((start, width, buffer))
                 targets.append((start, width, compact_view(buffer, (*shape[:-1], width))))
             if len(chunks.parts) == 1:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pintac.ir import Location
+from pintac.ir import Location, Node
 from pintac.isa import MicroOp, Queue, Sink, Space
 
 
@@ -27,7 +27,7 @@ class Buffer:
     ring_level: int = 0
     addr: int | None = None
     eaddr: int = 0
-    fixed: bool = False  # the address is given (DRAM symbols), not to be allocated
+    owner: Node | None = None  # the matmul whose result it holds (PSUM)
 
     @property
     def mantissa_bytes(self) -> int:

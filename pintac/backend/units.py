@@ -82,6 +82,7 @@ class Units:
         level: dict[Node, int] = {}
         for node in self.graph.nodes:
             level[node] = self._level(node, level)
+        self._postpone(executed, level)
         groups: dict[tuple[object, ...], list[Node]] = defaultdict(list)
         parts = self._parts(executed, level)
         for number, node in enumerate(executed):
@@ -139,6 +140,13 @@ class Units:
                 after += 1
             result = max(result, after)
         return result
+
+    def _postpone(self, executed: list[Node], level: dict[Node, int]) -> None:
+        """Work on parameters waits for its first reader, so that its result need not be kept through the loops."""
+        for node in reversed(executed):
+            users = self._executed_users(node)
+            if users and not self.exec_axes(node):
+                level[node] = max(level[node], min(level[u] for u in users))
 
     def _parts(self, executed: list[Node], level: dict[Node, int]) -> dict[Node, int]:
         """0 before, 1 among, 2 after the work on evaluations, within a level and a point set."""
