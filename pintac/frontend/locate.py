@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+import traceback
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -58,14 +59,25 @@ def user_location(fallback: Location | None = None) -> Location:
     return fallback or Location.synthetic("pintac")
 
 
-def traceback_location(traceback: TracebackType | None, fallback: Location) -> Location:
+def traceback_location(trace: TracebackType | None, fallback: Location) -> Location:
     """The innermost user line of an exception's traceback, else `fallback`."""
     found = fallback
-    while traceback is not None:
-        if is_user_file(traceback.tb_frame.f_code.co_filename):
-            found = location_of(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
-        traceback = traceback.tb_next
+    while trace is not None:
+        if is_user_file(trace.tb_frame.f_code.co_filename):
+            found = location_of(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+        trace = trace.tb_next
     return found
+
+
+def is_own_fault(error: Exception) -> bool:
+    """Whether an exception is a mistake of pintac's and not of the code that it runs.
+
+    Errors of torch come up through the recorder as well: those say what the user did.
+    """
+    if not isinstance(error, (NameError, AttributeError, AssertionError, KeyError)):
+        return False
+    file = traceback.extract_tb(error.__traceback__)[-1].filename
+    return file.startswith(str(_FRONTEND)) and not is_user_file(file)
 
 
 def function_location(function: object) -> Location:

@@ -19,7 +19,7 @@ from torch import Tensor
 from pintac.errors import IRError, ModelError
 from pintac.frontend import active
 from pintac.frontend.layers import TTLinear
-from pintac.frontend.locate import function_location, traceback_location
+from pintac.frontend.locate import function_location, is_own_fault, traceback_location
 from pintac.frontend.problem import Term, TrainStep
 from pintac.frontend.recorder import Calls, Recorder
 from pintac.frontend.samplers import Draws
@@ -102,7 +102,8 @@ def trace_infer(
     recorder.rows = rows
     recorder.data_prefix = "infer"
     x = Traced(
-        torch.linspace(0.1, 0.9, rows * dim).reshape(rows, dim), builder.input("x", (rows, dim), loc=step.location)
+        torch.linspace(0.1, 0.9, rows * dim, dtype=torch.float32).reshape(rows, dim),
+        builder.input("x", (rows, dim), loc=step.location),
     )
     x.on_points = True
     with _recording(recorder, RecordedDerivatives(recorder), step.location):
@@ -137,7 +138,9 @@ def _recording(recorder: Recorder, derivatives: RecordedDerivatives, fallback: L
         recorder.report(error.message, error.hint, location)
     except IRError as error:
         raise ModelError(error.message, location=error.location or fallback, hint=error.hint) from error
-    except Exception as error:  # noqa: BLE001 - user code may raise anything: it is reported with its line and kept as cause
+    except Exception as error:
+        if is_own_fault(error):
+            raise
         recorder.report(f"{type(error).__name__}: {error}", None, traceback_location(error.__traceback__, fallback))
         recorder.cause = recorder.cause or error
     finally:
@@ -155,7 +158,7 @@ def _points(recorder: Recorder, term: Term, number: int, count: int) -> Traced:
             f"the sampler of term {term.name!r} emits {node.type}, expected f32[{count},{term.sampler.dim}]",
             location=term.location,
         )
-    values = torch.linspace(0.1, 0.9, count * term.sampler.dim).reshape(count, term.sampler.dim)
+    values = torch.linspace(0.1, 0.9, count * term.sampler.dim, dtype=torch.float32).reshape(count, term.sampler.dim)
     x = Traced(values, node)
     x.on_points = True
     return x
@@ -318,7 +321,7 @@ class RecordedDerivatives:
                 node = None
             except Unsupported as problem:
                 r.report(problem.message, problem.hint)
-        return Traced(torch.ones(tuple(shape)), node, sources)
+        return Traced(torch.ones(tuple(shape), dtype=torch.float32), node, sources)
 
 
 def _reaches(node: Node, source: Node) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pintac.errors import ModelError
 from pintac.frontend.interpret import draw, run_graph
 from pintac.frontend.problem import Term, TrainStep
 from pintac.frontend.tracing import trace_step
@@ -118,8 +119,9 @@ class SampledStep:
         """The expanded graph with terms at `points` points (None: their own) and the constant arrays of all points."""
         if points not in self._graphs:
             counts = None if points is None else {term.name: min(points, term.count) for term in self.terms}
-            graph, _ = trace_step(self.step, self.layout, counts)
-            _, data = trace_step(self.step, self.layout)
+            whole, data = trace_step(self.step, self.layout)
+            graph = whole if counts is None else trace_step(self.step, self.layout, counts)[0]
+            _refuse_counted_constants(graph, whole)
             self._graphs[points] = (self._expand(graph), data)
         return self._graphs[points]
 
@@ -153,6 +155,19 @@ class SampledStep:
     def weights(self) -> Arrays:
         """The states now in torch's names and layout."""
         return self.layout.export(self.arrays())
+
+
+def _refuse_counted_constants(part: Graph, whole: Graph) -> None:
+    """Constants made for a number of points (not a sampler's) are not those of the whole in a trace of fewer points."""
+    for node in whole.of("const", "data"):
+        if str(node.attrs.get("name", "")).startswith("points.") or len(node.attrs.get("values", (0, 0))) == 1:  # type: ignore[arg-type]
+            continue
+        if part.node(node.name).shape != node.shape:
+            raise ModelError(
+                f"a constant has one row a point {list(node.shape)}: the term cannot be evaluated in chunks",
+                location=node.loc,
+                hint="chunk=None evaluates all points at once",
+            )
 
 
 def adam_of(step: TrainStep, tensors: Sequence[Tensor]) -> torch.optim.Adam:

@@ -76,13 +76,19 @@ class Layout:
     def from_weights(self, weights: Mapping[str, np.ndarray]) -> Arrays:
         """States from arrays in torch's names and layout (`export`, a state_dict). CheckpointError if they do not fit.
 
-        Names of buffers and frozen parameters are accepted and left alone.
+        Buffers and frozen parameters are constants of the step: if given, they must have the module's values.
         """
-        known = {*self.aliases, *self.net.state_dict()}
+        module = self.net.state_dict()
+        known = {*self.aliases, *module}
         for name in weights:
             if name not in known:
                 raise CheckpointError(
                     f"the weights hold {name!r}, which the network does not have", hint=suggest(name, sorted(known))
+                )
+            if name not in self.aliases and not np.array_equal(module[name].numpy(), weights[name]):
+                raise CheckpointError(
+                    f"the weights hold other values of {name!r}, which is not trained, than the network",
+                    hint="net.load_state_dict(...) before the TrainStep, or seed torch where they are made",
                 )
         states: Arrays = {}
         for name, parameter in self.parameters.items():

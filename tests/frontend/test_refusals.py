@@ -13,6 +13,7 @@ from pintac.errors import ModelError
 from pintac.frontend.estimators import SecondDifference, Stein
 from pintac.frontend.operators import dt, grad, laplacian
 from pintac.frontend.problem import Adam, Problem, Term, TrainStep
+from pintac.frontend.recorder import Recorder
 from pintac.frontend.samplers import Points, Uniform
 from pintac.frontend.tracing import trace
 from pintac.frontend.weights import Layout
@@ -124,6 +125,19 @@ def test_mixed_up_columns_of_a_sum() -> None:
         return laplacian(u, x) - torch.sin(x.sum(-1))  # here
 
     check(residual, "# here", "every point would be combined with every other", "x[:, i:i+1]")
+
+
+def test_as_many_points_as_units_is_no_mix_up() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.rand(7))
+            self.out = nn.Linear(7, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(torch.sin(x[:, :1] * self.scale + torch.linspace(0, 1, 7)))
+
+    assert trace_residual(lambda u, x: u(x), Scaled(), points=7).outputs
 
 
 def test_stopped_gradients() -> None:
@@ -333,3 +347,17 @@ def test_layout_wants_float32() -> None:
     step = make_step(mlp(2, 3, 1))
     with pytest.raises(ModelError, match="float16"):
         Layout.of(mlp(2, 3, 1).half(), step.problem)
+
+
+def test_a_bug_in_a_rule_is_not_blamed_on_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Recorder, "node")
+    with pytest.raises(AttributeError) as caught:
+        trace_residual(lambda u, x: u(x))
+    assert not isinstance(caught.value, ModelError)
+
+
+def test_an_attribute_error_of_the_user_is_the_users() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return u.no_such_attribute(x)  # here
+
+    check(residual, "# here", "AttributeError", "")

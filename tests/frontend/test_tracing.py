@@ -346,3 +346,23 @@ def test_tracing_does_not_import_torchs_compiler() -> None:
         "trace(poisson2d(width=4)); sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES.parent, check=False).returncode == 0
+
+
+def test_habits_of_autograd_code_do_no_harm() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        x.requires_grad = True
+        x.requires_grad_(True)
+        return u(x) + laplacian(u, x)
+
+    with torch.no_grad():
+        assert trace_residual(residual).outputs
+
+
+def test_a_double_precision_default_is_called_out_where_it_matters() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert trace_residual(lambda u, x: u(x) + 2.0 * x[:, :1], mlp(2, 3, 1).float()).outputs
+        with pytest.raises(pintac.PintacError, match="float64 values, a step computes in float32"):
+            trace_residual(lambda u, x: u(x) * torch.ones(7, 1), mlp(2, 3, 1).float())
+    finally:
+        torch.set_default_dtype(torch.float32)

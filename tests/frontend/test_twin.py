@@ -137,6 +137,13 @@ def test_chunks_add_up(hard_step: TrainStep, chunk: int) -> None:
         torch.testing.assert_close(gradients_parts[name], gradients[name], rtol=1e-9, atol=1e-9)
 
 
+def test_constants_with_a_row_a_point_forbid_chunks() -> None:
+    step = make_step(mlp(2, 3, 1), lambda u, x: u(x) * torch.linspace(0, 1, x.shape[0])[:, None], points=6)
+    assert SampledStep(step, expand).loss(0) > 0
+    with pytest.raises(ModelError, match="in chunks"):
+        SampledStep(step, expand, chunk=4).loss_and_gradients(0)
+
+
 def test_gradients_are_slopes_of_the_loss(hard_step: TrainStep) -> None:
     twin = SampledStep(hard_step, expand, seed=2, dtype=torch.float64)
     _, gradients = twin.loss_and_gradients(1)

@@ -62,6 +62,8 @@ def test_weights_given_are_what_training_starts_from() -> None:
     with pytest.raises(CheckpointError, match="does not have") as caught:
         initial_states(step, 0, {**weights, "0.biaz": weights["0.bias"]})
     assert "0.bias" in (caught.value.hint or "")
+    with pytest.raises(CheckpointError, match="other values of 'table'"):
+        layout_of(Mixed()).from_weights({**layout_of(Mixed()).export({}), "table": np.zeros(4, np.float32)})
     with pytest.raises(CheckpointError, match=r"shape \(3, 2\)"):
         initial_states(step, 0, {**weights, "0.weight": np.zeros((3, 2))})
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pintac.frontend.traced import Unsupported, op_name
+from pintac.frontend.traced import Traced, Unsupported, op_name
 from pintac.ir import Node
 
 if TYPE_CHECKING:
@@ -99,13 +99,15 @@ def apply_rule(r: Recorder, func: Any, args: Sequence[Any], kwargs: Mapping[str,
 
 
 def broadcasting_pair(r: Recorder, a: object, b: object, result: Tensor) -> tuple[Node, Node]:
-    """Two operands of a broadcasting operation; refuses [N] with [N, 1], which torch makes [N, N]."""
-    n, shapes = r.rows, [tuple(value.shape) for value in (a, b) if isinstance(value, Tensor)]
-    if n > 1 and tuple(result.shape).count(n) > 1 and all(shape.count(n) < 2 for shape in shapes):
-        both = " and ".join(str(list(shape)) for shape in shapes)
-        if all(n in shape for shape in shapes) and len(shapes) == 2 and len(shapes[0]) != len(shapes[1]):
+    """Two operands of a broadcasting operation; refuses point values [N] with [N, 1], which torch makes [N, N]."""
+    n = r.rows
+    if n > 1 and isinstance(a, Traced) and isinstance(b, Traced) and a.on_points and b.on_points:
+        shapes = tuple(a.shape), tuple(b.shape)
+        crossed = tuple(result.shape).count(n) > max(shape.count(n) for shape in shapes)
+        if crossed and a.ndim != b.ndim and all(n in shape for shape in shapes):
             raise Unsupported(
-                f"the shapes {both} broadcast to {list(result.shape)}: every point would be combined with every other",
+                f"the shapes {list(shapes[0])} and {list(shapes[1])} broadcast to {list(result.shape)}: "
+                "every point would be combined with every other",
                 f"keep columns: x[:, i:i+1] and sum(-1, keepdim=True) are [{n}, 1], x[:, i] and sum(-1) are [{n}]",
             )
     return r.node(a), r.node(b)
