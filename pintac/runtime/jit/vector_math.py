@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pintac import isa
 from pintac.isa import MicroOp
 from pintac.runtime.jit import transcendental
-from pintac.runtime.jit.codegen import I32, I64, VI, Emitter, Val
+from pintac.runtime.jit.codegen import I32, I64, PTR, VF, VI, Emitter, Val, internal_function
 
 PHILOX = (MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2)
 
@@ -75,6 +75,16 @@ _ROUNDS = 10
 
 def philox(e: Emitter, op: MicroOp, index: Val, stream_term: Val, params: Val) -> Val:
     """The uniform numbers of a Philox micro-op for the element numbers `index` (int32 lanes)."""
+    name = op.name.lower()
+    function = e.module.globals.get(name)
+    if function is None:  # long, and rarely hot: one copy, called
+        function = internal_function(e.module, name, VF, [VI, I32, PTR])
+        inner = Emitter(function, e.lowering)
+        inner.finish(_philox(inner, op, *inner.args()))
+    return e.call(function, [index, stream_term, params])
+
+
+def _philox(e: Emitter, op: MicroOp, index: Val, stream_term: Val, params: Val) -> Val:
     word = [
         index,
         e.splat(e.load(I32, params, 4 * isa.PARAM_STEP)),
