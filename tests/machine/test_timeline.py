@@ -75,7 +75,7 @@ CHAIN_SEMAPHORES = (
 
 
 def test_a_chain_through_all_queues() -> None:
-    # load complete at 14; the wait takes a cycle: matmul 15-23, results 27, through the array 29; vector 30-34, complete
+    # load complete at 14; the wait takes a cycle: matmul 15-23, results 27, through the array 29; vector 30-34, done
     # 38; store 39-43, complete 53
     t = timed(CHAIN, CHAIN_SEMAPHORES)
     assert t.cycles == 53
