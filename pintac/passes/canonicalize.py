@@ -2,8 +2,8 @@
 
 x * 1, x / 1, x - 0 and x + (-0) are x; x + 0 is not (it turns -0 into +0), so it stays. Constants are folded only
 through ops that move or negate elements. Elementwise ops drop broadcasts that their result does not need, and move
-before a reshape that only adds dimensions, so that equal work on [N, w] and on [N, 1, 1, w] becomes one. Equal ops on
-equal operands are one op. (Only which NaN an invalid operation makes is not kept.)
+before the reshape of base rows [N, w] to [N, 1, 1, w], so that equal work on both becomes one. Equal ops on equal
+operands are one op. (Only which NaN an invalid operation makes is not kept.)
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class _Shared:
         return None
 
     def _narrow(self, b: Builder, op: str, operands: tuple[Node, ...], attrs: Mapping[str, Any]) -> Node | None:
-        """Without broadcasts that the result's shape does not need, and before a reshape that only adds dimensions."""
+        """Without broadcasts that the result's shape does not need, and before a reshape of base rows."""
         shape = broadcast_shapes(*(operand.shape for operand in operands))
         for index, operand in enumerate(operands):
             if operand.op == "broadcast":
@@ -118,8 +118,8 @@ class _Shared:
         views = [operand for operand in operands if operand.op == "reshape"]
         if views and all(operand.op == "reshape" or operand.type.rank == 0 for operand in operands):
             sources = {view.operands[0].shape for view in views}
-            added = views[0].type.rank > views[0].operands[0].type.rank
-            if added and len(sources) == 1 and {view.shape for view in views} == {shape}:
+            rows = all(view.shape == _as_rows(view.operands[0].shape) for view in views)
+            if rows and len(sources) == 1 and {view.shape for view in views} == {shape}:
                 inner = [operand.operands[0] if operand.op == "reshape" else operand for operand in operands]
                 return self.make(b, "reshape", (self.make(b, op, inner, attrs),), {"shape": shape})
         return None
@@ -223,6 +223,11 @@ def _fold(op: str, operands: tuple[Node, ...], attrs: Mapping[str, Any]) -> dict
         return None
     result = values if len(values) == 1 else tuple(array.ravel().tolist())
     return {"shape": array.shape, "values": result}
+
+
+def _as_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of base rows beside perturbed ones: [N, ...] as [N, 1, 1, ...]."""
+    return (*shape[:1], 1, 1, *shape[1:])
 
 
 def _reduced(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[int, ...]:

@@ -69,7 +69,8 @@ AWKWARD = np.array([[0.0, -0.0, 1.5], [-2.0, np.inf, 1e-41]], np.float32)
         (lambda b, x: b.reshape(b.sum(x, (1,), keepdims=True), (2,)), ["sum"]),
         (lambda b, x: b.reshape(b.amax(x, (0,)), (1, 3)), ["amax"]),
         (lambda b, x: b.tanh(b.reshape(x, (2, 1, 1, 3))), ["tanh", "reshape"]),
-        (lambda b, x: b.mul(b.reshape(x, (2, 1, 3)), b.reshape(b.sin(x), (2, 1, 3))), ["sin", "mul", "reshape"]),
+        (lambda b, x: b.mul(b.reshape(x, (2, 1, 1, 3)), b.reshape(b.sin(x), (2, 1, 1, 3))), ["sin", "mul", "reshape"]),
+        (lambda b, x: b.tanh(b.reshape(x, (1, 2, 3))), ["reshape", "tanh"]),
         (lambda b, x: b.mul(b.reshape(x, (6,)), 2.0), ["reshape", "mul"]),
         (
             lambda b, x: b.reshape(b.broadcast(b.slice(x, 1, 0, 1), (2, 3)), (2, 1, 3)),
