@@ -32,12 +32,28 @@ class Steps(Protocol):
 
 @dataclass
 class Outcome:
-    """How a loop ended; `seconds` are those spent in `seconds_steps` steps."""
+    """How a loop ended. The first step, which also compiles the engine, is timed apart from the others."""
 
     history: History = field(default_factory=list)
-    seconds: float = 0.0
-    seconds_steps: int = 0
+    steps: int = 0
+    first_seconds: float = 0.0
+    other_seconds: float = 0.0
     interrupted: bool = False
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Host seconds of a step in a warm process; of the only step if there was but one."""
+        if self.steps > 1:
+            return self.other_seconds / (self.steps - 1)
+        return self.first_seconds if self.steps else None
+
+    def count(self, seconds: float) -> None:
+        """Add a step."""
+        if self.steps:
+            self.other_seconds += seconds
+        else:
+            self.first_seconds = seconds
+        self.steps += 1
 
 
 def drive(
@@ -65,8 +81,7 @@ def drive(
             before = clock()
             loss = steps.advance()
             now = clock()
-            outcome.seconds += now - before
-            outcome.seconds_steps += 1
+            outcome.count(now - before)
             done = steps.step_number
             keep = done % every == 0 or done == total
             if measure is not None and (keep or now - measured > L2_SECONDS):
@@ -74,8 +89,8 @@ def drive(
                 measured = clock()
             if keep:
                 outcome.history.append((done, loss, l2))
-            per_step = outcome.seconds / outcome.seconds_steps
-            rate = macs / per_step if macs else None
+            per_step = outcome.seconds_per_step or 0.0
+            rate = macs / per_step if macs and per_step else None
             display.show(Tick(done, total, loss, l2, rate, per_step * (total - done)))
             if save is not None and clock() - saved > CHECKPOINT_SECONDS:
                 save()

@@ -32,7 +32,7 @@ class Result:
                     (quant="none": from torch in fp32); None for a problem without `exact`
     l2_float        the same with the fp32 masters through torch; None if that was not computed
     l2_twin         the error of the float twin, if it was asked for
-    steps           steps done, those before a resume included; `sim_seconds` were spent in the last `sim_steps`
+    steps           steps done, those before a resume included
     cost            modelled cost of a step; None for quant="none", which runs no program
     weights         trained masters by the names of the module's state_dict
     history         (step, loss, l2) as they were shown; l2 is None where it was not measured
@@ -49,8 +49,7 @@ class Result:
     weights: Mapping[str, np.ndarray] = field(repr=False)
     l2_twin: float | None = None
     history: tuple[tuple[int, float | None, float | None], ...] = field(default=(), repr=False)
-    sim_seconds: float = 0.0
-    sim_steps: int = 0
+    sim_seconds_per_step: float | None = None
     compile_seconds: float | None = None
     interrupted: bool = False
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -83,7 +82,7 @@ class Result:
             "seed": self.seed,
             "bits": self.bits,
             **cost,
-            "sim_seconds_per_step": self.sim_seconds / self.sim_steps if self.sim_steps else None,
+            "sim_seconds_per_step": self.sim_seconds_per_step,
             "compile_seconds": self.compile_seconds,
             "program_bytes": None,
             "isa_hash": None,

@@ -147,7 +147,7 @@ def _train_float(
     )
     error = _l2_of(step, twin.weights(), test)
     return Result(
-        steps=outcome.seconds_steps,
+        steps=outcome.steps,
         seed=seed,
         engine="torch",
         machine=None,
@@ -157,8 +157,7 @@ def _train_float(
         cost=None,
         weights=twin.weights(),
         history=tuple(outcome.history),
-        sim_seconds=outcome.seconds,
-        sim_steps=outcome.seconds_steps,
+        sim_seconds_per_step=outcome.seconds_per_step,
         interrupted=outcome.interrupted,
         details={"problem": step.name, "quant": "none"},
     )
@@ -195,8 +194,7 @@ def _train_evaluator(lowered: Lowered, total: int, *, seed: int, progress: bool,
         cost=None,
         weights=lowered.layout.export(session.state_arrays()),
         history=tuple(outcome.history),
-        sim_seconds=outcome.seconds,
-        sim_steps=outcome.seconds_steps,
+        sim_seconds_per_step=outcome.seconds_per_step,
         compile_seconds=compile_seconds,
         interrupted=outcome.interrupted,
         details=details,

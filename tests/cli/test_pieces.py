@@ -78,7 +78,7 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
 def test_result_totals_and_json() -> None:
     cost = StepCost(1000, 900, 600, 64, 2e-6, 50, 4096, 800)
     fields = dict(steps=10, seed=1, engine="jit", machine="tiny", bits="8/16/8/12", l2=0.5, l2_float=0.4, weights={})
-    result = Result(cost=cost, sim_seconds=5.0, sim_steps=10, compile_seconds=1.0, **fields)
+    result = Result(cost=cost, sim_seconds_per_step=0.5, compile_seconds=1.0, **fields)
     assert (result.cycles, result.energy) == (10_000, pytest.approx(2e-5))
     assert result.as_dict()["sim_seconds_per_step"] == 0.5
     floating = Result(cost=None, **fields)
@@ -109,7 +109,7 @@ class Counter:
 
 def test_loop_counts_from_the_start_of_training() -> None:
     outcome = drive(Counter(start=7), 10, title="x", progress=False)
-    assert outcome.seconds_steps == 3 and not outcome.interrupted
+    assert outcome.steps == 3 and not outcome.interrupted
     assert [row[0] for row in outcome.history] == [8, 9, 10]
 
 
@@ -141,3 +141,15 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
     with pytest.raises(KeyboardInterrupt):
         drive(counter, 10, title="x", progress=False)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_first_step_is_timed_apart() -> None:
+    """It compiles the engine: 10 s for it and 1 s for each of the others is 1 s a step."""
+    now = [0.0]
+
+    def pass_time(n: int) -> None:
+        now[0] += 10.0 if n == 1 else 1.0
+
+    assert drive(Counter(pass_time), 5, title="x", progress=False, clock=lambda: now[0]).seconds_per_step == 1.0
+    now[0] = 0.0
+    assert drive(Counter(pass_time), 1, title="x", progress=False, clock=lambda: now[0]).seconds_per_step == 10.0
