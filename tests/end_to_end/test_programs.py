@@ -87,7 +87,7 @@ def test_weights_of_a_run_predict(tiny_program: Program) -> None:
     """`predict` with the trained weights is what the run measured its error on."""
     result = pintac.run(tiny_program, 2, progress=False)
     u = pintac.predict(tiny_program, tiny_program.test_x, weights=result.weights).astype(np.float64)
-    exact = tiny_program.test_u
+    exact = tiny_program.test_u.astype(np.float64)
     assert np.linalg.norm(u - exact) / np.linalg.norm(exact) == result.l2
 
 
