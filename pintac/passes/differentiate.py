@@ -5,15 +5,15 @@ for every trainable state. The adjoint of r starts as r * (2 weight / size): it 
 backward can start when its forward is done. A graph with an output `loss` (a scalar that couples points) is
 differentiated from that node instead.
 
-Order of sums is meaning (it decides rounding and the chains of fold-accumulate): a state's gradient adds the
-contributions of the first term before those of the second, and within a term those of perturbed rows before base rows,
-last layer first. Parameter-only computations (TT reconstruction) are differentiated once, after all terms.
+Order of sums is meaning (it decides rounding and the chains of fold-accumulate): a gradient adds its contributions in
+the order in which the backward pass makes them, term after term, last op first; perturbed rows so come before the base
+rows they were split from. Parameter-only computations (TT reconstruction) are differentiated once, after all terms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
@@ -113,18 +113,8 @@ def _trainable(graph: Graph) -> dict[str, Node]:
     return {name: states[name] for name in names}
 
 
-@dataclass
-class _Contributions:
-    """Summands of one adjoint with their places in the order of sums."""
-
-    items: list[tuple[tuple[int, int, int], Node]] = field(default_factory=list)
-
-    def total(self, b: Builder) -> Node:
-        ordered = [node for _, node in sorted(self.items, key=lambda item: item[0])]
-        result = ordered[0]
-        for node in ordered[1:]:
-            result = b.add(result, node, loc=node.loc)
-        return result
+Contributions = dict[Node, list[Node]]
+"""node -> the summands of its adjoint, in the order in which they are added."""
 
 
 class _Reverse:
@@ -136,9 +126,7 @@ class _Reverse:
         self.new = new
         self.active = descendants(graph, trainable)
         self.rows = descendants(graph, graph.of(*_ROW_SOURCES))
-        self.perturbed = _perturbed(graph)
-        self.parameters: dict[Node, _Contributions] = {}
-        self.count = 0
+        self.parameters: Contributions = {}
 
     def run(self, seeds: Sequence[_Seed]) -> dict[Node, Node]:
         """state -> gradient, for every state that a seed depends on."""
@@ -162,44 +150,39 @@ class _Reverse:
         return sorted((members for _, members in groups), key=lambda members: members[0].term)
 
     def _walk_rows(self, seeds: Sequence[_Seed]) -> None:
-        term = seeds[0].term
-        pending: dict[Node, _Contributions] = {}
+        pending: Contributions = {}
         for seed in seeds:
             if seed.node in self.active:
-                self._add(
-                    pending if seed.node in self.rows else self.parameters, seed.node, seed.adjoint, term, seed.node
-                )
+                self._into(pending, seed.node).append(seed.adjoint)
         for node in reversed(self.graph.nodes):
             if node in pending:
-                self._propagate(node, pending.pop(node).total(self.b), term, pending)
+                self._propagate(node, self._total(pending.pop(node)), pending)
 
     def _walk_parameters(self) -> dict[Node, Node]:
         gradients: dict[Node, Node] = {}
         for node in reversed(self.graph.nodes):
             if node in self.parameters:
-                total = self.parameters.pop(node).total(self.b)
+                total = self._total(self.parameters.pop(node))
                 if node.op == "state":
                     gradients[node] = total
                 else:
-                    self._propagate(node, total, 0, self.parameters)
+                    self._propagate(node, total, self.parameters)
         return gradients
 
-    def _propagate(self, node: Node, adjoint: Node, term: int, pending: dict[Node, _Contributions]) -> None:
+    def _propagate(self, node: Node, adjoint: Node, pending: Contributions) -> None:
         operands = [self.new[operand] for operand in node.operands]
         needed = [operand in self.active for operand in node.operands]
-        for operand, part in zip(
-            node.operands, grad_rule(self.b, self.new[node], operands, adjoint, needed), strict=True
-        ):
+        parts = grad_rule(self.b, self.new[node], operands, adjoint, needed)
+        for operand, part in zip(node.operands, parts, strict=True):
             if part is not None:
-                target = pending if operand in self.rows else self.parameters
-                self._add(target, operand, part, term, node)
+                self._into(pending, operand).append(part)
 
-    def _add(self, target: dict[Node, _Contributions], node: Node, part: Node, term: int, source: Node) -> None:
-        place = (term, 0 if source in self.perturbed else 1, self.count)
-        self.count += 1
-        target.setdefault(node, _Contributions()).items.append((place, part))
+    def _into(self, pending: Contributions, node: Node) -> list[Node]:
+        """The contributions to a node's adjoint: of row values in `pending`, of parameters in those of all terms."""
+        return (pending if node in self.rows else self.parameters).setdefault(node, [])
 
-
-def _perturbed(graph: Graph) -> set[Node]:
-    """Everything that depends on a matmul of perturbed rows."""
-    return descendants(graph, (node for node in graph.of("matmul") if node.attrs["lhs_role"] == "delta"))
+    def _total(self, parts: Sequence[Node]) -> Node:
+        result = parts[0]
+        for part in parts[1:]:
+            result = self.b.add(result, part, loc=part.loc)
+        return result
