@@ -87,7 +87,7 @@ def allocate(items: Sequence[Item], machine: Machine) -> int:
     for buffer, life in sorted(lives.items(), key=lambda e: (-e[0].bytes, e[1].first, e[0].name)):
         size = -(-buffer.bytes // ALIGNMENT) * ALIGNMENT
         at = 0
-        for start, end, other in sorted((p for p in placed if _overlap(p[2], life)), key=lambda p: p[0]):
+        for start, end, _ in sorted((p for p in placed if _overlap(p[2], life)), key=lambda p: p[0]):
             if start - at >= size:
                 break
             at = max(at, end)

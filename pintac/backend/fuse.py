@@ -17,6 +17,7 @@ from pintac import isa
 from pintac.backend.tile import Arg, Kernel, KernelSink
 from pintac.errors import IRError
 from pintac.ir import Node
+from pintac.ir.ops import integer, ints
 from pintac.isa import MicroOp, Sink
 
 Key = tuple[object, ...]
@@ -205,7 +206,7 @@ class Fuser:
 
     def _random(self, node: Node, key: Key) -> None:
         """Uniform: one micro-op. Normal: `rng.normal`'s eight, in its order."""
-        where = Imm(int(node.attrs["stream"]) | int(node.attrs["term"]) << 16)  # type: ignore[call-overload]
+        where = Imm(integer(node.attrs, "stream") | integer(node.attrs, "term") << 16)
         index = Index(node)
 
         def inner(op: MicroOp, *args: Operand, name: str) -> Micro:
@@ -286,14 +287,14 @@ class Fuser:
             if self.external(item if isinstance(item, Node) else item.node):
                 self.stored.add(item)
         groups = [_Group([item], i) for i, item in enumerate(self.items)]
-        self.group_of = {item: g for item, g in zip(self.items, groups, strict=True)}
+        self.group_of = dict(zip(self.items, groups, strict=True))
         for item in reversed(self.items):
             changed = True
             while changed:
                 changed = False
                 group = self.group_of[item]
-                makers = {id(self.group_of[m]): self.group_of[m] for x in group.members for m in self.producers[x]}
-                for other in sorted((g for g in makers.values() if g is not group), key=lambda g: -g.order):
+                near = {id(self.group_of[m]): self.group_of[m] for x in group.members for m in self.producers[x]}
+                for other in sorted((g for g in near.values() if g is not group), key=lambda g: -g.order):
                     if self._try(group, other):
                         changed = True
                         break
@@ -303,8 +304,7 @@ class Fuser:
                 for b in live[i + 1 :]:
                     if a.members and b.members and self._share(a, b):
                         self._try(a, b)
-        live = [g for g in {id(g): g for g in self.group_of.values()}.values()]
-        return self._sorted(live)
+        return self._sorted(list({id(g): g for g in self.group_of.values()}.values()))
 
     def _share(self, a: _Group, b: _Group) -> bool:
         return bool(set(self._sources(a)) & set(self._sources(b)))
@@ -446,8 +446,7 @@ def _sink_kind(node: Node) -> Sink:
     """The sink of a quantise or reduction. Axes are decided with the tile in hand: rows, columns or both."""
     if node.op == "quantize":
         return Sink.WRITE
-    axes = node.attrs["axes"]
-    assert isinstance(axes, tuple)
+    axes = ints(node.attrs, "axes")
     rank = node.operands[0].type.rank
     cols = rank - 1 in axes
     rows = any(a != rank - 1 for a in axes)

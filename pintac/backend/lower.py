@@ -160,15 +160,14 @@ def _output(key: str, node: Node, states: Mapping[str, Buffer], dram: Dram) -> B
     return dram.symbol(name, node.type.shape, kind)
 
 
-def _schedule(
-    graph: Graph, machine: Machine, leaves: Mapping[Node, Buffer], outputs: Mapping[str, Buffer]
-) -> Entry:
+def _schedule(graph: Graph, machine: Machine, leaves: Mapping[Node, Buffer], outputs: Mapping[str, Buffer]) -> Entry:
     """The first tiling that fits, with as few values in DRAM as the greedy choice needs."""
     tiling = Tiling()
     spilled: frozenset[Node] = frozenset()
     not_in_psum: frozenset[Node] = frozenset()
+    scheduler: Scheduler | None = None
     while True:
-        scheduler = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum)
+        scheduler = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler)
         try:
             items = scheduler.build()
             used = allocate(items, machine)
@@ -212,7 +211,9 @@ def _victim(scheduler: Scheduler, alive: set[Buffer]) -> Node | None:
             kind = 2
         return kind, -scheduler.candidates[node], node.name
 
-    choices = [n for n in scheduler.candidates if scheduler.home_buffer(n) in alive and scheduler.candidates[n] >= SMALL]
+    choices = [
+        n for n in scheduler.candidates if scheduler.home_buffer(n) in alive and scheduler.candidates[n] >= SMALL
+    ]
     return min(choices, key=rank, default=None)
 
 

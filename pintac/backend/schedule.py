@@ -27,7 +27,8 @@ from pintac.backend.units import Sweep, Unit, Units, accumulator
 from pintac.backend.views import apply, broadcast, compact_size, compact_strides, compact_view, narrow
 from pintac.errors import IRError
 from pintac.ir import Graph, Node
-from pintac.isa import LOOP_LEVELS, Sink, Space
+from pintac.ir.ops import integer, ints
+from pintac.isa import LOOP_LEVELS, Space
 from pintac.machine import Machine
 
 ACCUMULATOR_TILE_BYTES = 32768
@@ -108,10 +109,13 @@ class Scheduler:
         tiling: Tiling,
         spilled: frozenset[Node],
         not_in_psum: frozenset[Node] = frozenset(),
+        earlier: Scheduler | None = None,
     ) -> None:
+        """`earlier` is a failed attempt for the same graph and machine, whose units and kernels are taken over."""
         self.graph = graph
         self.machine = machine
-        self.units = Units(graph)
+        self.units: Units = earlier.units if earlier is not None else Units(graph)
+        self._fused: dict[Sweep, list[Step]] = earlier._fused if earlier is not None else {}
         self.outputs = outputs
         self.tiling = tiling
         self.spilled = spilled
@@ -346,6 +350,8 @@ class Scheduler:
         return (*(e for e in out[:-2] if e != 1), *out[-2:])
 
     def _steps(self, sweep: Sweep, unit: Unit) -> list[Step]:
+        if sweep in self._fused:
+            return self._fused[sweep]
         inside = set(sweep.nodes)
 
         def external(node: Node) -> bool:
@@ -363,9 +369,9 @@ class Scheduler:
             lambda n: n in known and external(n),
             self.machine.vpu_max_micro_ops,
         )
-        steps = fuser.steps()
+        self._fused[sweep] = fuser.steps()
         self.units.standins |= fuser.standins
-        return steps
+        return self._fused[sweep]
 
     def _unit(self, unit: Unit) -> list[Item]:
         outer = Body(unit, {}, 0, -1, [], {})
@@ -533,8 +539,7 @@ class Scheduler:
         if node.op not in ("sum", "amax"):
             return False
         rank = node.operands[0].type.rank
-        axes = node.attrs["axes"]
-        assert isinstance(axes, tuple)
+        axes = ints(node.attrs, "axes")
         if all(a == rank - 1 for a in axes):
             return False
         return rank > 2 or self._own_axes(node, unit) != self._context_axes(unit, sweep)
@@ -698,8 +703,7 @@ class Scheduler:
         """The view a kernel's sink writes, with the folded axes back as size 1."""
         view = self._target(node, body)
         if node.op in ("sum", "amax") and not node.attrs["keepdims"]:
-            axes = node.attrs["axes"]
-            assert isinstance(axes, tuple)
+            axes = ints(node.attrs, "axes")
             shape, strides = list(view.shape), list(view.strides)
             for axis in axes:
                 shape.insert(int(axis), 1)
@@ -757,10 +761,10 @@ class Scheduler:
         m, n = node.type.shape
         if not self._folded(node, body):
             target = self._target(node, body)
-            start = accumulator(node)
-            if start is not None:
-                body.ops += vpu.copy(self.view(start, body), target, f"start {node.name}", node.loc)
-            self._accumulate(node, a, g, target, m, n, body, start is not None)
+            acc = accumulator(node)
+            if acc is not None:
+                body.ops += vpu.copy(self.view(acc, body), target, f"start {node.name}", node.loc)
+            self._accumulate(node, a, g, target, m, n, body, acc is not None)
             self._stores(node, body)
             return
         home = self.unit_home.get(node) or self.global_home[node]
@@ -787,11 +791,11 @@ class Scheduler:
     def _copies(self, node: Node, body: Body) -> None:
         """concat and pad: fills and copies into slices of a new value."""
         target = self._target(node, body)
-        axis = int(node.attrs["axis"])  # type: ignore[call-overload]
+        axis = integer(node.attrs, "axis")
         at = 0
         if node.op == "pad":
             body.ops += vpu.fill(0.0, target, node.name, node.loc)
-            at = int(node.attrs["before"])  # type: ignore[call-overload]
+            at = integer(node.attrs, "before")
         for operand in node.operands:
             shape = self._virtual_shape(operand, body.unit, frozenset(), body.context)
             part = narrow(target, axis, at, shape[axis])

@@ -70,8 +70,7 @@ class View:
         return self.buffer.bits
 
     def __str__(self) -> str:
-        steps = "".join(f"+i{level}*{step}" for level, step in self.steps)
-        return f"{self.buffer.name}[{self.offset}{steps}]({'x'.join(map(str, self.shape))}:{','.join(map(str, self.strides))})"
+        return f"{self.buffer.name}{_place(self)}"
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,13 @@ class IndexView:
     steps: tuple[tuple[int, int], ...] = ()
 
     def __str__(self) -> str:
-        steps = "".join(f"+i{level}*{step}" for level, step in self.steps)
-        return f"index[{self.offset}{steps}]({'x'.join(map(str, self.shape))}:{','.join(map(str, self.strides))})"
+        return f"index{_place(self)}"
+
+
+def _place(view: View | IndexView) -> str:
+    """[offset and steps](shape:strides)."""
+    steps = "".join(f"+i{level}*{step}" for level, step in view.steps)
+    return f"[{view.offset}{steps}]({'x'.join(map(str, view.shape))}:{','.join(map(str, view.strides))})"
 
 
 Arg = tuple[Literal["reg", "src", "imm", "scalar"], int]
@@ -257,7 +261,7 @@ def to_text(items: list[Item], indent: str = "") -> str:
                 f"r{i}={op.name.lower()}({','.join(f'{k}{n}' for k, n in args)})"
                 for i, (op, args) in enumerate(item.kernel.ops)
             )
-            lines.append(
-                f"{indent}vpu {'x'.join(map(str, item.shape))} {sinks} <- {', '.join(map(str, item.sources))} [{ops}]  ; {item.name}"
-            )
+            over = "x".join(map(str, item.shape))
+            sources = ", ".join(map(str, item.sources))
+            lines.append(f"{indent}vpu {over} {sinks} <- {sources} [{ops}]  ; {item.name}")
     return "\n".join(line for line in lines if line)

@@ -268,7 +268,7 @@ class Units:
         member = {n: i for i, c in enumerate(nx.connected_components(clusters)) for n in c}
         dag = nx.DiGraph()
         ids = {n: ("loop", member[n]) if n in member else ("node", i) for i, n in enumerate(nodes)}
-        order = {}
+        order: dict[tuple[str, int], int] = {}
         for i, node in enumerate(nodes):
             order.setdefault(ids[node], i)
             dag.add_node(ids[node])

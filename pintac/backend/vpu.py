@@ -67,7 +67,7 @@ def operations(
     ranges = [range(math.prod(shape[a] for a in g)) for g in unrolled]
     for index in itertools.product(*ranges):
 
-        def pick(view: View | IndexView) -> View | IndexView:
+        def pick(view: View | IndexView, index: tuple[int, ...] = index) -> View | IndexView:
             offset = view.offset + sum(i * view.strides[g[-1]] for i, g in zip(index, unrolled, strict=True))
             strides = tuple(view.strides[g[-1]] for g in axes)
             return replace(view, shape=sizes, strides=strides, offset=offset)
