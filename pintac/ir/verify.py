@@ -160,7 +160,7 @@ def _row_breaks(node: Node, breaks: dict[Node, frozenset[int]]) -> frozenset[int
         if node.op in ("matmul", "tt_matmul"):
             sources = [first]
         return frozenset().union(*(breaks[operand] for operand in sources))
-    if node.op == "reshape" and first.type.rank >= 2 and first.shape[-2] == node.shape[-2]:
+    if node.op == "reshape" and first.type.rank >= 2 and first.shape[-2:] == node.shape[-2:]:
         return breaks[first]
     if node.op == "broadcast" and first.type.rank >= 2 and first.shape[-2] == node.shape[-2]:
         return breaks[first]

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from pintac.frontend.aten import FAMILIES, RULES
-from tests.frontend.support import Net, ir_of_net, points, torch_of_net
+from pintac.frontend.operators import grad, laplacian
+from pintac.passes import PassManager, PipelineOptions, Verify, default_pipeline
+from tests.frontend.support import Net, ir_of_net, points, torch_of_net, trace_residual
 
 CASES = {
     # arithmetic
@@ -65,6 +67,7 @@ CASES = {
     "logical functions": lambda x, w, s: torch.where(
         torch.logical_or(torch.logical_and(x[:, :1] > 0.2, torch.logical_not(x[:, 1:] > 0.7)), x[:, :1] > 0.9), x @ w, s
     ),
+    "batched linear": lambda x, w, s: F.linear(torch.stack([x, x * x], 1), w.T, s).prod(1),
     "batched matmul": lambda x, w, s: (torch.stack([x, x * x], 1) @ w).sum(1),
     "minimum maximum": lambda x, w, s: torch.minimum(x @ w, s) + torch.maximum(x @ w, s * 0.1),
     "clamp": lambda x, w, s: (
@@ -148,3 +151,16 @@ def test_the_cases_use_every_rule() -> None:
     never = {"alias", "detach"}
     unused = {str(packet).removeprefix("aten.") for packet in set(original) - used} - never
     assert not unused, f"no case for {sorted(unused)}"
+
+
+KINKED = {"gelu", "erf", "relu", "abs", "minimum maximum", "clamp", "norm", "amax amin"}
+STACKED = {"batched linear", "batched matmul"}  # rows of a stack would share SMX blocks (NUMERICS 4)
+BRANCHING = {"where", "where with numbers", "logic", "logical functions"}
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - KINKED - BRANCHING - STACKED))
+def test_whatever_is_smooth_can_be_differentiated_and_lowered(name: str) -> None:
+    """Residuals with derivatives of each smooth case go through the default pipeline."""
+    graph = trace_residual(lambda u, x: laplacian(u, x) + grad(u, x)[..., 0] * u(x), Net(CASES[name]), points=3)
+    lowered = PassManager(default_pipeline(PipelineOptions()), [Verify("ends")]).run(graph)
+    assert any(key.startswith("state:") for key in lowered.outputs)

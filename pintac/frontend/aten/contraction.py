@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from pintac.frontend.aten.structure import shaped
 from pintac.frontend.aten.table import Arguments, aten, rule
 from pintac.frontend.traced import Traced, Unsupported
 from pintac.ir import Node
@@ -18,26 +19,29 @@ def _on_points(value: object) -> bool:
     return isinstance(value, Traced) and value.on_points
 
 
-def _weight_matmul(r: Recorder, x: Node, weight: Node) -> Node:
+def _weight_matmul(r: Recorder, x: Node, weight: Node, bias: Node | None = None) -> Node:
+    """x weight + bias. torch flattens leading dimensions of x to rows; the IR's matmul takes them as they were."""
+    rows = x.shape[:-1]
+    if x.op == "reshape" and x.operands[0].shape[-1] == x.shape[-1] and x.operands[0].type.rank > 2:
+        x = x.operands[0]
     swapped = weight.op == "permute" and weight.attrs["perm"] == (1, 0)
     operand = weight.operands[0] if swapped else weight
-    return r.builder.matmul(x, operand, transpose_b=swapped, lhs_role="base", rhs_role="weight")
+    y = r.builder.matmul(x, operand, transpose_b=swapped, lhs_role="base", rhs_role="weight")
+    y = y if bias is None else r.builder.add(y, bias)
+    return shaped(r, y, (*rows, y.shape[-1]))
 
 
-def _product(r: Recorder, left: object, right: object) -> Node:
-    """left [n, k] right [k, m], one of which does not depend on the points."""
+def _product(r: Recorder, left: object, right: object, bias: Node | None = None) -> Node:
+    """left [n, k] right [k, m] + bias [m]; one of the factors does not depend on the points."""
     if _on_points(right) and _on_points(left):
         raise Unsupported(
             "a matrix product of two values that both depend on the points",
             "for a dot product at every point write (a * b).sum(-1, keepdim=True)",
         )
     if _on_points(right):
-        return r.builder.permute(_weight_matmul(r, r.transposed(right), r.transposed(left)), (1, 0))
-    return _weight_matmul(r, r.node(left), _right_operand(r, right))
-
-
-def _right_operand(r: Recorder, right: object) -> Node:
-    return r.node(right)
+        y = r.builder.permute(_weight_matmul(r, r.transposed(right), r.transposed(left)), (1, 0))
+        return y if bias is None else r.builder.add(y, bias)
+    return _weight_matmul(r, r.node(left), r.node(right), bias)
 
 
 @rule(aten.mm)
@@ -47,11 +51,12 @@ def _mm(r: Recorder, a: Arguments, result: Tensor) -> Node:
 
 @rule(aten.addmm)
 def _addmm(r: Recorder, a: Arguments, result: Tensor) -> Node:
-    b = r.builder
+    b, bias = r.builder, r.node(a["self"])
+    bias = bias if a["beta"] == 1 else b.mul(bias, float(a["beta"]))
+    if a["alpha"] == 1 and bias.type.rank == 1:
+        return _product(r, a["mat1"], a["mat2"], bias)
     y = _product(r, a["mat1"], a["mat2"])
-    y = y if a["alpha"] == 1 else b.mul(y, float(a["alpha"]))
-    bias = r.node(a["self"])
-    return b.add(y, bias if a["beta"] == 1 else b.mul(bias, float(a["beta"])))
+    return b.add(y if a["alpha"] == 1 else b.mul(y, float(a["alpha"])), bias)
 
 
 @rule(aten.mv)
@@ -60,7 +65,7 @@ def _mv(r: Recorder, a: Arguments, result: Tensor) -> Node:
     if _on_points(a["vec"]):
         return r.builder.sum(r.builder.mul(matrix, vector), (1,))
     y = _weight_matmul(r, matrix, r.builder.reshape(vector, (vector.shape[0], 1)))
-    return r.builder.reshape(y, tuple(result.shape))
+    return shaped(r, y, tuple(result.shape))
 
 
 @rule(aten.dot)
@@ -75,9 +80,9 @@ def _bmm(r: Recorder, a: Arguments, result: Tensor) -> Node:
     batch, rows, inner = x.shape
     columns = y.shape[2]
     if batch == 1 and not _on_points(a["mat2"]):
-        flat = _weight_matmul(r, b.reshape(x, (rows, inner)), b.reshape(y, (inner, columns)))
-        return b.reshape(flat, (1, rows, columns))
+        flat = _weight_matmul(r, shaped(r, x, (rows, inner)), shaped(r, y, (inner, columns)))
+        return shaped(r, flat, (1, rows, columns))
     # A small product at every point: multiply and reduce.
-    left = b.reshape(x, (batch, rows, 1, inner))
-    right = b.reshape(b.permute(y, (0, 2, 1)), (batch, 1, columns, inner))
+    left = shaped(r, x, (batch, rows, 1, inner))
+    right = shaped(r, b.permute(y, (0, 2, 1)), (batch, 1, columns, inner))
     return b.sum(b.mul(left, right), (3,))

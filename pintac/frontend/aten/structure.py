@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def shaped(r: Recorder, node: Node, shape: Sequence[int]) -> Node:
-    return node if node.shape == tuple(shape) else r.builder.reshape(node, tuple(shape))
+    """The node in another shape. A reshape of a reshape is one, so that detours over flat rows leave no trace."""
+    wanted = tuple(shape)
+    while node.op == "reshape" and node.shape != wanted:
+        node = node.operands[0]
+    return node if node.shape == wanted else r.builder.reshape(node, wanted)
 
 
 @rule(aten.view, aten._unsafe_view, aten.unsqueeze, aten.squeeze)
@@ -34,7 +38,13 @@ def _expand(r: Recorder, a: Arguments, result: Tensor) -> Node:
 def _permuted(r: Recorder, value: object, perm: Sequence[int]) -> Node:
     if list(perm) == list(range(len(perm))):
         return r.node(value)
-    return r.transposed(value) if tuple(perm) == (1, 0) else r.builder.permute(r.node(value), tuple(perm))
+    if tuple(perm) == (1, 0):
+        return r.transposed(value)
+    node = r.node(value)
+    moved = [axis for axis in perm if node.shape[axis] != 1]
+    if moved == sorted(moved):  # only dimensions of size 1 move: the elements stay where they are
+        return shaped(r, node, [node.shape[axis] for axis in perm])
+    return r.builder.permute(node, tuple(perm))
 
 
 @rule(aten.t)
