@@ -404,6 +404,7 @@ DEFS: Mapping[Opcode, InstructionDef] = {
             "For each of rows x cols elements: read the sources, run the micro-ops in order, give the selected values to the sinks.",
             "sources in SRAM or PSUM; sinks in SRAM or PSUM; SMX sources and sinks have inner 0 and cstep 1",
             "rows, cols >= 1; a destination overlaps a source only where both are the same fp32 elements",
+            "the two destinations do not overlap; fp32 addresses and steps are multiples of 4",
             "reductions write fp32; rows is a multiple of a row reduction's group",
         ),
     )

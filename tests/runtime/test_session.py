@@ -1,4 +1,4 @@
-"""Sessions on the reference engine: steps, metrics, inference, resuming, interrupting."""
+"""Sessions: steps, metrics, inference, resuming, interrupting."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pintac.errors import CheckpointError, ExecutionError, PintacError, UsageError
-from pintac.runtime import Progress, Session
+from pintac.runtime import ENGINES, Progress, Session
 from tests.runtime.toy import STEPS, TEST_U, TEST_X, expected_loss, expected_w, toy_program
 
 PROGRAM = toy_program()
 
 
-def session(seed: int = 0) -> Session:
-    return Session(PROGRAM, engine="reference", seed=seed)
+def session(seed: int = 0, engine: str = "reference") -> Session:
+    return Session(PROGRAM, engine=engine, seed=seed)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("seed", [0, 12345, 2**32 - 1])
-def test_steps_use_their_row_of_the_table_and_their_random_numbers(seed: int) -> None:
-    run = session(seed)
+def test_steps_use_their_row_of_the_table_and_their_random_numbers(seed: int, engine: str) -> None:
+    run = session(seed, engine)
     assert run.metrics() == {}
     for n in range(1, STEPS + 3):  # beyond the table its last row holds, and random numbers go on
         run.step()
@@ -34,9 +35,10 @@ def test_steps_use_their_row_of_the_table_and_their_random_numbers(seed: int) ->
     assert run.step_number == STEPS + 2
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("points", [0, 1, 5, 13])
-def test_inference_in_chunks(points: int) -> None:
-    run = session()
+def test_inference_in_chunks(points: int, engine: str) -> None:
+    run = session(engine=engine)
     run.step(2)
     np.testing.assert_array_equal(run.infer(TEST_X[:points]), 2 * TEST_X[:points] + expected_w(2, 0)[0])
 
@@ -88,10 +90,12 @@ def test_impossible_requests_are_refused() -> None:
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ENGINES)
+@pytest.mark.parametrize("second", ENGINES)
+def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path: Path, first: str, second: str) -> None:
     whole = session(9).train(6)
-    session(9).train(4, checkpoint=tmp_path / "c", checkpoint_every=3)
-    later = session(0)  # the checkpoint brings its seed
+    session(9, first).train(4, checkpoint=tmp_path / "c", checkpoint_every=3)
+    later = session(0, second)  # the checkpoint brings its seed
     resumed = later.train(6, resume=tmp_path / "c")
     assert (resumed.steps, resumed.seed) == (6, 9)
     np.testing.assert_array_equal(resumed.states["w"], whole.states["w"])
