@@ -144,7 +144,7 @@ class Units:
     def _postpone(self, executed: list[Node], level: dict[Node, int]) -> None:
         """Work on parameters waits for its first reader, so that its result need not be kept through the loops."""
         for node in reversed(executed):
-            users = self._executed_users(node)
+            users = self.executed_users(node)
             if users and not self.exec_axes(node):
                 level[node] = max(level[node], min(level[u] for u in users))
 
@@ -159,7 +159,7 @@ class Units:
                 after.add(node)
         before: set[Node] = set()
         for node in reversed(rows):
-            users = [u for u in self._executed_users(node) if u in key and key[u] == key[node]]
+            users = [u for u in self.executed_users(node) if u in key and key[u] == key[node]]
             if self._inner(node) or any(u in before for u in users):
                 before.add(node)
         for node in rows:
@@ -169,7 +169,8 @@ class Units:
                 part[node] = 2 if node in after else 0
         return part
 
-    def _executed_users(self, node: Node) -> list[Node]:
+    def executed_users(self, node: Node) -> list[Node]:
+        """Operations that read the value, through views or not."""
         out: list[Node] = []
         stack = list(self.graph.users(node))
         while stack:
@@ -234,14 +235,14 @@ class Units:
         """Move work to the sweep that needs it when fewer bytes then have to be kept from sweep to sweep."""
 
         def last_use(value: Node, without: Node) -> int:
-            return max((phase[u] for u in self._executed_users(value) if u in phase and u is not without), default=-1)
+            return max((phase[u] for u in self.executed_users(value) if u in phase and u is not without), default=-1)
 
         for node in reversed(nodes):
-            users = [u for u in self._executed_users(node) if u in phase]
+            users = [u for u in self.executed_users(node) if u in phase]
             if not users or node.op in CONTRACTIONS or node.op in ("sum", "amax") or not self._inner(node):
                 continue
             later = min(phase[u] - (len(self._inner(u)) < len(self._inner(node))) for u in users)
-            if later <= phase[node] or len(users) != len(self._executed_users(node)):
+            if later <= phase[node] or len(users) != len(self.executed_users(node)):
                 continue
             made = {root(o) for o in node.operands if root(o) in phase and self._inner(root(o))}
             new = sum(storage_bytes(o) for o in made if last_use(o, node) < later)

@@ -1,0 +1,199 @@
+"""Where every value of a graph lives between sweeps and units: tiles, SRAM, DRAM; and its view from a loop body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pintac.backend.axes import RowAxis
+from pintac.backend.fuse import VIEWS, root
+from pintac.backend.tile import Buffer, View
+from pintac.backend.units import Sweep, Unit, Units, accumulator
+from pintac.backend.views import apply, compact_size, compact_view, narrow
+from pintac.errors import IRError
+from pintac.ir import Graph, Node
+from pintac.ir.ops import ints
+from pintac.isa import Space
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the body at hand stands on a row axis: rows start + index[level] * step ... + extent."""
+
+    level: int
+    step: int
+    start: int
+    extent: int
+
+
+Context = Mapping[RowAxis, Position]
+
+
+@dataclass(frozen=True)
+class Home:
+    """Memory of a value with full extent on the row axes in `covers` (None: on all axes)."""
+
+    buffer: Buffer
+    covers: frozenset[RowAxis] | None
+
+
+class Placement:
+    """Homes of the values of one entry.
+
+    `leaves` are the DRAM buffers of states, inputs and stored arrays by node; `spilled` are values kept in DRAM because
+    SRAM is short. Afterwards `scratch` are the DRAM buffers that still need an address and `candidates` the values that
+    could be spilled, with their bytes.
+    """
+
+    def __init__(self, graph: Graph, units: Units, leaves: Mapping[Node, Buffer], spilled: frozenset[Node]) -> None:
+        self.graph = graph
+        self.units = units
+        self.spilled = spilled
+        self.scratch: list[Buffer] = []
+        self.unit_home: dict[Node, Home] = {}
+        self.global_home: dict[Node, Home] = {n: Home(b, None) for n, b in leaves.items()}
+        self.candidates: dict[Node, int] = {}
+        self._place()
+
+    def _users(self, node: Node) -> list[Node]:
+        return self.units.executed_users(node)
+
+    def _context_axes(self, unit: Unit, sweep: Sweep) -> set[RowAxis]:
+        return set(sweep.axes) | ({unit.axis} if unit.axis is not None else set())
+
+    def _own_axes(self, node: Node, unit: Unit) -> set[RowAxis]:
+        return {t for t in self.units.tags(node, unit) if t is not None}
+
+    def _place(self) -> None:
+        for unit in self.units.units:
+            for sweep in unit.sweeps:
+                for node in sweep.nodes:
+                    self._place_value(node, unit, sweep)
+
+    def _place_value(self, node: Node, unit: Unit, sweep: Sweep) -> None:
+        users = [self.units.of[u] for u in self._users(node)]
+        context = self._context_axes(unit, sweep)
+        own = self._own_axes(node, unit)
+        elsewhere = any(u is not unit for u, _ in users)
+        other_sweep = any(u is unit and s is not sweep for u, s in users)
+        full = own == context
+        acc = accumulator(node)
+        if not full and not own and unit.kind != "parameter":  # folded over all rows
+            if acc is not None and root(acc) in self.global_home and acc.op == "matmul_tn":
+                self.global_home[node] = self.global_home[acc]
+            else:
+                self._global(node)
+            return
+        if unit.kind == "global" or (unit.kind == "parameter" and elsewhere):
+            if elsewhere:
+                self._global(node)
+            return
+        inner = frozenset(a for a in own if a is not unit.axis)
+        if other_sweep or not full:
+            spill = node in self.spilled
+            self.unit_home[node] = self._home(node, unit, inner, Space.DRAM if spill else Space.SRAM)
+            if inner and not spill:
+                self.candidates[node] = self.unit_home[node].buffer.bytes
+        if elsewhere:
+            self.global_home[node] = self._home(node, unit, None, Space.DRAM)
+
+    def _global(self, node: Node) -> None:
+        """A value without rows: SRAM as long as it fits."""
+        spill = node in self.spilled
+        self.global_home[node] = self._home(node, None, None, Space.DRAM if spill else Space.SRAM)
+        if not spill:
+            self.candidates[node] = self.global_home[node].buffer.bytes
+
+    def home_buffer(self, node: Node) -> Buffer:
+        """The memory a value is kept in between sweeps or units."""
+        home = self.unit_home.get(node) or self.global_home[node]
+        return home.buffer
+
+    def _home(self, node: Node, unit: Unit | None, covers: frozenset[RowAxis] | None, space: Space) -> Home:
+        shape = self._virtual_shape(node, unit, covers, {})
+        bits = node.type.bits if node.type.is_smx else 0
+        buffer = Buffer(node.name, compact_size(shape if len(shape) > 1 else (1, *shape), bits), bits, space)
+        if space == Space.DRAM:
+            self.scratch.append(buffer)
+        return Home(buffer, covers)
+
+    def _virtual_shape(
+        self, node: Node, unit: Unit | None, covers: frozenset[RowAxis] | None, context: Context
+    ) -> tuple[int, ...]:
+        """Extents of a value in storage that covers `covers`: elsewhere the tile's extent."""
+        if covers is None:
+            return node.type.shape
+        tags = self.units.tags(node, unit)
+        out = []
+        for size, tag in zip(node.type.shape, tags, strict=True):
+            if tag is None or tag in covers:
+                out.append(size)
+            else:
+                out.append(context[tag].extent if tag in context else 1)
+        return tuple(out)
+
+    def _chain(self, node: Node) -> list[Node]:
+        """The view ops from the root (excluded) to `node`."""
+        out: list[Node] = []
+        while node.op in VIEWS:
+            out.append(node)
+            node = node.operands[0]
+        return out[::-1]
+
+    def _stored_view(self, node: Node, start: Node, home: Home, unit: Unit, context: Context) -> View:
+        """`node` in the storage of `start` (its root or a loaded view on the way), cut to the context."""
+        view = compact_view(home.buffer, self._virtual_shape(start, unit, home.covers, context))
+        if home.buffer.bits and len(view.shape) < 2:
+            raise AssertionError(node)
+        chain = self._chain(node)
+        if start.op in VIEWS:
+            chain = chain[chain.index(start) + 1 :]
+        for step in chain:
+            view = apply(step, view, self._virtual_shape(step, unit, home.covers, context))
+        for axis, tag in enumerate(self.units.tags(node, unit)):
+            if tag is not None and tag in context and (home.covers is None or tag in home.covers):
+                at = context[tag]
+                step_rows = (at.level, at.step) if at.step else None
+                view = narrow(view, axis, at.start, at.extent, step_rows)
+        return view
+
+    def _home_of(self, source: Node, unit: Unit) -> Home:
+        of = self.units.of.get(source)
+        if of is not None and of[0] is unit and source in self.unit_home:
+            return self.unit_home[source]
+        if source not in self.global_home:
+            raise IRError(f"the backend has no place for %{source.name}", location=source.loc)
+        return self.global_home[source]
+
+    def _sram_home(self, node: Node, unit: Unit) -> Home | None:
+        """The SRAM home a value is computed straight into, if it has one."""
+        if node in self.unit_home:
+            home = self.unit_home[node]
+        elif node in self.global_home:
+            home = self.global_home[node]
+        else:
+            return None
+        return home if home.buffer.space == Space.SRAM else None
+
+    def _accumulates(self, node: Node, unit: Unit, sweep: Sweep) -> bool:
+        """Whether a fold adds onto a start value in memory: over loops, or over axes that may need unrolling."""
+        if node.op == "matmul_tn":
+            return True
+        if node.op not in ("sum", "amax"):
+            return False
+        rank = node.operands[0].type.rank
+        axes = ints(node.attrs, "axes")
+        if all(a == rank - 1 for a in axes):
+            return False
+        return rank > 2 or self._own_axes(node, unit) != self._context_axes(unit, sweep)
+
+    def _accumulates_in(self, node: Node) -> bool:
+        if node.op not in ("sum", "amax"):
+            return False
+        unit, sweep = self.units.of[node]
+        return self._accumulates(node, unit, sweep)
+
+    def _folded(self, node: Node) -> bool:
+        """Whether loops fold the value: it is complete only after them."""
+        unit, sweep = self.units.of[node]
+        return self._own_axes(node, unit) != self._context_axes(unit, sweep)
