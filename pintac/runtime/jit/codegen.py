@@ -93,6 +93,9 @@ def constant(t: ir.Type, value: float) -> _Literal:
     return _Literal(t, text)
 
 
+_MASKED_ALIGN = constant(I32, 1)  # LLVM 22 moved it to the pointer, and still reads it here
+
+
 class Val:
     """An IR value with operators. Python numbers become constants of the other operand's type.
 
@@ -394,23 +397,17 @@ class Emitter:
     def load_part(self, pointer: Val, part: Part) -> Val:
         """fp32 lanes; those that do not count are 0 and their memory is not touched."""
         if self.lowering.vnni:
-            name = f"llvm.masked.load.v{LANES}f32.p0"
-            return self._masked(name, VF, [PTR, part.mask.type, VF], [pointer, part.mask, self.f(0.0)])
+            zeros = self.f(0.0)
+            return self.intrinsic(f"llvm.masked.load.v{LANES}f32.p0", VF, pointer, _MASKED_ALIGN, part.mask, zeros)
         return Val(self, self.b.call(_load_part_function(self), [pointer.v, part.count.v]))
 
     def store_part(self, value: Val, pointer: Val, part: Part) -> None:
         """Store the fp32 lanes that count."""
         if self.lowering.vnni:
             name = f"llvm.masked.store.v{LANES}f32.p0"
-            self._masked(name, VOID, [VF, PTR, part.mask.type], [value, pointer, part.mask])
+            self.intrinsic(name, VOID, value, pointer, _MASKED_ALIGN, part.mask)
         else:
             self.b.call(_store_part_function(self), [value.v, pointer.v, part.count.v])
-
-    def _masked(self, name: str, result: ir.Type, types: list[ir.Type], args: list[Val]) -> Val:
-        function = self.module.globals.get(name)
-        if function is None:
-            function = ir.Function(self.module, ir.FunctionType(result, types), name)
-        return Val(self, self.b.call(function, [a.v for a in args]))
 
     # --- control flow
 
