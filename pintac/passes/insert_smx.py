@@ -69,7 +69,7 @@ def perturbed_path(graph: Graph, forward: set[Node]) -> set[Node]:
     rows = [node for node in graph.of("matmul") if node in forward and node.attrs["lhs_role"] == "delta"]
     after = descendants(graph, rows)
     before = ancestors(graph, (node.operands[0] for node in rows))
-    return after & before & forward
+    return after & before
 
 
 class _Rewriter:

@@ -67,6 +67,13 @@ def test_the_loss_is_the_weighted_mean_of_squares() -> None:
     assert metrics["metric:loss"] == pytest.approx(sum(parts.values()), rel=1e-14)
 
 
+def test_the_mean_is_over_points_and_components() -> None:
+    graph = step_graph({"r": mlp(3, 2)}, points=4)
+    r = values(graph)["residual:r"]
+    assert r.shape == (4, 2)
+    assert values(Differentiate().run(graph))["metric:loss"] == pytest.approx(np.mean(r**2), rel=1e-14)
+
+
 def test_the_adjoint_does_not_read_the_loss() -> None:
     """The seed is r times a constant: rows stay independent of one another."""
     graph = run(poisson(mlp(3, 1)), ExpandOperators(), Differentiate())

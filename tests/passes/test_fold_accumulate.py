@@ -100,7 +100,7 @@ def test_an_output_is_not_moved_into_a_chain() -> None:
         x = b.input("x", (4, 4))
         p = product(b, x, x)
         b.output("p", p)
-        b.output("y", b.add(p, x))
+        b.output("y", b.add(x, p))
     graph = b.finish()
     assert FoldAccumulate().run(graph) is graph
 
@@ -131,3 +131,18 @@ def test_steps_stay_the_same_to_rounding(network: str) -> None:
         before, after = (evaluate(g, feeds, PARAMS, mode) for g in (graph, pipeline[-1].run(graph)))
         for key in before:
             assert distance(before[key], after[key]) < limit
+
+
+def test_products_added_out_of_order_accumulate_in_the_order_of_the_graph() -> None:
+    def mixed(b: Builder, x: Node, g: Node) -> Node:
+        first, second, third = product(b, x, x), product(b, x, g), product(b, g, g)
+        return b.add(third, b.add(second, first))
+
+    graph = verify(FoldAccumulate().run(graph_of(mixed)))
+    last, chain = graph.outputs["y"], []
+    while True:
+        chain.append(tuple(operand.name for operand in last.operands[:2]))
+        if len(last.operands) == 2:
+            break
+        last = last.operands[2]
+    assert chain == [("g", "g"), ("x", "g"), ("x", "x")]

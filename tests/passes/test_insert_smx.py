@@ -120,6 +120,27 @@ def test_values_that_no_matmul_reads_get_a_quantisation_of_their_own() -> None:
     assert [(node.operands[0].op, node.type.bits) for node in own] == [("matmul", 8)] * 2
 
 
+def test_a_sum_with_base_rows_is_restored_from_its_delta() -> None:
+    """Products: the factor Y + dY of a gradient is base rows plus the saved dY, not a quantised sum."""
+    graph = smx("gated")
+    forward = forward_nodes(graph)
+    factors = [
+        node
+        for node in graph.of("add")
+        if node not in forward and [operand.op for operand in node.operands] == ["reshape", "decode"]
+    ]
+    products = [node for node in factors if any(user.op == "mul" for user in graph.users(node))]
+    assert products
+    sums = [node for node in graph.of("add") if node in forward and node.type.rank == 4]
+    quantised = {node.operands[0] for node in graph.of("quantize") if not _read_by_matmul(graph, node)}
+    mixed = [node for node in sums if any(operand.op == "reshape" for operand in node.operands)]
+    assert mixed and not quantised & set(mixed)
+
+
+def _read_by_matmul(graph: Graph, code: Node) -> bool:
+    return any(user.op == "matmul" for user in graph.users(code))
+
+
 def test_sequential_layers_save_through_their_views() -> None:
     """The value that backward reads is a permutation of what the first core's matmul read: one quantisation."""
     graph = smx("tensor train", order="sequential")
