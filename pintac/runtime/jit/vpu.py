@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from pintac import isa
-from pintac.isa import MicroOp
+from pintac.isa import MicroOp, Sink
 from pintac.runtime.jit import blocks, vector_math
 from pintac.runtime.jit.codegen import F32, I8, I16, I32, I64, LANES, PTR, Emitter, Lowering, Part, Val
 from pintac.runtime.jit.outputs import Output, load_strided, output
@@ -81,7 +81,10 @@ class Kernel:
     def emit(self) -> None:
         e = self.e
         self._constants()
-        outputs = [output(self, isa.GROUPS.index(f"d{i}"), sink, i) for i, sink in self.shape.sinks]
+        # fp32 writes may be in place, so they come last: LLVM's instruction combiner moves a masked load down into a
+        # select on the same mask without looking at the stores between.
+        sinks = sorted(self.shape.sinks, key=lambda s: s[1].kind == Sink.WRITE and not s[1].bits)
+        outputs = [output(self, isa.GROUPS.index(f"d{i}"), sink, i) for i, sink in sinks]
         for out in outputs:
             out.begin()
         with e.loop(0, self.cols, LANES) as column:
