@@ -1,6 +1,6 @@
 """An independent check of allocation and order: run the listing as ownership of bytes.
 
-Every loop is run for its first two iterations. A write makes its buffer the owner of the bytes; a read must find
+A loop is run for its first two iterations, and for all of them where its index moves through an SRAM buffer. A write makes its buffer the owner of the bytes; a read must find
 every byte owned by its own buffer, in its own plane, and written before. It uses none of the allocator's lifetimes.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pintac.backend.tile import Buffer, Item, Loop, Sync, TileOp, View
+from pintac.backend.tile import Buffer, Item, Loop, Sync, TileOp, View, walk
 from pintac.errors import ExecutionError
 from pintac.isa import Space
 from pintac.machine import Machine
@@ -30,7 +30,7 @@ def check(items: Sequence[Item], machine: Machine) -> None:
     def run(level: Sequence[Item], index: dict[int, int]) -> None:
         for item in level:
             if isinstance(item, Loop):
-                for i in range(min(2, item.count)):
+                for i in range(item.count if _moves(item) else min(2, item.count)):
                     run(item.body, {**index, item.level: i})
             elif not isinstance(item, Sync):
                 _operation(item, index)
@@ -58,6 +58,16 @@ def check(items: Sequence[Item], machine: Machine) -> None:
                     space[places] = owner(view.buffer, plane)
 
     run(items, {})
+
+
+def _moves(loop: Loop) -> bool:
+    """Whether the loop's index is part of an address in SRAM."""
+    return any(
+        view.buffer.space == Space.SRAM and any(level == loop.level for level, _ in view.steps)
+        for op, _ in walk(loop.body)
+        if isinstance(op, TileOp)
+        for view in (*op.reads(), *op.writes())
+    )
 
 
 def _bytes(view: View, index: dict[int, int]) -> list[tuple[int, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from pintac.backend.order import PsumFullError
 from pintac.backend.prepare import prepare
 from pintac.backend.schedule import Scheduler, Tiling
 from pintac.backend.sync import Synchronizer
-from pintac.backend.tile import Buffer, Item, MatmulOp, to_text
+from pintac.backend.tile import Buffer, Item, MatmulOp
 from pintac.backend.units import accumulator
 from pintac.ir import Graph, Node
 from pintac.isa import Space
@@ -76,11 +76,12 @@ def lower(
     test_x: np.ndarray | None = None,
     test_u: np.ndarray | None = None,
     meta: Mapping[str, Any] | None = None,
+    watch: Callable[[str, list[Item]], None] | None = None,
 ) -> Program:
     """Schedule, allocate, synchronise and encode the graphs, one entry each.
 
     `init` are the start values of states, `data` those of stored arrays. Raises `DoesNotFitError` when the machine
-    cannot hold the step, with the demand and what would help.
+    cannot hold the step, with the demand and what would help. `watch` is told the tile schedule of each entry.
     """
     dram = Dram()
     states = {n: dram.symbol(n, v.shape, "state") for n, v in sorted(init.items())}
@@ -115,6 +116,8 @@ def lower(
         synchronizer = Synchronizer(len(semaphores))
         items = synchronizer.insert(entry.items)
         check(entry.items, machine)
+        if watch is not None:
+            watch(name, items)
         emitter = Emitter(machine, numbers)
         emitter.emit(items)
         start = len(instructions)
@@ -215,11 +218,6 @@ def _victim(scheduler: Scheduler, alive: set[Buffer]) -> Node | None:
         n for n in scheduler.candidates if scheduler.home_buffer(n) in alive and scheduler.candidates[n] >= SMALL
     ]
     return min(choices, key=rank, default=None)
-
-
-def tiles(graph: Graph, machine: Machine, leaves: Mapping[Node, Buffer], outputs: Mapping[str, Buffer]) -> str:
-    """The tile schedule as text (`--emit=tiles`)."""
-    return to_text(_schedule(graph, machine, leaves, outputs).items)
 
 
 def macs(items: Sequence[Item]) -> int:

@@ -14,7 +14,7 @@ from pintac.backend.placement import Context, Home, Position
 from pintac.backend.tile import Buffer, CopyOp, Item, Loop, TileOp
 from pintac.backend.units import Sweep, Unit, Units, accumulator
 from pintac.backend.views import compact_view, narrow
-from pintac.errors import IRError
+from pintac.errors import DoesNotFitError, IRError
 from pintac.ir import Graph, Node
 from pintac.isa import LOOP_LEVELS, Space
 from pintac.machine import Machine
@@ -223,6 +223,10 @@ class Scheduler(Bodies):
                 continue
             home = self.unit_home.get(node) or self.global_home[node]
             if home.buffer.space == Space.DRAM:
+                if acc is not None:
+                    raise DoesNotFitError(
+                        f"%{node.name} accumulates onto another value and is too large for SRAM", location=node.loc
+                    )
                 self._clear_spilled(node, home, body)
                 continue
             view = self._stored_view(node, node, home, unit, body.context)
@@ -233,7 +237,7 @@ class Scheduler(Bodies):
             body.ops += vpu.fill(lowest, view, f"start {node.name}", node.loc)
 
     def _starts_here(self, node: Node, unit: Unit, sweep: Sweep, only_global: bool) -> bool:
-        """Whether `node` is a fold over rows that starts before the loops over `folded`."""
+        """Whether `node` is a fold over rows that starts before these loops."""
         if node.op not in {"matmul_tn", "sum", "amax"}:
             return False
         missing = self._context_axes(unit, sweep) - self._own_axes(node, unit)
@@ -266,10 +270,7 @@ class Scheduler(Bodies):
                 continue
             home = self.unit_home.get(node) or self.global_home.get(node)
             if node.op == "matmul_tn" and home is not None and home.buffer.space == Space.DRAM:
-                self._spilled_outputs(node, home, body)
+                if node in self.outputs_of:
+                    raise DoesNotFitError(f"the output %{node.name} is too large for SRAM", location=node.loc)
                 continue
             self._stores(node, body)
-
-    def _spilled_outputs(self, node: Node, home: Home, body: Body) -> None:
-        if node in self.outputs_of:
-            raise IRError(f"%{node.name} is an output too large for SRAM", location=node.loc)
