@@ -2,10 +2,13 @@
 
     python tools/make_vmath_tables.py            print the block of literals
     python tools/make_vmath_tables.py --check    compare it with what pintac.vmath has; exit 1 if they differ
+    python tools/make_vmath_tables.py --measure [FUNCTION ...]
+                                                 errors of pintac.vmath on *all* arguments, and where a function that
+                                                 should not decrease does (minutes a function)
 
 Everything is computed with mpmath at 40 digits and rounded to fp32 at the end, so the result does not depend on the
-platform. Needs mpmath; the product itself imports neither this script nor mpmath. Changing a constant changes the bits
-of every result: the golden hashes in tests/properties/test_vmath.py then have to be renewed, on purpose.
+platform. Needs mpmath and NumPy; the product itself imports neither this script nor mpmath. Changing a constant changes
+the bits of every result: the golden hashes in tests/properties/test_vmath.py then have to be renewed, on purpose.
 """
 
 from __future__ import annotations
@@ -167,9 +170,57 @@ def literals(found: dict[str, list[list[mpf]]]) -> str:
     return "\n".join([*lines, "}"])
 
 
+# name: domains (both ends of one sign, smaller magnitude first), whether it never decreases
+MEASURED: dict[str, tuple[list[tuple[float, float]], bool]] = {
+    "exp": ([(0.0, 89.0), (-0.0, -110.0)], True),
+    "log": ([(1e-45, 3.4028234e38)], True),
+    "tanh": ([(0.0, 20.0)], True),
+    "sigmoid": ([(0.0, 110.0), (-0.0, -110.0)], True),
+    "erf": ([(0.0, 20.0)], True),
+    "sin": ([(0.0, 32768.0)], False),
+    "cos": ([(0.0, 32768.0)], False),
+}
+PIECE = 1 << 20  # arguments at a time
+
+
+def measure(name: str, lo: float, hi: float, monotone: bool) -> str:
+    """Largest error in ulp over all fp32 numbers from lo to hi, against double precision."""
+    import math
+
+    import numpy as np
+
+    from pintac import vmath
+
+    exact: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "erf": lambda x: np.fromiter(map(math.erf, x.tolist()), float, x.size),
+        "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    }
+    function, reference = getattr(vmath, name), exact.get(name) or getattr(np, name)
+    first, last = (int(b) for b in np.array([lo, hi], np.float32).view(np.uint32))
+    worst, at, decreases = 0.0, lo, 0
+    for start in range(first, last + 1, PIECE):  # pieces overlap by one, for the comparison of neighbours
+        x = np.arange(start, min(start + PIECE, last) + 1, dtype=np.uint64).astype(np.uint32).view(np.float32)
+        with np.errstate(all="ignore"):
+            y, true = function(x), reference(x.astype(float))
+            error = np.abs(y - true) / np.ldexp(1.0, np.maximum(np.frexp(true)[1], -125) - 24)
+        error[np.abs(true) >= float(np.finfo(np.float32).max)] = 0
+        if error.max() > worst:
+            worst, at = float(error.max()), float(x[error.argmax()])
+        decreases += int((y[1:] > y[:-1]).sum() if first >> 31 else (y[1:] < y[:-1]).sum())
+    tail = f", decreases {decreases} times" if monotone else ""
+    return f"{name:8} [{lo:g}, {hi:g}]  {worst:.4f} ulp at {at!r}{tail}"
+
+
 def main() -> int:
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--measure"]:
+        for name in arguments[1:] or MEASURED:
+            domains, monotone = MEASURED[name]
+            for lo, hi in domains:
+                print(measure(name, lo, hi, monotone), flush=True)
+        return 0
     found = tables()
-    if "--check" not in sys.argv[1:]:
+    if "--check" not in arguments:
         print(literals(found))
         return 0
     from pintac.vmath import TABLES

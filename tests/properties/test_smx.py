@@ -213,6 +213,11 @@ def test_non_finite_elements_poison_their_block(b: int, value: float) -> None:
     assert np.isnan(smx.matmul_tn((mant, code), ones_like(mant)))[4:].all()
 
 
+def test_a_non_finite_block_is_nan_whatever_its_mantissas() -> None:
+    code = np.full((1, 1), smx.NONFINITE_CODE, np.uint8)
+    assert np.isnan(smx.decode(np.full((4, 4), 3, np.int16), code)).all()
+
+
 def ones_like(mant: np.ndarray) -> smx.Smx:
     return q(np.ones(mant.shape, np.float32), 8)
 
