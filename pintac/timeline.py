@@ -16,7 +16,7 @@ import numpy as np
 
 from pintac import isa, timeline_core
 from pintac.cost import COST_ENERGIES, CostTable, cost_table, instruction_of
-from pintac.errors import ExecutionError
+from pintac.errors import ExecutionError, MachineError
 from pintac.isa import Kind, Opcode, Queue, Semaphore, Sink
 from pintac.machine import Machine
 from pintac.program import Program
@@ -141,6 +141,9 @@ def simulate_listing(
     """
     part = table[start:stop]
     costs = costs or cost_table(part, machine)
+    used = set(part[_is(part, Opcode.SIGNAL, Opcode.WAIT), _SEM].tolist())
+    if len(used) > machine.semaphores:
+        raise MachineError(f"{len(used)} semaphores are used, machine {machine.name!r} has {machine.semaphores}")
     rows, ranges, first = _listings(table, start, stop, costs, machine, params)
     numbers = [s.number for s in semaphores]
     size = max([*numbers, *part[_is(part, Opcode.SIGNAL, Opcode.WAIT), _SEM].tolist(), -1]) + 1

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pintac import isa
-from pintac.errors import ExecutionError
+from pintac.errors import ExecutionError, MachineError
 from pintac.isa import Dataflow, Instruction, Kind, Opcode, Operand, Queue, Semaphore, Space, make
 from pintac.machine import Machine
 from pintac.timeline import Timing, simulate_listing
@@ -191,6 +191,13 @@ def test_single_buffering_does_not() -> None:
 def test_deadlock_is_an_error() -> None:
     with pytest.raises(ExecutionError, match=r"load at instruction 1 \(semaphore 0\), vpu at instruction 4"):
         timed(DOUBLE_BUFFERED, double_buffer(0))
+
+
+def test_a_machine_has_only_so_many_semaphores() -> None:
+    few = TINY.replace(semaphores=1)
+    table = isa.decode_table(DOUBLE_BUFFERED)
+    with pytest.raises(MachineError, match="2 semaphores are used, machine 'tiny' has 1"):
+        simulate_listing(table, 0, len(table), double_buffer(2), few, PARAMS)
 
 
 def test_zero_iterations_and_unrolled_loops() -> None:

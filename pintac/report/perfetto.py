@@ -1,0 +1,133 @@
+"""A timeline as a Chrome/Perfetto trace: open the file in ui.perfetto.dev or chrome://tracing.
+
+Each queue has a track of its instructions and one of its waits and signals; an arrow leads from each signal to the wait
+it releases. Counters show how many units work and what the DRAM bus carries. A microsecond of the trace is a
+microsecond of the machine.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from pintac.cost import cost_table
+from pintac.isa import Opcode, Queue
+from pintac.machine import Machine
+from pintac.program import Program
+from pintac.timeline import CAUSE_NAMES, Timing, program_machine, simulate
+from pintac.timeline_core import EVENT_OP, EVENT_SIGNAL, EVENT_WAIT
+
+MAX_EVENTS = 50_000
+_PROCESS = 1
+_SEMAPHORE_TRACK = 10
+
+Event = dict[str, Any]
+
+
+def trace_json(program: Program, entry: str = "step", machine: Machine | None = None, events: int = MAX_EVENTS) -> str:
+    """The trace of one run of an entry as JSON, ends in a newline; long runs are cut at `events` events."""
+    chosen = machine or program_machine(program)
+    timing = simulate(program, entry, chosen, events=events)
+    return json.dumps(trace(program, entry, chosen, timing, events), separators=(",", ":"), sort_keys=True) + "\n"
+
+
+def trace(program: Program, entry: str, machine: Machine, timing: Timing, limit: int = MAX_EVENTS) -> dict[str, Any]:
+    """The trace object of a timing that recorded events."""
+    rows = _complete(timing.events, limit)
+    us = 1e-3 / machine.clock_ghz
+
+    def name_track(tid: int, name: str) -> Event:
+        return {"ph": "M", "pid": _PROCESS, "tid": tid, "name": "thread_name", "args": {"name": name}}
+
+    out: list[Event] = [
+        {"ph": "M", "pid": _PROCESS, "tid": 0, "name": "process_name", "args": {"name": f"{machine.name}: {entry}"}}
+    ]
+    for q in Queue:
+        out.append(name_track(1 + q, q.name.lower()))
+        out.append(name_track(_SEMAPHORE_TRACK + q, f"{q.name.lower()} semaphores"))
+    start, stop = program.entry(entry)
+    costs = cost_table(program.table[start:stop], machine)
+    names = {s.number: s.name or f"semaphore {s.number}" for s in program.semaphores}
+    for row in rows:
+        kind, queue, pc, begin, end, done, cause, match = (int(v) for v in row)
+        if kind == EVENT_OP:
+            origin = program.origin(pc)
+            opcode = Opcode(int(program.table[pc, 0])).name.lower()
+            out.append({
+                "ph": "X", "pid": _PROCESS, "tid": 1 + queue, "cat": opcode, "name": origin.op or opcode,
+                "ts": begin * us, "dur": (end - begin) * us,
+                "args": {
+                    "pc": pc, "op": origin.op, "source": f"{origin.file}:{origin.line}" if origin.file else "",
+                    "stall": CAUSE_NAMES[cause] if cause else "", "limit": costs.limits[pc - start],
+                    "complete": done * us,
+                },
+            })  # fmt: skip
+        else:
+            signalled = kind == EVENT_SIGNAL
+            at = {"pid": _PROCESS, "tid": _SEMAPHORE_TRACK + queue, "cat": "semaphore"}
+            verb = "signal" if signalled else "wait"
+            out.append({
+                **at, "ph": "X", "name": f"{verb} {names.get(cause, str(cause))}",
+                "ts": (end if signalled else begin) * us, "dur": us if signalled else max(end - begin, 1) * us,
+                "args": {"pc": pc, "semaphore": cause, "count": match},
+            })  # fmt: skip
+    out += _flows(rows, us, names)
+    out += _counters(rows, costs["dram_read"] + costs["dram_write"], start, us)
+    return {
+        "displayTimeUnit": "ns",
+        "otherData": {
+            "machine": machine.name, "machine_hash": machine.hash, "cycles": timing.cycles, "events": len(rows),
+            "complete": len(timing.events) < limit,
+        },
+        "traceEvents": out,
+    }  # fmt: skip
+
+
+def _complete(events: np.ndarray, limit: int) -> np.ndarray:
+    """The recorded events up to the time at which the first queue's record was cut, in order of time."""
+    if len(events) == limit and limit:
+        horizon = min(events[events[:, 1] == q, 3].max() for q in range(4) if (events[:, 1] == q).any())
+        events = events[events[:, 3] <= horizon]
+    return events[np.lexsort((events[:, 2], events[:, 1], events[:, 3]))]
+
+
+def _flows(rows: np.ndarray, us: float, names: dict[int, str]) -> list[Event]:
+    """Arrows from signal k to the wait that took it."""
+    signals = {(int(r[6]), int(r[7])): r for r in rows if r[0] == EVENT_SIGNAL}
+    out: list[Event] = []
+    for row in rows:
+        key = (int(row[6]), int(row[7]))
+        if row[0] == EVENT_WAIT and key in signals:
+            name = names.get(key[0], str(key[0]))
+            both = {"pid": _PROCESS, "cat": "semaphore", "name": name, "id": f"{key[0]}.{key[1]}"}
+            source = signals[key]
+            out.append({**both, "ph": "s", "tid": _SEMAPHORE_TRACK + int(source[1]), "ts": int(source[4]) * us})
+            last = max(int(row[4]) - 1, int(row[3]))
+            out.append({**both, "ph": "f", "bp": "e", "tid": _SEMAPHORE_TRACK + int(row[1]), "ts": last * us})
+    return out
+
+
+def _counters(rows: np.ndarray, dram_bytes: np.ndarray, start: int, us: float) -> list[Event]:
+    """Units at work, and bytes a cycle on the bus, whenever they change."""
+    working: dict[int, int] = {}
+    carried: dict[int, float] = {}
+    for row in rows:
+        _, queue, pc, begin, end, *_rest = (int(v) for v in row)
+        if row[0] != EVENT_OP or end == begin:
+            continue
+        working[begin] = working.get(begin, 0) + 1
+        working[end] = working.get(end, 0) - 1
+        if queue in (Queue.LOAD, Queue.STORE):
+            rate = float(dram_bytes[pc - start]) / (end - begin)
+            carried[begin] = carried.get(begin, 0.0) + rate
+            carried[end] = carried.get(end, 0.0) - rate
+    out: list[Event] = []
+    for name, unit, changes in (("units busy", "units", working), ("DRAM bytes a cycle", "bytes", carried)):
+        value = 0.0
+        for at in sorted(changes):
+            value += changes[at]
+            counted = round(value, 6) + 0.0
+            out.append({"ph": "C", "pid": _PROCESS, "tid": 0, "name": name, "ts": at * us, "args": {unit: counted}})
+    return out
