@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
-from pintac.errors import ModelError, UsageError, suggest
-from pintac.frontend.locate import traceback_location
+from pintac.errors import ModelError, PintacError, UsageError, suggest
+from pintac.frontend.locate import function_location, traceback_location
 from pintac.frontend.problem import Problem, TrainStep
 from pintac.frontend.problems import BUILTIN, options_of
 from pintac.ir import Location
@@ -20,20 +23,16 @@ from pintac.ir import Location
 def load_step(target: str, **options: object) -> TrainStep:
     """The training step that `target` names.
 
-    `poisson2d` is built in and takes `options` (such as rank, width, K); `my_pde.py:step` is an object of a file.
+    `poisson2d` is built in and takes `options` (such as rank, width, K). `my_pde.py:step` is an object of a file: a
+    TrainStep, or a function that returns one; its parameters are its options (`rank` may also be called `tt_rank`).
     Raises ModelError for what cannot be found or is no TrainStep, UsageError for options that do not apply.
     """
     file, separator, name = target.rpartition(":")
     if not separator and not target.endswith(".py"):
         return builtin_step(target, **options)
-    if options:
-        raise UsageError(
-            f"{', '.join(sorted(options))}: only for built-in problems",
-            hint=f"{target} says itself what it trains: set these where the TrainStep is made",
-        )
     if not separator:
-        return _from_file(Path(target), None)
-    return _from_file(Path(file), name)
+        return _from_file(Path(target), None, options)
+    return _from_file(Path(file), name, options)
 
 
 def builtin_step(name: str, **options: object) -> TrainStep:
@@ -52,8 +51,15 @@ def builtin_step(name: str, **options: object) -> TrainStep:
     return BUILTIN[name](**options)
 
 
-def _from_file(path: Path, name: str | None) -> TrainStep:
+def _from_file(path: Path, name: str | None, options: Mapping[str, object]) -> TrainStep:
     module = load_module(path)
+    if name is not None and inspect.isfunction(vars(module).get(name)):
+        return _call_factory(path, name, vars(module)[name], options)
+    if options:
+        raise UsageError(
+            f"{', '.join(sorted(options))}: only for built-in problems and functions",
+            hint=f"{path} says itself what it trains: set these where the TrainStep is made, or name a function",
+        )
     place = Location(str(path), 1)
     steps = sorted(key for key, value in vars(module).items() if isinstance(value, TrainStep))
     if name is None:
@@ -69,12 +75,6 @@ def _from_file(path: Path, name: str | None) -> TrainStep:
     if isinstance(value, TrainStep):
         return value
     needed = "step = TrainStep(net, problem, Adam(1e-3), SecondDifference(K=512, sigma=0.01))"
-    if callable(value) and not isinstance(value, (type, torch.nn.Module)):
-        raise ModelError(
-            f"{path}:{name} is a function, not a TrainStep",
-            location=place,
-            hint=f"call it in the file: step = {name}()",
-        )
     if isinstance(value, (tuple, list)) and any(isinstance(part, torch.nn.Module) for part in value):
         raise ModelError(
             f"{path}:{name} is a {type(value).__name__} with a network: a step also needs an "
@@ -92,6 +92,51 @@ def _from_file(path: Path, name: str | None) -> TrainStep:
     raise ModelError(f"{path}:{name} is {kind}, not a TrainStep", location=place, hint=needed)
 
 
+def _call_factory(path: Path, name: str, function: Callable[..., object], options: Mapping[str, object]) -> TrainStep:
+    parameters = inspect.signature(function).parameters
+    arguments = {
+        "tt_rank" if key == "rank" and "rank" not in parameters else key: value for key, value in options.items()
+    }
+    for key in arguments:
+        if key not in parameters:
+            raise UsageError(f"{path}:{name} has no parameter {key!r}", hint=suggest(key, sorted(parameters)))
+    required = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    missing = sorted(set(required) - set(arguments))
+    if missing:
+        raise ModelError(
+            f"{path}:{name} needs the arguments {', '.join(missing)}",
+            location=function_location(function),
+            hint=f"give them defaults, or call it in the file: step = {name}(...)",
+        )
+    with _user_code(path):
+        value = function(**arguments)
+    if not isinstance(value, TrainStep):
+        raise ModelError(
+            f"{path}:{name}() returns a {type(value).__name__}, not a TrainStep", location=function_location(function)
+        )
+    return value
+
+
+@contextmanager
+def _user_code(path: Path) -> Iterator[None]:
+    """Whatever the user's file raises is shown with its line, the original as the cause."""
+    try:
+        yield
+    except PintacError:
+        raise
+    except SyntaxError as error:
+        place = Location(error.filename or str(path), error.lineno or 0)
+        raise ModelError(f"SyntaxError: {error.msg}", location=place) from error
+    except Exception as error:
+        location = traceback_location(error.__traceback__, Location(str(path), 1))
+        raise ModelError(f"{type(error).__name__}: {error}", location=location) from error
+
+
 def load_module(path: Path) -> ModuleType:
     """Runs a user's file as a module of its own name, not as `__main__`. Raises ModelError with the failing line."""
     if not path.is_file():
@@ -106,19 +151,11 @@ def load_module(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses of the file look their module up there
     sys.path.insert(0, str(full.parent))  # the file may import its neighbours, as when it is run
     try:
-        spec.loader.exec_module(module)
-    except ModelError:
+        with _user_code(path):
+            spec.loader.exec_module(module)
+    except PintacError:
         del sys.modules[name]
         raise
-    except SyntaxError as error:
-        del sys.modules[name]
-        raise ModelError(
-            f"SyntaxError: {error.msg}", location=Location(error.filename or str(path), error.lineno or 0)
-        ) from error
-    except Exception as error:  # whatever the user's file raises: shown with its line, the original as the cause
-        del sys.modules[name]
-        location = traceback_location(error.__traceback__, Location(str(path), 1))
-        raise ModelError(f"{type(error).__name__}: {error}", location=location) from error
     finally:
         sys.path.remove(str(full.parent))
     return module

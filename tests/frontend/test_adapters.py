@@ -15,7 +15,7 @@ USER_FILE = """
 import torch
 from dataclasses import dataclass
 from helper_of_the_user import WIDTH
-from pintac import Adam, Problem, Stein, Term, TrainStep, Uniform, laplacian
+from pintac import Adam, Problem, Stein, Term, TrainStep, TTLinear, Uniform, laplacian
 
 @dataclass
 class P(Problem):
@@ -28,7 +28,12 @@ problem = P()
 step = TrainStep(net, problem, Adam(), Stein(K=2))
 pair = (net, problem)
 number = 3
-def make(): return step
+def make(tt_rank=4, K=2):
+    net = torch.nn.Sequential(torch.nn.Linear(1, 4), TTLinear(4, 1, rank=tt_rank))
+    return TrainStep(net, problem, Adam(), Stein(K=K))
+def needy(width, *args, **kwargs): return step
+def nothing(): pass
+def failing(): raise ValueError("no")
 if __name__ == "__main__":
     raise SystemExit("a file that is loaded is not run as a script")
 """
@@ -59,7 +64,9 @@ def test_a_step_of_a_file(user_file: Path) -> None:
         ("problem", "is a problem, not a TrainStep", "TrainStep(net, problem"),
         ("pair", "optimizer and an estimator", "TrainStep(net, problem"),
         ("number", "is a int, not a TrainStep", "TrainStep(net, problem"),
-        ("make", "is a function", "step = make()"),
+        ("needy", "needs the arguments width", "give them defaults"),
+        ("nothing", "returns a NoneType", ""),
+        ("failing", "ValueError: no", ""),
     ],
 )
 def test_other_objects_of_a_file(user_file: Path, name: str, message: str, hint: str) -> None:
@@ -108,6 +115,10 @@ def test_options_are_for_built_in_problems(user_file: Path) -> None:
     assert step.estimator.K == 4
     with pytest.raises(UsageError, match="only for built-in"):
         load_step(f"{user_file}:step", rank=2)
+    assert load_step(f"{user_file}:make", rank=1, K=6).net[1].ranks == (1, 1, 1)
+    assert load_step(f"{user_file}:make").net[1].ranks == (2, 1, 1)
+    with pytest.raises(UsageError, match="has no parameter 'rnk'"):
+        load_step(f"{user_file}:make", rnk=1)
     with pytest.raises(UsageError, match="no option 'rnk'") as caught:
         load_step("poisson2d", rnk=2)
     assert "rank" in (caught.value.hint or "")
