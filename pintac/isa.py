@@ -146,10 +146,9 @@ class MicroOp(IntEnum):
 
 
 ARITY: Mapping[MicroOp, int] = {
-    **{op: 2 for op in MicroOp},
-    **{
-        op: 1
-        for op in (
+    **dict.fromkeys(MicroOp, 2),
+    **dict.fromkeys(
+        (
             MicroOp.MOV,
             MicroOp.NEG,
             MicroOp.ABS,
@@ -161,8 +160,9 @@ ARITY: Mapping[MicroOp, int] = {
             MicroOp.SIN,
             MicroOp.COS,
             MicroOp.ERF,
-        )
-    },
+        ),
+        1,
+    ),
     MicroOp.NOP: 0,
     MicroOp.SELECT: 3,
 }

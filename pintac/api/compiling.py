@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from pintac.report.step_cost import step_cost
 from pintac.timeline import Timing, simulate
 
 if TYPE_CHECKING:
+    from pintac.backend.tile import Item
     from pintac.frontend import TrainStep
 
 DEFAULT_BITS = "8/16/8/12"
@@ -101,10 +102,16 @@ class Compiled:
         return print_module(self.lowered.graphs)
 
     def tiles(self) -> str:
-        """The tile schedule as text."""
-        from pintac.backend.lower import tile_text
+        """The tile schedule of each entry as text."""
+        from pintac.backend.tile import to_text
 
-        return tile_text(self.lowered.graphs, self.machine, self.lowered.init, self.lowered.data)
+        texts: list[str] = []
+
+        def watch(entry: str, items: list[Item]) -> None:
+            texts.append(f"; entry {entry}\n{to_text(items)}\n")
+
+        emit(self.lowered, self.machine, watch)
+        return "".join(texts)
 
     def asm(self) -> str:
         """The program as assembly text."""
@@ -162,8 +169,8 @@ def as_machine(machine: Machine | str | Path) -> Machine:
     return machine if isinstance(machine, Machine) else Machine.load(machine)
 
 
-def emit(lowered: Lowered, machine: Machine) -> Program:
-    """The backend's part: graphs to a program."""
+def emit(lowered: Lowered, machine: Machine, watch: Callable[[str, list[Item]], None] | None = None) -> Program:
+    """The backend's part: graphs to a program. `watch` is told the tile schedule of each entry."""
     from pintac.backend.lower import lower as lower_to_program
 
     test = lowered.test
@@ -177,4 +184,5 @@ def emit(lowered: Lowered, machine: Machine) -> Program:
         test_x=None if test is None else test.x,
         test_u=None if test is None else np.asarray(test.u, np.float32),
         meta=lowered.meta,
+        watch=watch,
     )

@@ -16,8 +16,6 @@ from pintac.report.files import write_text
 from pintac.report.step_cost import StepCost, stats_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pintac.program import Program
 
 
@@ -65,7 +63,7 @@ class Result:
         """Modelled joules of the whole run."""
         return None if self.cost is None else self.cost.energy_j_per_step * self.steps
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """The trained masters as torch tensors: `net.load_state_dict(result.state_dict())`."""
         from pintac.frontend import as_tensors
 

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse: --help (0) or a usage error (2)
         return int(stop.code or 0)
 
-    from pintac.cli import verbs
+    import pintac.cli.verbs as verbs
 
     try:
         return int(getattr(verbs, options.verb)(options))
