@@ -26,7 +26,8 @@ STREAM_DELTA = 2
 
 KINDS = ("stein", "second-difference")
 
-_POINTS_STRIDE, _GROUP_STRIDE = 1 << 8, 1 << 16
+_TERMS, _POINTS, _GROUPS = 256, 16, 16
+"""How many loss terms, point tensors of a term and groups at one x have draws of their own: 16 bits in all."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,16 @@ class Demand:
     gradients: list[tuple[int, int]]
 
 
-def draw_key(term: int, points: int, group: int) -> int:
-    """The `term` of a draw: the loss term's number for its first points and first group, else a number of its own."""
-    return term + _POINTS_STRIDE * points + _GROUP_STRIDE * group
+def draw_key(term: int, points: int, group: int, loc: Location) -> int:
+    """The `term` of a draw: the loss term's number for its first points and first group, else a number of its own.
+
+    Machine code has 16 bits for it (it shares a word with the stream); raises PassError when they do not suffice.
+    """
+    limits = ((term, _TERMS, "loss terms"), (points, _POINTS, "point tensors with derivatives in one term"))
+    for number, limit, what in (*limits, (group, _GROUPS, "Laplacians over different columns at one x")):
+        if number >= limit:
+            raise PassError(f"more than {limit} {what}", location=loc)
+    return term + _TERMS * (points + _POINTS * group)
 
 
 def plan_groups(
@@ -95,10 +103,8 @@ def plan_groups(
     `term` is the number of the loss term, `points` numbers the point tensors within it. Raises PassError when the
     pairs do not suffice.
     """
-    if term >= _POINTS_STRIDE:
-        raise PassError(f"more than {_POINTS_STRIDE} loss terms", location=loc)
     if estimator.kind == "stein":
-        return (Group(tuple(range(dims)), estimator.pairs, draw_key(term, points, 0)),)
+        return (Group(tuple(range(dims)), estimator.pairs, draw_key(term, points, 0, loc)),)
     time = set(estimator.time)
     blocks = _blocks(dims, demand.laplacians, time)
     covered = {column for block in blocks for column in block}
@@ -119,7 +125,7 @@ def plan_groups(
     groups: list[Group] = []
     for index, block in enumerate(blocks):
         share = random_pairs // len(blocks) + (index < random_pairs % len(blocks))
-        groups.append(Group(block, share, draw_key(term, points, index)))
+        groups.append(Group(block, share, draw_key(term, points, index, loc)))
     groups += [Group((column,), 1, None) for column in alone]
     return tuple(sorted(groups, key=lambda group: group.columns))
 

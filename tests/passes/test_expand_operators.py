@@ -148,7 +148,7 @@ def test_laplacians_over_different_columns_have_groups_of_their_own() -> None:
     second = []
     for group in range(2):
         delta = np.zeros((POINTS, 3, 2))
-        delta[..., [group]] = sigma * draw((POINTS, 3, 1), draw_key(0, 0, group))
+        delta[..., [group]] = sigma * draw((POINTS, 3, 1), draw_key(0, 0, group, LOC))
         second.append(odd_even(u, x, delta)[1].sum(1) / (sigma**2 * 3))
     assert distance(second[0] - 3 * (second[0] + second[1]), values(graph)["residual:r"]) < 1e-12
 
@@ -538,9 +538,12 @@ def test_plans() -> None:
     ]
 
 
-def test_draws_of_different_points_and_groups_differ() -> None:
-    keys = {draw_key(term, x, group) for term in range(3) for x in range(3) for group in range(3)}
-    assert len(keys) == 27 and draw_key(2, 0, 0) == 2
+def test_draws_of_different_points_and_groups_differ_in_16_bits() -> None:
+    keys = {draw_key(t, x, group, LOC) for t in (0, 1, 255) for x in (0, 1, 15) for group in (0, 1, 15)}
+    assert len(keys) == 27 and max(keys) < 1 << 16 and draw_key(2, 0, 0, LOC) == 2
+    for numbers in ((256, 0, 0), (0, 16, 0), (0, 0, 16)):
+        with pytest.raises(PassError, match="more than"):
+            draw_key(*numbers, LOC)
 
 
 @pytest.mark.parametrize("kind", ["stein", "second-difference"])
