@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pintac.report.isa_page import isa_page
+from pintac.report.machine_page import updated
 
 PAGES = {"ISA.md": isa_page}
 
@@ -15,6 +16,9 @@ def main() -> None:
     for name, page in PAGES.items():
         (docs / name).write_text(page(), encoding="utf-8")
         print(f"wrote docs/{name}")
+    machine = docs / "MACHINE.md"
+    machine.write_text(updated(machine.read_text(encoding="utf-8")), encoding="utf-8")
+    print("wrote section 2 of docs/MACHINE.md")
 
 
 if __name__ == "__main__":
