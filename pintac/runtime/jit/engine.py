@@ -26,7 +26,7 @@ class JitEngine:
         self._library = library(isa)
         address = self._library.addresses({"interpreter": interpreter.write_interpreter})["interpreter"]
         pointer, word = ctypes.c_void_p, ctypes.c_int64
-        self._call = function_pointer(address, word, pointer, word, word, pointer, pointer, pointer)
+        self._call = function_pointer(address, word, pointer, word, word, pointer, pointer, pointer, pointer)
         self._plans: dict[str, plan.Plan] = {}
 
     @property
@@ -48,9 +48,9 @@ class JitEngine:
         """Run an entry; see `Engine.run`."""
         p = self.prepare(entry)
         self._check_parameters(entry)
-        arrays = (p.steps, p.records, p.arguments, self.state.params)
-        steps, records, arguments, params = (a.ctypes.data for a in arrays)
-        failed = self._call(steps, 0, len(p.instruction_of), records, arguments, params)
+        arrays = (p.steps, p.records, p.arguments, self.state.params, p.flags)
+        steps, records, arguments, params, flags = (a.ctypes.data for a in arrays)
+        failed = self._call(steps, 0, len(p.instruction_of), records, arguments, params, flags)
         if failed >= 0:
             message = "a numbered row lies outside DRAM"
             raise execution_error(self.program, int(p.instruction_of[failed]), message)

@@ -334,10 +334,11 @@ class MatmulShape:
         return f"matmul {self.left_bits} {self.right_bits} {self.ta:d} {self.tb:d}"
 
 
-# Arguments of a matmul kernel: one pointer to 64-bit words in this order.
+# Arguments of a matmul kernel: one pointer to 64-bit words in this order. Where the word at `flag` is 0 the right panel
+# is packed, and the word becomes `keep`.
 MATMUL_ARGS = (
     "left", "left_codes", "left_stride", "right", "right_codes", "right_stride", "c", "c_stride", "m", "n", "k", "acc",
-    "left_panel", "left_scales", "right_panel",
+    "left_panel", "left_scales", "right_panel", "flag", "keep",
 )  # fmt: skip
 
 
@@ -361,8 +362,10 @@ def write_matmul(shape: MatmulShape, module: ir.Module, symbol: str, style: Lowe
     padded = (blocks + 3) & -4
     e.call(left, [pointer["left"], pointer["left_codes"], a["left_stride"], strips, blocks, pointer["left_panel"],
                   pointer["left_scales"], padded])  # fmt: skip
-    e.call(right, [pointer["right"], pointer["right_codes"], a["right_stride"], column_blocks, blocks,
-                   pointer["right_panel"], padded])  # fmt: skip
+    with e.when(e.load(I64, pointer["flag"], align=8).eq(0)):
+        e.call(right, [pointer["right"], pointer["right_codes"], a["right_stride"], column_blocks, blocks,
+                       pointer["right_panel"], padded])  # fmt: skip
+        e.store(a["keep"], pointer["flag"], align=8)
     left_step, scale_step, right_step = padded * kind.left, padded * 4, padded * kind.right_unit
 
     def rows_of_tiles(first: Val, last: Val, rows: int, vectors: int, column: Val) -> None:
@@ -386,4 +389,4 @@ def write_matmul(shape: MatmulShape, module: ir.Module, symbol: str, style: Lowe
     e.finish(e.i64(0))
 
 
-_POINTERS = ("left", "left_codes", "right", "right_codes", "c", "left_panel", "left_scales", "right_panel")
+_POINTERS = ("left", "left_codes", "right", "right_codes", "c", "left_panel", "left_scales", "right_panel", "flag")

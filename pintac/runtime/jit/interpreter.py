@@ -7,10 +7,12 @@ from llvmlite import ir
 from pintac import isa
 from pintac.runtime.jit.codegen import I32, I64, PTR, Emitter, Lowering, Val, Var
 
-# A step of a plan: five 64-bit words, the first saying what it is.
+# A step of a plan: seven 64-bit words, the first saying what it is.
 LOOP, END_LOOP, EXECUTE = range(3)
-STEP_WORDS = 5
-# LOOP: level, count, parameter that holds the count (or NO_PARAM), step behind the end of the loop
+STEP_WORDS = 7
+FIRST_FLAG = 5  # position in a LOOP step
+# LOOP: level, count, parameter that holds the count (or NO_PARAM), step behind the end of the loop,
+#     first flag and number of flags to clear on entry
 # END_LOOP: level, first step of the body
 # EXECUTE: kernel address, first record, records, first word of the kernel's arguments
 
@@ -19,13 +21,13 @@ RECORD = ("slot", "base", *(f"step{i}" for i in range(isa.LOOP_LEVELS)), "ring_l
 
 
 def write_interpreter(module: ir.Module, symbol: str, style: Lowering) -> None:
-    """i64(steps, first, stop, records, arguments, params): runs steps first to stop.
+    """i64(steps, first, stop, records, arguments, params, flags): runs steps first to stop.
 
     Returns -1, or the number of the step whose kernel returned something else than 0.
     """
-    function = ir.Function(module, ir.FunctionType(I64, [PTR, I64, I64, PTR, PTR, PTR]), symbol)
+    function = ir.Function(module, ir.FunctionType(I64, [PTR, I64, I64, PTR, PTR, PTR, PTR]), symbol)
     e = Emitter(function, style)
-    steps, first, stop, records, arguments, params = e.args()
+    steps, first, stop, records, arguments, params, flags = e.args()
     index, counts = (Val(e, e.stack(I64, isa.LOOP_LEVELS)) for _ in range(2))
     for level in range(isa.LOOP_LEVELS):
         e.store(e.i64(0), index, 8 * level)
@@ -37,7 +39,7 @@ def write_interpreter(module: ir.Module, symbol: str, style: Lowering) -> None:
     e.b.cbranch(at.get().lt(stop).v, body, end)
     e.b.position_at_end(body)
     step = e.at(steps, at.get() * (8 * STEP_WORDS))
-    code, a, b, c, d = (e.load(I64, step, 8 * i, align=8) for i in range(STEP_WORDS))
+    code, a, b, c, d = (e.load(I64, step, 8 * i, align=8) for i in range(5))
 
     with e.either(code.eq(EXECUTE)) as (execute, control):
         with execute:
@@ -57,6 +59,9 @@ def write_interpreter(module: ir.Module, symbol: str, style: Lowering) -> None:
                     parameter = e.load(I32, params, e.select(c.eq(isa.NO_PARAM), e.i64(0), c) * 4).zext(I64)
                     count = e.select(c.eq(isa.NO_PARAM), b, parameter)
                     e.store(count, counts, place)
+                    flag, number = (e.load(I64, step, 8 * (FIRST_FLAG + i), align=8) for i in range(2))
+                    with e.loop(flag, flag + number) as i:
+                        e.store(e.i64(0), flags, i * 8)
                     at.set(e.select(count.gt(0), at.get() + 1, d))
                 with again:
                     following = e.load(I64, index, place) + 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -26,6 +27,8 @@ from pintac.runtime.jit.transfers import TRANSFER_ARGS
 from pintac.runtime.listing import execution_error, loop_ends
 from pintac.runtime.state import MachineState
 
+MAX_KEPT_BYTES = 32 << 20  # packed operands kept by one plan
+
 Writer = Callable[[ir.Module, str, Lowering], None]
 
 
@@ -36,10 +39,11 @@ class Plan:
     steps: np.ndarray
     records: np.ndarray
     arguments: np.ndarray
+    flags: np.ndarray  # one int64 a kept panel: whether it is valid; the first is of those not kept, always 0
     instruction_of: np.ndarray  # step -> instruction number
     macs: int  # multiply-accumulates of one run, loops at their maximum counts
     executed: int  # instructions of one run, likewise
-    scratch: np.ndarray
+    memory: tuple[np.ndarray, ...]  # scratch and kept panels, which the arguments point into
 
 
 @dataclass
@@ -65,6 +69,29 @@ class _Place:
         return not any(self.steps) and not (self.ring_size and self.ring_step)
 
 
+class _Range(NamedTuple):
+    """Bytes [low, high) of an address space, over all loop indices."""
+
+    space: int
+    low: int
+    high: int
+
+    def meets(self, other: _Range) -> bool:
+        return self.space == other.space and self.low < other.high and other.low < self.high
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """The packed right operand of a matmul, which may be kept from one execution to the next."""
+
+    step: int
+    first_argument: int
+    operand: tuple[_Range, ...]
+    places: tuple[_Place, ...]
+    loops: tuple[int, ...]  # the steps that open the loops around it, outermost first
+    size: int
+
+
 @dataclass
 class _Builder:
     """Collects steps, records and arguments while walking an entry."""
@@ -76,6 +103,10 @@ class _Builder:
     arguments: list[int] = field(default_factory=list)
     kernels: dict[str, Writer] = field(default_factory=dict)
     counts: list[int] = field(default_factory=list)  # of the open loops
+    bases: dict[int, int] = field(default_factory=dict)
+    loops: list[int] = field(default_factory=list)  # the steps that opened them
+    writes: list[tuple[int, _Range]] = field(default_factory=list)  # (step, what it writes)
+    panels: list[_Panel] = field(default_factory=list)
     scratch_bytes: int = 64
     scratch_slots: list[tuple[int, int]] = field(default_factory=list)  # (argument, offset)
     macs: int = 0
@@ -85,7 +116,10 @@ class _Builder:
     # --- addresses
 
     def base(self, space: int) -> int:
-        return int(self.state.padded(Space(space)).ctypes.data)
+        """Where an address space begins in this process."""
+        if space not in self.bases:
+            self.bases[space] = int(self.state.padded(Space(space)).ctypes.data)
+        return self.bases[space]
 
     def place(self, o: Operand, exponents: bool = False) -> _Place:
         """An operand's address (or that of its exponent plane)."""
@@ -95,34 +129,42 @@ class _Builder:
         ring = o.ring_step * unit if o.ring_size else 0
         return _Place(start + (o.eaddr if exponents else o.addr), steps, o.ring_level, o.ring_size, ring)
 
-    def check(self, name: str, place: _Place, space: int, low: int, high: int) -> None:
+    def check(self, name: str, place: _Place, space: int, low: int, high: int) -> _Range:
         """Refuse an access to [low, high) relative to `place` that leaves the space at some loop index."""
         start = place.base - self.base(space)
-        for level, step in enumerate(place.steps):
-            count = self.counts[level] if level < len(self.counts) else 1
-            i = np.arange(count) if place.ring_size and level == place.ring_level else np.array([0, count - 1])
-            offsets = i * step
+        for level, count in enumerate(self.counts):
+            step = place.steps[level]
             if place.ring_size and level == place.ring_level:
-                offsets = offsets + (i % place.ring_size) * place.ring_step
-            low += int(offsets.min())
-            high += int(offsets.max())
+                i = np.arange(count)
+                offsets = i * step + (i % place.ring_size) * place.ring_step
+                low, high = low + int(offsets.min()), high + int(offsets.max())
+            else:
+                furthest = step * (count - 1)
+                low, high = low + min(furthest, 0), high + max(furthest, 0)
         size = self.state.size(Space(space))
         if start + low < 0 or start + high > size:
             where = f"touches [{start + low}, {start + high}) of {Space(space).name}, which has {size} bytes"
             raise execution_error(self.program, self.pc, f"{name} {where}")
+        touched = _Range(space, start + low, start + high)
+        if name.startswith("d"):
+            self.writes.append((len(self.steps), touched))
+        return touched
 
-    def check_tensor(self, name: str, o: Operand, rows: int, cols: int) -> None:
+    def check_tensor(self, name: str, o: Operand, rows: int, cols: int) -> tuple[_Range, ...]:
         """The same for a tensor operand of a shape."""
         if o.bits:
             last_row, columns = (-(-rows // 4) - 1) * o.hi, -(-cols // 4)
             low, high = min(last_row, 0), max(last_row, 0) + columns
-            self.check(name, self.place(o), o.space, low * 2 * o.bits, high * 2 * o.bits)
-            self.check(name, self.place(o, exponents=True), o.space, low, high)
-            return
-        r, across = np.arange(rows), (cols - 1) * o.cstep
-        down = r // o.inner * o.hi + r % o.inner * o.lo if o.inner else r * o.hi
-        low, high = int(down.min()) + min(across, 0), int(down.max()) + max(across, 0)
-        self.check(name, self.place(o), o.space, 4 * low, 4 * high + 4)
+            return (
+                self.check(name, self.place(o), o.space, low * 2 * o.bits, high * 2 * o.bits),
+                self.check(name, self.place(o, exponents=True), o.space, low, high),
+            )
+        across, down = (cols - 1) * o.cstep, [0, (rows - 1) * o.hi]
+        if o.inner:
+            r = np.arange(rows)
+            down = (r // o.inner * o.hi + r % o.inner * o.lo).tolist()
+        low, high = min(down) + min(across, 0), max(down) + max(across, 0)
+        return (self.check(name, self.place(o), o.space, 4 * low, 4 * high + 4),)
 
     # --- steps
 
@@ -162,7 +204,7 @@ class _Builder:
                 self.program, self.pc, "operands are not SMX, or the result is not fp32 with adjacent columns"
             )
         self.check_tensor("s0", left, *((k, m) if ta else (m, k)))
-        self.check_tensor("s1", right, *((n, k) if tb else (k, n)))
+        right_ranges = self.check_tensor("s1", right, *((n, k) if tb else (k, n)))
         self.check_tensor("d0", c, m, n)
         values = {
             "left_stride": left.hi, "right_stride": right.hi, "c_stride": 4 * c.hi, "m": m, "n": n, "k": k,
@@ -179,10 +221,12 @@ class _Builder:
             [values.get(name, 0) for name in MATMUL_ARGS],
             {MATMUL_ARGS.index(name): place for name, place in places.items()},
         )
-        offset = 0
-        names = ("left_panel", "left_scales", "right_panel")
-        for name, size in zip(names, gemm.panel_bytes(m, n, k), strict=True):
+        offset, sizes = 0, gemm.panel_bytes(m, n, k)
+        for name, size in zip(("left_panel", "left_scales", "right_panel"), sizes, strict=True):
             offset = self.scratch(MATMUL_ARGS.index(name), offset, size)
+        operand = (places["right"], places["right_codes"])
+        first = self.steps[-1].fields[3]
+        self.panels.append(_Panel(len(self.steps) - 1, first, right_ranges, operand, tuple(self.loops), sizes[2]))
         self.macs += m * n * k * (int(np.prod(self.counts, dtype=object)) if self.counts else 1)
 
     def vpu(self, instruction: isa.Instruction) -> None:
@@ -272,10 +316,12 @@ class _Builder:
             if op is Opcode.LOOP:
                 self.counts.append(instruction["count"])
                 bodies.append(len(self.steps) + 1)
+                self.loops.append(len(self.steps))
                 fields = [instruction["level"], instruction["count"], instruction["param"], ends[self.pc]]
                 self.steps.append(_Step(interpreter.LOOP, fields, self.pc))
             elif op is Opcode.ENDLOOP:
                 self.counts.pop()
+                self.loops.pop()
                 body = bodies.pop()
                 self.steps.append(_Step(interpreter.END_LOOP, [instruction["level"], body, 0, 0], self.pc))
                 self.steps[body - 1].fields[3] = len(self.steps)
@@ -285,6 +331,57 @@ class _Builder:
                 self.vpu(instruction)
             elif op in (Opcode.LOAD, Opcode.STORE):
                 self.transfer(instruction)
+
+    def kept(self) -> dict[int, list[_Panel]]:
+        """Panels that stay valid during a whole run of a loop around them, by the step that opens the loop.
+
+        That is so where the operand's address does not depend on the loop or on the ones inside it and nothing in the
+        loop writes to it. Of several such loops the outermost counts.
+        """
+        out: dict[int, list[_Panel]] = {}
+        memory = 0
+        for panel in self.panels:
+            for depth, opening in enumerate(panel.loops):
+                closing = self.steps[opening].fields[3]
+                turns = np.prod([self.steps[i].fields[1] for i in panel.loops[depth:]], dtype=object)
+                still = not any(
+                    any(place.steps[depth:]) or (place.ring_size and place.ring_step and place.ring_level >= depth)
+                    for place in panel.places
+                )
+                if not still or turns == 1 or memory + panel.size > MAX_KEPT_BYTES:
+                    continue
+                written = (r for step, r in self.writes if opening < step < closing)
+                if not any(r.meets(o) for r in written for o in panel.operand):
+                    out.setdefault(opening, []).append(panel)
+                    memory += panel.size
+                    break
+        return out
+
+
+def _keep_panels(b: _Builder, steps: np.ndarray, arguments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give kept panels memory and a flag, and have their loops clear the flag on entry; (flags, memory)."""
+    kept = b.kept()
+    panels = [panel for group in kept.values() for panel in group]
+    flags = np.zeros(1 + len(panels), np.int64)
+    memory = _aligned(sum(-(-panel.size // 64) * 64 for panel in panels))
+    flag_argument, keep_argument, panel_argument = (MATMUL_ARGS.index(n) for n in ("flag", "keep", "right_panel"))
+    for panel in b.panels:
+        arguments[panel.first_argument + flag_argument] = flags.ctypes.data
+    number, offset = 1, 0
+    for opening, group in kept.items():
+        steps[opening, interpreter.FIRST_FLAG : interpreter.FIRST_FLAG + 2] = number, len(group)
+        for panel in group:
+            arguments[panel.first_argument + flag_argument] = flags.ctypes.data + 8 * number
+            arguments[panel.first_argument + keep_argument] = 1
+            arguments[panel.first_argument + panel_argument] = memory.ctypes.data + offset
+            number, offset = number + 1, offset + -(-panel.size // 64) * 64
+    return flags, memory
+
+
+def _aligned(size: int) -> np.ndarray:
+    """`size` bytes or more, 64-byte aligned."""
+    raw = np.zeros(size + 128, np.uint8)
+    return raw[-raw.ctypes.data % 64 :]
 
 
 def build(
@@ -299,14 +396,14 @@ def build(
     kernel = addresses(b.kernels)
     steps = np.zeros((max(len(b.steps), 1), interpreter.STEP_WORDS), np.int64)
     for row, step in zip(steps, b.steps, strict=False):
-        row[:] = [step.code, *step.fields]
+        row[:5] = [step.code, *step.fields]
         if step.kernel:
             row[1] = kernel[step.kernel]
     arguments = np.array(b.arguments or [0], np.uint64).view(np.int64)
-    raw = np.zeros(b.scratch_bytes + 64, np.uint8)
-    scratch = raw[-raw.ctypes.data % 64 :]
+    scratch = _aligned(b.scratch_bytes)
     for slot, offset in b.scratch_slots:
         arguments[slot] = scratch.ctypes.data + offset
+    flags, panels = _keep_panels(b, steps, arguments)
     records = np.array(b.records, np.int64).reshape(-1, len(RECORD))
     pcs = np.array([s.pc for s in b.steps], np.int64)
-    return Plan(steps, records, arguments, pcs, b.macs, b.executed, scratch)
+    return Plan(steps, records, arguments, flags, pcs, b.macs, b.executed, (scratch, panels))
