@@ -1,7 +1,7 @@
 """Running programs: machine state, engines, sessions. Needs neither the compiler nor torch."""
 
 from pintac.runtime.engine import ENGINES, Engine, make_engine
-from pintac.runtime.session import Progress, RunResult, Session
+from pintac.runtime.session import Session
 from pintac.runtime.state import MachineState
 from pintac.runtime.work import Work, count_work
 
@@ -9,8 +9,6 @@ __all__ = [
     "ENGINES",
     "Engine",
     "MachineState",
-    "Progress",
-    "RunResult",
     "Session",
     "Work",
     "count_work",

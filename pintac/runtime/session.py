@@ -1,55 +1,20 @@
-"""A run of a program: training steps, inference, live metrics, checkpoints."""
+"""A program being run: training steps, inference, metrics, checkpoints. The loop around it is `api.loop`."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from pintac import smx
-from pintac.errors import CheckpointError, ExecutionError, UsageError
+from pintac.errors import CheckpointError, ExecutionError
 from pintac.program import Program, Symbol
 from pintac.runtime.checkpoint import Checkpoint, load_checkpoint
 from pintac.runtime.engine import Engine, make_engine
-from pintac.runtime.interrupt import Interrupts
 from pintac.runtime.state import MachineState, describe
 from pintac.runtime.work import Work, count_work
 
 STEP, INFER = "step", "infer"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands. `l2` is None where it was not measured, `loss` where the program has no such metric."""
-
-    step: int
-    total: int
-    loss: float | None
-    l2: float | None
-    steps_per_second: float
-    macs_per_second: float
-    eta_seconds: float
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run leaves, finished or interrupted. `steps` counts from the first step ever, `seconds` this call only."""
-
-    steps: int
-    seed: int
-    loss: float | None
-    l2: float | None
-    metrics: Mapping[str, float]
-    states: Mapping[str, np.ndarray] = field(repr=False)
-    history: tuple[tuple[int, float | None, float | None], ...] = field(repr=False)
-    work: Work
-    seconds: float
-    interrupted: bool
-    saturated: bool
-    nonfinite: bool
 
 
 class Session:
@@ -62,7 +27,6 @@ class Session:
         self.engine_name = engine
         self.seed = seed
         self.step_number = 0
-        self._u_norm: float | None = None
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -130,18 +94,6 @@ class Session:
             raise ExecutionError(f"inference needs one {kind} symbol [points, width]; the program has: {found}")
         return symbols[0]
 
-    def l2(self) -> float | None:
-        """|u_hat - u| / |u| on the stored test points (NUMERICS 9); None without such points, or if u is 0."""
-        x, u = self.program.test_x, self.program.test_u
-        if x is None or u is None or INFER not in self.program.entries:
-            return None
-        if self._u_norm is None:
-            self._u_norm = float(np.linalg.norm(u.astype(np.float64)))
-        if not self._u_norm:
-            return None
-        difference = self.infer(x).astype(np.float64) - u
-        return float(np.linalg.norm(difference)) / self._u_norm
-
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
@@ -164,66 +116,3 @@ class Session:
             self.state.write(name, array)
         self.step_number, self.seed = checkpoint.step, checkpoint.seed
         self.state.status[0] = checkpoint.status
-
-    # --- the loop -----------------------------------------------------------------------------------------------------
-
-    def train(
-        self,
-        steps: int,
-        callback: Callable[[Progress], None] | None = None,
-        *,
-        report_every: int = 1,
-        l2_every: int = 0,
-        checkpoint: str | os.PathLike[str] | None = None,
-        checkpoint_every: int = 0,
-        resume: str | os.PathLike[str] | None = None,
-    ) -> RunResult:
-        """Run until `steps` steps are done in all (those of a resumed run count), then measure l2.
-
-        callback          is told every `report_every` steps and after the last one
-        l2_every          measure l2 also every so many steps (0: only at the end)
-        checkpoint        file to write at the end, on Ctrl-C, and every `checkpoint_every` steps
-        resume            checkpoint file to start from
-
-        Ctrl-C ends the run after the step in progress; the result then says `interrupted`.
-        """
-        if steps < 0 or min(report_every, 1) < 1 or min(l2_every, checkpoint_every) < 0:
-            raise UsageError(f"cannot run {steps} steps with reports every {report_every}")
-        if resume is not None:
-            self.load_checkpoint(resume)
-        work = self.work()
-        first, started = self.step_number, time.perf_counter()
-        history: list[tuple[int, float | None, float | None]] = []
-        with Interrupts() as interrupts:
-            while self.step_number < steps and not interrupts.asked:
-                self.step()
-                done, now = self.step_number, self.step_number == steps
-                l2 = self.l2() if l2_every and done % l2_every == 0 and not now else None
-                if done % report_every == 0 or now:
-                    loss = self.metrics().get("loss")
-                    history.append((done, loss, l2))
-                    if callback is not None:
-                        rate = (done - first) / max(time.perf_counter() - started, 1e-9)
-                        callback(Progress(done, steps, loss, l2, rate, rate * work.macs, (steps - done) / rate))
-                if checkpoint is not None and checkpoint_every and done % checkpoint_every == 0 and not now:
-                    self.save_checkpoint(checkpoint)
-            seconds = time.perf_counter() - started
-            if checkpoint is not None:
-                self.save_checkpoint(checkpoint)
-            metrics, l2 = self.metrics(), self.l2()
-            if history:
-                history[-1] = (*history[-1][:2], l2) if history[-1][0] == self.step_number else history[-1]
-            return RunResult(
-                steps=self.step_number,
-                seed=self.seed,
-                loss=metrics.get("loss"),
-                l2=l2,
-                metrics=metrics,
-                states=self.state_arrays(),
-                history=tuple(history),
-                work=work,
-                seconds=seconds,
-                interrupted=self.step_number < steps,
-                saturated=self.saturated,
-                nonfinite=self.nonfinite,
-            )

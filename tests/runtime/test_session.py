@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pintac.errors import CheckpointError, ExecutionError, PintacError, UsageError
-from pintac.runtime import ENGINES, Progress, Session
-from tests.runtime.toy import STEPS, TEST_U, TEST_X, expected_loss, expected_w, toy_program
+from pintac.api.loop import drive
+from pintac.api.running import SessionSteps
+from pintac.errors import CheckpointError, ExecutionError, PintacError
+from pintac.runtime import ENGINES, Session
+from pintac.runtime.interrupt import Interrupts
+from tests.runtime.toy import STEPS, TEST_X, expected_loss, expected_w, toy_program
 
 PROGRAM = toy_program()
 
@@ -57,34 +61,9 @@ def test_points_of_another_width_are_refused() -> None:
         session().infer(np.zeros((3, 2)))
 
 
-def test_l2_is_relative_to_the_exact_values() -> None:
-    run = session()
-    run.step()
-    u_hat = (2 * TEST_X + expected_w(1, 0)[0]).astype(np.float64)
-    assert run.l2() == pytest.approx(
-        np.linalg.norm(u_hat - TEST_U) / np.linalg.norm(TEST_U.astype(np.float64)), rel=1e-12
-    )
-
-
-def test_train_reports_progress_and_its_result() -> None:
-    seen: list[Progress] = []
-    result = session(3).train(5, seen.append, report_every=2, l2_every=4)
-    assert [p.step for p in seen] == [2, 4, 5]
-    assert [p.l2 is not None for p in seen] == [False, True, False]
-    assert all(p.total == 5 and p.steps_per_second > 0 and p.eta_seconds >= 0 for p in seen)
-    assert seen[-1].eta_seconds == 0
-    assert [p.loss for p in seen] == [expected_loss(expected_w(n, 3)) for n in (2, 4, 5)]
-    assert (result.steps, result.seed, result.interrupted, result.saturated) == (5, 3, False, False)
-    assert result.history[-1] == (5, result.loss, result.l2)
-    np.testing.assert_array_equal(result.states["w"], expected_w(5, 3))
-    assert result.work.vpu_elements == 16 and result.work.instructions == 4
-
-
-def test_impossible_requests_are_refused() -> None:
-    with pytest.raises(UsageError, match="cannot run -1 steps"):
-        session().train(-1)
-    with pytest.raises(UsageError, match="reports every 0"):
-        session().train(1, report_every=0)
+def test_work_counts_what_a_step_executes() -> None:
+    work = session().work()
+    assert (work.instructions, work.macs, work.vpu_elements) == (4, 0, 16)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -93,27 +72,19 @@ def test_impossible_requests_are_refused() -> None:
 @pytest.mark.parametrize("first", ENGINES)
 @pytest.mark.parametrize("second", ENGINES)
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path: Path, first: str, second: str) -> None:
-    whole = session(9).train(6)
-    session(9, first).train(4, checkpoint=tmp_path / "c", checkpoint_every=3)
-    later = session(0, second)  # the checkpoint brings its seed
-    resumed = later.train(6, resume=tmp_path / "c")
-    assert (resumed.steps, resumed.seed) == (6, 9)
-    np.testing.assert_array_equal(resumed.states["w"], whole.states["w"])
-    assert (resumed.loss, resumed.l2) == (whole.loss, whole.l2)
+    whole = session(9)
+    whole.step(6)
+    stopped = session(9, first)
+    stopped.step(4)
+    stopped.save_checkpoint(tmp_path / "c")
+    resumed = session(0, second)  # the checkpoint brings its seed
+    resumed.load_checkpoint(tmp_path / "c")
+    assert (resumed.step_number, resumed.seed) == (4, 9)
+    resumed.step(2)
+    np.testing.assert_array_equal(resumed.state_arrays()["w"], whole.state_arrays()["w"])
+    assert resumed.metrics() == whole.metrics()
+    np.testing.assert_array_equal(resumed.infer(TEST_X), whole.infer(TEST_X))
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
-
-
-def test_a_checkpoint_is_written_every_few_steps(tmp_path: Path) -> None:
-    steps: list[int] = []
-
-    def look(_: Progress) -> None:
-        if (tmp_path / "c").exists():
-            other = session()
-            other.load_checkpoint(tmp_path / "c")
-            steps.append(other.step_number)
-
-    session().train(6, look, checkpoint=tmp_path / "c", checkpoint_every=2)
-    assert steps == [2, 2, 4, 4]
 
 
 def test_flags_and_metrics_come_back(tmp_path: Path) -> None:
@@ -165,25 +136,49 @@ def test_a_damaged_checkpoint_is_refused_and_changes_nothing(
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 
-def test_control_c_stops_after_the_step_and_keeps_its_results(tmp_path: Path) -> None:
-    def interrupt(progress: Progress) -> None:
-        if progress.step == 2:
+def test_control_c_stops_after_the_step_and_saves(tmp_path: Path) -> None:
+    run = session()
+
+    def interrupted_measurement() -> float:
+        if run.step_number == 2:
             os.kill(os.getpid(), signal.SIGINT)
+        return 0.0
 
     before = signal.getsignal(signal.SIGINT)
-    result = session().train(6, interrupt, checkpoint=tmp_path / "c")
+    outcome = drive(
+        SessionSteps(run),
+        6,
+        title="toy",
+        progress=False,
+        measure=interrupted_measurement,
+        save=lambda: run.save_checkpoint(tmp_path / "c"),
+    )
     assert signal.getsignal(signal.SIGINT) is before
-    assert result.interrupted and result.steps in (2, 3)
-    np.testing.assert_array_equal(result.states["w"], expected_w(result.steps, 0))
-    assert result.l2 is not None
-    resumed = session().train(6, resume=tmp_path / "c")
-    np.testing.assert_array_equal(resumed.states["w"], expected_w(6, 0))
+    assert outcome.interrupted and run.step_number in (2, 3)
+    np.testing.assert_array_equal(run.state_arrays()["w"], expected_w(run.step_number, 0))
+    resumed = session()
+    resumed.load_checkpoint(tmp_path / "c")
+    assert resumed.step_number == run.step_number
 
 
 def test_a_second_control_c_ends_at_once() -> None:
-    def twice(_: Progress) -> None:
+    with Interrupts() as interrupts:
+        assert not interrupts.asked
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        assert interrupts.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        session().train(6, twice)
+
+def test_other_threads_leave_signals_alone() -> None:
+    seen: list[object] = []
+
+    def inside() -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with Interrupts():
+            seen.append(signal.getsignal(signal.SIGINT) is before)
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [True]
