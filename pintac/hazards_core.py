@@ -133,7 +133,8 @@ def check(
     signals = np.zeros(len(credit), np.int64)
     waits = np.zeros(len(credit), np.int64)
     passed = np.zeros(len(credit), np.int64)  # waits known to come before the next signal
-    found = 0
+    found = np.int64(0)  # not a literal: one compiled `note` is enough
+    nobody = np.int64(-1)
     n = 0
     for position in range(len(pc)):
         i = pc[position]
@@ -148,12 +149,12 @@ def check(
             while passed[s] < waits[s] and _before(clock[q], queue, pc, wait_position[wait_at[s] + passed[s]]):
                 passed[s] += 1
             if credit[s] + signals[s] - passed[s] > capacity[s]:
-                found = note(records, found, pc, CAPACITY, -1, position, s, clock[q])
+                found = note(records, found, pc, np.int64(CAPACITY), nobody, position, s, clock[q])
         elif kind[i] == WAIT:
             s = sem[i]
             match = waits[s] - credit[s]
             if match >= signals[s]:
-                return note(records, found, pc, UNMATCHED, -1, position, s, clock[q])
+                return note(records, found, pc, np.int64(UNMATCHED), nobody, position, s, clock[q])
             if match >= 0:
                 for p in range(4):
                     clock[q, p] = max(clock[q, p], snapshot[signal_at[s] + match, p])
@@ -164,15 +165,17 @@ def check(
             n += 1
             write, may = slots[slot, WRITE], slots[slot, MAY]
             for a in range(atom_first[region], atom_first[region + 1]):
-                atom = atom_list[a]
+                atom = np.int64(atom_list[a])
                 w = writer_queue[atom]
                 if w >= 0 and w != q and writer[atom] > clock[q, w]:
-                    what = WRITE_WRITE if write else WRITE_READ
+                    what = np.int64(WRITE_WRITE if write else WRITE_READ)
                     found = note(records, found, pc, what, writer[atom], position, atom, clock[q])
                 if write:
                     for p in range(4):
                         if p != q and reader[atom, p] > clock[q, p]:
-                            found = note(records, found, pc, READ_WRITE, reader[atom, p], position, atom, clock[q])
+                            found = note(
+                                records, found, pc, np.int64(READ_WRITE), reader[atom, p], position, atom, clock[q]
+                            )
                         if not may:
                             reader[atom, p] = -1
                     writer_queue[atom] = q
@@ -181,7 +184,7 @@ def check(
                         written[atom] = True
                 else:
                     if not written[atom] and not may:
-                        found = note(records, found, pc, UNINITIALISED, -1, position, atom, clock[q])
+                        found = note(records, found, pc, np.int64(UNINITIALISED), nobody, position, atom, clock[q])
                     reader[atom, q] = position
     return found
 

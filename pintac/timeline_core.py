@@ -100,7 +100,8 @@ def run(
     recent = np.zeros(outstanding, np.int64)  # completion of the last transfers
     transfers = 0
     bus_free = 0
-    recorded = 0
+    recorded = np.int64(0)  # not a literal: one compiled `note` is enough
+    none = np.int64(0)
 
     while True:
         progress = False
@@ -123,7 +124,9 @@ def run(
                     sem = row[SEM]
                     at = max(now[q] + 1, complete[q])
                     posted[posted_at[sem] + signals[sem]] = at
-                    recorded = note(events, recorded, EVENT_SIGNAL, q, row[PC], now[q], at, at, sem, signals[sem])
+                    recorded = note(
+                        events, recorded, np.int64(EVENT_SIGNAL), q, row[PC], now[q], at, at, sem, signals[sem]
+                    )
                     signals[sem] += 1
                     now[q] += 1
                 elif kind == WAIT:
@@ -222,7 +225,7 @@ def run(
                             flight[flight_at, d, 1], flight[flight_at, d, 2] = bounds(ranges[pc[q], 5 + d], index[q])
                             flight[flight_at, d, 3] = done
                         flight_at = (flight_at + 1) % INFLIGHT
-                    recorded = note(events, recorded, EVENT_OP, q, row[PC], start, end, done, cause, 0)
+                    recorded = note(events, recorded, np.int64(EVENT_OP), q, row[PC], start, end, done, cause, none)
                     busy[q] += work
                     pc_busy[row[PC]] += work
                     free[q] = end
@@ -271,7 +274,7 @@ def run(
         recent[transfers % outstanding] = done
         transfers += 1
         bus_free = end
-        recorded = note(events, recorded, EVENT_OP, q, row[PC], start, end, done, cause, 0)
+        recorded = note(events, recorded, np.int64(EVENT_OP), q, row[PC], start, end, done, cause, none)
         busy[q] += row[BUSY]
         pc_busy[row[PC]] += row[BUSY]
         free[q] = end
