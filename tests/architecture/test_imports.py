@@ -10,18 +10,9 @@ from pathlib import Path
 import pytest
 
 import pintac
+from tests.architecture.support import BLOCK_TORCH
 
 ROOT = Path(pintac.__file__).parents[1]
-
-# An import hook that makes `import torch` fail, for code that must do without it.
-BLOCK_TORCH = """
-import sys
-class NoTorch:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "torch":
-            raise ImportError("torch is blocked")
-sys.meta_path.insert(0, NoTorch())
-"""
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

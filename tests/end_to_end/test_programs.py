@@ -21,7 +21,7 @@ from pintac.errors import CheckpointError, ProgramError
 from pintac.frontend import TrainStep, load_step
 from pintac.program import Program, load
 from pintac.runtime.session import Session
-from tests.architecture.test_imports import BLOCK_TORCH
+from tests.architecture.support import BLOCK_TORCH
 
 ROOT = Path(pintac.__file__).parents[1]
 
