@@ -58,66 +58,55 @@ def assert_equal(found: dict[str, np.ndarray], exact: dict[str, np.ndarray], lim
 
 
 def error_of(found: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> float:
-    squares = [
-        (np.linalg.norm(found[name].astype(np.float64) - gradient) ** 2, np.linalg.norm(gradient) ** 2)
-        for name, gradient in exact.items()
-    ]
-    return float(np.sqrt(sum(error for error, _ in squares) / sum(norm for _, norm in squares)))
+    error = sum(np.linalg.norm(found[name].astype(np.float64) - gradient) ** 2 for name, gradient in exact.items())
+    norm = sum(np.linalg.norm(gradient) ** 2 for gradient in exact.values())
+    if not norm:  # a constraint that leaves nothing to learn at these points
+        return 0.0 if not error else np.inf
+    return float(np.sqrt(error / norm))
 
 
 ULPS = 2.0**-20
 """Eight units in the last place of fp32: below that, which of two fp32 gradients is nearer is luck."""
 
 
-# a failing step is small enough to read: no minutes of shrinking
-@settings(max_examples=30, phases=[Phase.generate])
-@given(train_steps())
-def test_gradients_in_float64(step: TrainStep) -> None:
-    loss, exact = torch_gradients(step, torch.float64)
-    graph, feeds = feeds_of(step)
-    for passes in (SPLIT, NAIVE):
-        found = ir_gradients(graph, feeds, passes, "float64")
-        assert float(found["metric:loss"]) == pytest.approx(loss, rel=1e-9)
-        assert_equal(found, exact, 1e-9)
+def test_gradients_of_drawn_steps() -> None:
+    """At least 20 networks. float64: 1e-9 of every parameter's norm, split and unsplit, both orders of TT layers.
 
-
-def test_errors_in_float32_are_no_larger_than_torchs() -> None:
-    """Of each drawn network no more than 1.5 times torch's (and ULPS); of the middle one far less."""
+    float32: the whole gradient's error is no more than 1.5 times torch's (and ULPS), for the middle network far less.
+    """
+    seen: set[str] = set()
+    words: set[str] = set()
     ratios = []
 
-    @settings(max_examples=30, phases=[Phase.generate])
+    # a failing step is small enough to read: no minutes of shrinking
+    @settings(max_examples=32, phases=[Phase.generate])
     @given(train_steps())
     def check(step: TrainStep) -> None:
-        _, exact = torch_gradients(step, torch.float64)
-        _, single = torch_gradients(step, torch.float32)
+        problem = step.problem
+        what = f"{step.net} {problem.constraint} {problem.names} {problem.points} {step.estimator}"
+        if what in seen:
+            return
+        loss, exact = torch_gradients(step, torch.float64)
         graph, feeds = feeds_of(step)
+        for passes in (SPLIT, NAIVE):
+            found = ir_gradients(graph, feeds, passes, "float64")
+            assert float(found["metric:loss"]) == pytest.approx(loss, rel=1e-9)
+            assert_equal(found, exact, 1e-9)
+
+        _, single = torch_gradients(step, torch.float32)
         split = ir_gradients(graph, feeds, SPLIT, "float32")
         ours, torchs = error_of({name: split[f"grad:{name}"] for name in exact}, exact), error_of(single, exact)
         assert ours <= 1.5 * max(torchs, ULPS)
         ratios.append(ours / max(torchs, 2.0**-24))
-
-    check()
-    assert len(ratios) >= 20 and np.median(ratios) < 0.75
-
-
-def test_twenty_networks_are_distinct() -> None:
-    """What the test above draws: at least 20 different networks, with each kind of join, layer, constraint and term."""
-    seen: set[str] = set()
-    words: set[str] = set()
-
-    @settings(max_examples=30)
-    @given(train_steps())
-    def collect(step: TrainStep) -> None:
-        problem = step.problem
-        seen.add(f"{step.net} {problem.constraint} {problem.names} {step.estimator}")
+        seen.add(what)
         words.update([problem.constraint, *problem.names, step.estimator.kind])
         words.update(layer.join for layer in step.net.stack)
         words.update("tt" for layer in step.net.stack if isinstance(layer.main, TTLinear))
 
-    collect()
-    assert len(seen) >= 20
+    check()
+    assert len(seen) >= 20 and np.median(ratios) < 0.75
     joins = {"plain", "residual", "gate", "quotient", "concat", "tt"}
-    constraints = {"none", "product", "quotient", "network product", "shift"}
+    constraints = {"none", "product", "quotient", "network product"}
     terms = {"poisson", "heat", "burgers", "eikonal", "reaction", "boundary"}
     assert joins | constraints | terms | {"stein", "second-difference"} <= words
 
