@@ -34,8 +34,9 @@ train: $(VENV)/.installed ## train PROBLEM for STEPS steps on the simulator
 test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/.installed-dev ## run the benchmarks
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only $(ARGS)
+bench: $(VENV)/.installed-dev ## host speed: a simulated step against eager PyTorch, and the jit engine by itself
+	$(BIN)/python benchmarks/step_ratio.py $(ARGS)
+	$(BIN)/python benchmarks/bench_engine.py
 
 lint: $(VENV)/.installed-dev ## ruff
 	$(BIN)/ruff check .
@@ -48,7 +49,7 @@ imports: $(VENV)/.installed-dev ## the import contract
 
 check: lint types imports test ## everything that CI checks
 
-docs: $(VENV)/.installed-dev ## regenerate the generated pages (ISA, machine) in docs/
+docs: $(VENV)/.installed-dev ## regenerate the generated pages in docs/
 	$(BIN)/python tools/generate_docs.py
 
 figures: $(VENV)/.installed-dev ## redraw docs/figures from docs/results
