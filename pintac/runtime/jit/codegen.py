@@ -220,13 +220,6 @@ class Val:
         """Signed integer to floating point, rounded half to even."""
         return Val(self.e, self.e.b.sitofp(self.v, self._like(element)))
 
-    def unsigned_to_float(self) -> Val:
-        return Val(self.e, self.e.b.uitofp(self.v, self._like(F32)))
-
-    def to_int(self) -> Val:
-        """Floating point to int32, towards zero; the value must be in range."""
-        return Val(self.e, self.e.b.fptosi(self.v, self._like(I32)))
-
     def lane(self, i: int) -> Val:
         return Val(self.e, self.e.b.extract_element(self.v, ir.Constant(I32, i)))
 

@@ -35,11 +35,10 @@ from pintac.runtime.jit.codegen import (
     Emitter,
     Lowering,
     Val,
+    Var,
     internal_function,
     vec,
 )
-
-_QUADS = 64 // 4
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ def pack_right(module: ir.Module, name: str, p: _Packing) -> ir.Function:
 
 
 def _byte_dot(e: Emitter, acc: Val, unsigned: Val, signed: Val) -> Val:
-    return e.intrinsic("llvm.x86.avx512.vpdpbusd.512", VI, acc, unsigned.cast(VEC_BYTES), signed.cast(VEC_BYTES))
+    return e.intrinsic("llvm.x86.avx512.vpdpbusd.512", VI, acc, unsigned, signed)
 
 
 def _word_pairs(e: Emitter, a: Val, b: Val) -> Val:
@@ -205,9 +204,6 @@ def _word_pairs(e: Emitter, a: Val, b: Val) -> Val:
 
 def _word_dot(e: Emitter, acc: Val, a: Val, b: Val) -> Val:
     return e.intrinsic("llvm.x86.avx512.vpdpwssd.512", VI, acc, a, b)
-
-
-VEC_BYTES = VI
 
 
 def _sum_in_double(e: Emitter, a: Val, b: Val) -> Val:
@@ -278,7 +274,7 @@ def _tile(module: ir.Module, name: str, kind: Kind, rows: int, vectors: int, sty
     counts = [e.imin(e.imax(cols - 16 * v, 0), 16) for v in range(vectors)]
     parts = [[e.part(e.select(valid_rows.gt(r), counts[v], 0)) for v in range(vectors)] for r in range(rows)]
     places = [[e.at(c, c_step * r + 64 * v) for v in range(vectors)] for r in range(rows)]
-    acc = [[_Accumulator(e) for _ in range(vectors)] for _ in range(rows)]
+    acc = [[Var(e, VF, 0.0) for _ in range(vectors)] for _ in range(rows)]
     with e.when(accumulate.ne(0)):
         for r in range(rows):
             for v in range(vectors):
@@ -300,21 +296,6 @@ def _tile(module: ir.Module, name: str, kind: Kind, rows: int, vectors: int, sty
             e.store_part(e.canonical(acc[r][v].get()), places[r][v], parts[r][v])
     e.finish()
     return function
-
-
-class _Accumulator:
-    """An fp32 vector variable that starts at 0."""
-
-    def __init__(self, e: Emitter) -> None:
-        self.e = e
-        self.slot = e.stack(VF)
-        e.b.store(e.f(0.0).v, self.slot)
-
-    def get(self) -> Val:
-        return Val(self.e, self.e.b.load(self.slot, typ=VF))
-
-    def set(self, value: Val) -> None:
-        self.e.b.store(value.v, self.slot)
 
 
 # --- the instruction --------------------------------------------------------------------------------------------------
