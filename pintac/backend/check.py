@@ -1,7 +1,8 @@
 """An independent check of allocation and order: run the listing as ownership of bytes.
 
-A loop is run for its first two iterations, and for all of them where its index moves through an SRAM buffer. A write makes its buffer the owner of the bytes; a read must find
-every byte owned by its own buffer, in its own plane, and written before. It uses none of the allocator's lifetimes.
+A write makes its buffer the owner of the bytes; a read must find every byte owned by its own buffer, in its own plane,
+and written before. A loop is run for its first two iterations, and for all of them where its index moves through an
+SRAM buffer. Nothing here uses the allocator's lifetimes.
 """
 
 from __future__ import annotations
