@@ -12,7 +12,7 @@ import numpy as np
 from pintac.api.loop import Outcome, drive
 from pintac.api.result import Result
 from pintac.api.weights import to_states, to_weights
-from pintac.errors import CheckpointError, ProgramError, UsageError
+from pintac.errors import CheckpointError, PintacError, ProgramError, UsageError
 from pintac.program import Program
 from pintac.program import load as load_program
 from pintac.report.step_cost import step_cost
@@ -75,7 +75,7 @@ def predict(
     points = np.asarray(x, np.float32)
     dims = loaded.symbol("x").shape[-1]
     if points.ndim != 2 or points.shape[1] != dims or not len(points):
-        raise UsageError(f"expected points [n, {dims}], got the shape {list(points.shape)}")
+        raise PintacError(f"expected points [n, {dims}], got the shape {list(points.shape)}")
     session = open_session(loaded, engine, 0, weights)
     if checkpoint is not None:
         resume_session(session, checkpoint)

@@ -54,4 +54,4 @@ def _read_csv(text: str, name: str) -> np.ndarray:
             raise PintacError(f"{name}:{number}: expected numbers separated by commas, got {line!r}") from None
         if len(rows[-1]) != len(rows[0]):
             raise PintacError(f"{name}:{number}: {len(rows[-1])} columns, the first row has {len(rows[0])}")
-    return np.array(rows, np.float64).reshape(len(rows), -1)
+    return np.array(rows, np.float64).reshape(len(rows), len(rows[0]) if rows else 0)
