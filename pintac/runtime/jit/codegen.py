@@ -46,11 +46,13 @@ class Lowering:
     """What kernels may assume about the processor.
 
     vnni: AVX-512 with byte and word dot products and masked moves. Without it only portable IR is emitted.
+    x86: the floating-point control register is MXCSR.
     """
 
     name: str
     cpu: str
     features: str
+    x86: bool
 
     @property
     def vnni(self) -> bool:

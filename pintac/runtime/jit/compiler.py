@@ -51,15 +51,16 @@ def lowering(name: str = "auto") -> Lowering:
         raise UsageError(f"there is no instruction set {name!r}", hint=suggest(name, list(ISAS)))
     _initialise()
     features = _host_features()
-    able = platform.machine().lower() in ("x86_64", "amd64") and all(features.get(f) for f in _AVX512)
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    able = x86 and all(features.get(f) for f in _AVX512)
     if name == "avx512" and not able:
         raise UsageError("this processor has no AVX-512 with VNNI", hint="use isa='auto' or 'portable'")
     cpu = llvm.get_host_cpu_name()
     if able and name != "portable":
         on = [f"{'+' if v else '-'}{k}" for k, v in sorted(features.items())]
-        return Lowering("avx512", cpu, ",".join([*on, "-prefer-256-bit"]))
+        return Lowering("avx512", cpu, ",".join([*on, "-prefer-256-bit"]), x86)
     plain = {k: v and not k.startswith(("avx512", "avx10", "amx")) for k, v in features.items()}
-    return Lowering("portable", cpu, ",".join(f"{'+' if v else '-'}{k}" for k, v in sorted(plain.items())))
+    return Lowering("portable", cpu, ",".join(f"{'+' if v else '-'}{k}" for k, v in sorted(plain.items())), x86)
 
 
 @lru_cache(maxsize=1)

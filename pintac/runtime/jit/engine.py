@@ -15,6 +15,7 @@ from pintac.runtime.state import MachineState
 class JitEngine:
     """Executes a program on a `MachineState`.
 
+    threads: part of the interface of engines; this one executes in the calling thread.
     isa: "avx512", "portable" or "auto" (see `compiler.lowering`); all leave the same bits.
     The state's arrays must stay where they are (write into them, do not replace them).
     """
@@ -22,7 +23,6 @@ class JitEngine:
     def __init__(self, program: Program, state: MachineState, threads: int = 1, isa: str = "auto") -> None:
         self.program = program
         self.state = state
-        self.threads = threads
         self._library = library(isa)
         address = self._library.addresses({"interpreter": interpreter.write_interpreter})["interpreter"]
         pointer, word = ctypes.c_void_p, ctypes.c_int64

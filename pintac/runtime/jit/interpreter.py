@@ -5,7 +5,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from pintac import isa
-from pintac.runtime.jit.codegen import I32, I64, PTR, Emitter, Lowering, Val, Var
+from pintac.runtime.jit.codegen import I32, I64, PTR, VOID, Emitter, Lowering, Val, Var
 
 # A step of a plan: seven 64-bit words, the first saying what it is.
 LOOP, END_LOOP, EXECUTE = range(3)
@@ -32,6 +32,7 @@ def write_interpreter(module: ir.Module, symbol: str, style: Lowering) -> None:
     for level in range(isa.LOOP_LEVELS):
         e.store(e.i64(0), index, 8 * level)
     at, failed = Var(e, I64, first), Var(e, I64, -1)
+    caller_mode = _ieee_mode(e) if style.x86 else None
 
     head, body, end = (function.append_basic_block(name) for name in ("next", "step", "done"))
     e.b.branch(head)
@@ -70,7 +71,24 @@ def write_interpreter(module: ir.Module, symbol: str, style: Lowering) -> None:
                     at.set(e.select(more, b, at.get() + 1))
     e.b.branch(head)
     e.b.position_at_end(end)
+    if caller_mode is not None:
+        e.intrinsic("llvm.x86.sse.ldmxcsr", VOID, caller_mode)
     e.finish(failed.get())
+
+
+_MXCSR = 0x1F80  # round to nearest, subnormals kept, exceptions masked
+
+
+def _ieee_mode(e: Emitter) -> Val:
+    """Switch the processor to plain IEEE arithmetic, whatever the caller's mode (torch may flush subnormals).
+
+    Gives the slot that holds the caller's mode.
+    """
+    caller, own = (Val(e, e.stack(I32)) for _ in range(2))
+    e.intrinsic("llvm.x86.sse.stmxcsr", VOID, caller)
+    e.store(e.i32(_MXCSR), own)
+    e.intrinsic("llvm.x86.sse.ldmxcsr", VOID, own)
+    return caller
 
 
 def _address(e: Emitter, record: Val, index: Val, words: Val) -> None:

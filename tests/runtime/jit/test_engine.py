@@ -150,6 +150,28 @@ def test_portable_code_names_no_processor_instruction() -> None:
     assert "zmm" not in text and "vpdp" not in text
 
 
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_subnormals_are_kept_even_if_the_caller_flushes_them(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    listing = Listing()
+    source = listing.source(np.full((4, 4), 1.5e-38, np.float32))
+    sink = listing.sink((4, 4))
+    listing.vpu((4, 4), [source], [uop(MicroOp.MUL, SRC, IMM)], [(sink, REG)], imm0=isa.float_bits(0.25))
+    program = listing.program()
+    state = MachineState(program)
+    engine = JitEngine(program, state, isa=name)
+    engine.prepare("step")
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush subnormals")
+    try:
+        engine.run("step")
+        still_flushed = float(torch.tensor(1.5e-38) * 0.25) == 0.0
+    finally:
+        torch.set_flush_denormal(False)
+    assert (words(state, Space.SRAM, sink.addr, 16) == np.float32(1.5e-38) * np.float32(0.25)).all()
+    assert still_flushed  # the caller's mode is the caller's again
+
+
 # --- cache
 
 
