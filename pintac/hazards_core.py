@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -86,7 +88,7 @@ def region_atoms(
 
 
 @njit(cache=True)
-def note(records: np.ndarray, n: int, pc: np.ndarray, kind: int, a: int, b: int, atom: int, clock: np.ndarray) -> int:
+def note(records: np.ndarray, n: Any, pc: np.ndarray, kind: Any, a: Any, b: Any, atom: Any, clock: np.ndarray) -> int:
     """Record a problem, unless one of the same kind between the same instructions is there; the number recorded."""
     for i in range(n):
         if records[i, R_KIND] == kind and pc[records[i, R_SECOND]] == pc[b]:
@@ -133,8 +135,8 @@ def check(
     signals = np.zeros(len(credit), np.int64)
     waits = np.zeros(len(credit), np.int64)
     passed = np.zeros(len(credit), np.int64)  # waits known to come before the next signal
-    found = np.int64(0)  # not a literal: one compiled `note` is enough
-    nobody = np.int64(-1)
+    found: Any = np.int64(0)  # not a literal: one compiled `note` is enough
+    nobody: Any = np.int64(-1)
     n = 0
     for position in range(len(pc)):
         i = pc[position]
@@ -165,7 +167,7 @@ def check(
             n += 1
             write, may = slots[slot, WRITE], slots[slot, MAY]
             for a in range(atom_first[region], atom_first[region + 1]):
-                atom = np.int64(atom_list[a])
+                atom: Any = np.int64(atom_list[a])
                 w = writer_queue[atom]
                 if w >= 0 and w != q and writer[atom] > clock[q, w]:
                     what = np.int64(WRITE_WRITE if write else WRITE_READ)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -45,7 +47,7 @@ def bounds(area: np.ndarray, index: np.ndarray) -> tuple[int, int]:
 
 @njit(cache=True)
 def note(
-    events: np.ndarray, n: int, kind: int, queue: int, pc: int, start: int, end: int, done: int, cause: int, match: int
+    events: np.ndarray, n: Any, kind: Any, queue: Any, pc: Any, start: Any, end: Any, done: Any, cause: Any, match: Any
 ) -> int:
     """Record an event if there is room; the number recorded."""
     if n == len(events):
@@ -100,8 +102,8 @@ def run(
     recent = np.zeros(outstanding, np.int64)  # completion of the last transfers
     transfers = 0
     bus_free = 0
-    recorded = np.int64(0)  # not a literal: one compiled `note` is enough
-    none = np.int64(0)
+    recorded: Any = np.int64(0)  # not a literal: one compiled `note` is enough
+    none: Any = np.int64(0)
 
     while True:
         progress = False
