@@ -13,22 +13,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
 
 # name -> arguments of `pintac train`
 CONFIGURATIONS = {
+    "float": ["poisson2d", "--quant", "none"],
     "default": ["poisson2d"],
     "paper-bits": ["poisson2d", "--bits", "8/8/8/12"],
     "naive": ["poisson2d", "--bits", "8/8/8/12", "--quant", "naive"],
     "sequential": ["poisson2d", "--scheme", "sequential"],
     "rank-8": ["poisson2d", "--tt-rank", "8"],
     "rank-32": ["poisson2d", "--tt-rank", "32"],
+    "allen-cahn": ["examples/allen_cahn_1d.py:step"],
+    "helmholtz": ["examples/helmholtz2d.py:step"],
 }
 
 
 def command(name: str, seed: int, steps: int) -> list[str]:
     """The arguments after `pintac` that make one result."""
-    return ["train", *CONFIGURATIONS[name], "--steps", str(steps), "--seed", str(seed), "--twin", "float"]
+    return ["train", *CONFIGURATIONS[name], "--steps", str(steps), "--seed", str(seed)]
 
 
 def result_path(name: str, seed: int) -> Path:
@@ -52,7 +56,7 @@ def main() -> None:
                 continue
             arguments = command(name, seed, options.steps)
             print("pintac", *arguments, flush=True)
-            subprocess.run([sys.executable, "-m", "pintac", *arguments, "--json", str(path)], check=True)
+            subprocess.run([sys.executable, "-m", "pintac", *arguments, "--json", str(path)], check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":
