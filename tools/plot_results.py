@@ -42,7 +42,7 @@ def spread(values: list[float]) -> tuple[float, float]:
 def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     """The results as Markdown: one row a configuration."""
     lines = [
-        "| configuration | bits | seeds | l2 (mean) | spread | float twin (seeds) | ratio | cycles a step | / bound | mJ |",
+        "| configuration | bits | seeds | l2 | spread | float twin (seeds) | ratio | cycles a step | / bound | mJ |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, group in runs.items():
