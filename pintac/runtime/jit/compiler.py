@@ -27,6 +27,8 @@ from pintac.runtime.jit.codegen import Lowering
 
 ISAS = ("auto", "avx512", "portable")
 _AVX512 = ("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni")
+# Full vectors, and word dot products as one instruction (LLVM would split them in two for their latency).
+_TUNING = ("-prefer-256-bit", "+fast-dpwssd")
 _CHECKSUM = 32  # bytes of SHA-256 before the object in a cache file
 
 
@@ -58,7 +60,7 @@ def lowering(name: str = "auto") -> Lowering:
     cpu = llvm.get_host_cpu_name()
     if able and name != "portable":
         on = [f"{'+' if v else '-'}{k}" for k, v in sorted(features.items())]
-        return Lowering("avx512", cpu, ",".join([*on, "-prefer-256-bit"]), x86)
+        return Lowering("avx512", cpu, ",".join([*on, *_TUNING]), x86)
     plain = {k: v and not k.startswith(("avx512", "avx10", "amx")) for k, v in features.items()}
     return Lowering("portable", cpu, ",".join(f"{'+' if v else '-'}{k}" for k, v in sorted(plain.items())), x86)
 

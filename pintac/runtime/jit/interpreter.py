@@ -97,9 +97,11 @@ def _address(e: Emitter, record: Val, index: Val, words: Val) -> None:
     value = field["base"]
     for level in range(isa.LOOP_LEVELS):
         value = value + e.load(I64, index, 8 * level) * field[f"step{level}"]
-    size = e.imax(field["ring_size"], 1)
-    slot = e.load(I64, index, field["ring_level"] * 8).trunc(I32).urem(size.trunc(I32)).zext(I64)
-    e.store(value + slot * field["ring_step"], words, field["slot"] * 8, align=8)
+    e.store(value, words, field["slot"] * 8, align=8)
+    with e.when(field["ring_size"].gt(0)):
+        index_of_ring = e.load(I64, index, field["ring_level"] * 8).trunc(I32)
+        slot = index_of_ring.urem(field["ring_size"].trunc(I32)).zext(I64)
+        e.store(value + slot * field["ring_step"], words, field["slot"] * 8, align=8)
 
 
 class _Kernel(ir.Value):
