@@ -26,13 +26,17 @@ class RowAxis:
 
 
 class Axes:
-    """Row axes of every value: `tags(node)` has, for each axis, a `RowAxis` or None (a feature or parameter axis)."""
+    """Row axes of every value: `tags(node)` has, for each axis, a `RowAxis` or None (a feature or parameter axis).
 
-    def __init__(self, graph: Graph) -> None:
+    Nothing is learnt from the values in `without`.
+    """
+
+    def __init__(self, graph: Graph, without: frozenset[Node] = frozenset()) -> None:
         self._parent: dict[tuple[Node, int], tuple[Node, int]] = {}
         for node in graph.nodes:
             for axis in range(node.type.rank):
                 self._parent[node, axis] = (node, axis)
+        self._without = without
         for node in graph.nodes:
             self._unify(node)
         self._tags = self._name(graph)
@@ -61,6 +65,8 @@ class Axes:
         return key
 
     def _join(self, a: Node, i: int, b: Node, j: int) -> None:
+        if a in self._without or b in self._without:
+            return
         if a.type.shape[i] == b.type.shape[j] and a.type.shape[i] != 1:
             self._parent[self._find((a, i))] = self._find((b, j))
 

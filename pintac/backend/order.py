@@ -8,6 +8,7 @@ is free is what limits how far the tensor unit can run ahead.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -119,9 +120,10 @@ def _list_schedule(
         for view in op.reads():
             if view.buffer.space == Space.PSUM:
                 readers[view.buffer] += 1
-    releases: list[tuple[float, int, Buffer]] = []
+    releases: list[tuple[float, int, Buffer]] = []  # when, which in order of release (breaks ties), what
     ready = {i for i, n in enumerate(missing) if n == 0}
     out: list[int] = []
+    number = itertools.count()
     now = 0.0
     while ready:
         while releases and releases[0][0] <= now:
@@ -152,7 +154,7 @@ def _list_schedule(
             if view.buffer.space == Space.PSUM:
                 readers[view.buffer] -= 1
                 if readers[view.buffer] == 0:
-                    heapq.heappush(releases, (end, i, view.buffer))
+                    heapq.heappush(releases, (end, next(number), view.buffer))
         for j in after[i]:
             missing[j] -= 1
             ready_at[j] = max(ready_at[j], end)

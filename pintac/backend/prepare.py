@@ -1,16 +1,63 @@
-"""What the graph needs before it can be scheduled: copies where a reshape cannot be a view."""
+"""What the graph needs before it can be scheduled.
+
+Constants that several point sets read become one each, and copies stand where a reshape cannot be a view.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pintac.backend.fuse import VIEWS
+from pintac.backend.axes import Axes
+from pintac.backend.fuse import VIEWS, root
 from pintac.backend.tile import Buffer, View
 from pintac.backend.views import apply, compact_view, reshape_strides
 from pintac.ir import Builder, Graph, Node, rewrite
 
 
 def prepare(graph: Graph) -> Graph:
+    """The graph as `Units` and `Placement` expect it."""
+    return with_copies(with_own_constants(graph))
+
+
+def with_own_constants(graph: Graph) -> Graph:
+    """The graph with its own tensor constants (and views of constants and states) for every point set.
+
+    Equal constants of two terms are one after canonicalize; their rows would then be the same rows.
+    """
+    shared = frozenset(n for n in graph.nodes if n.type.rank >= 2 and _is_shared(n))
+    axes = Axes(graph, shared)
+    made: dict[tuple[Node, int], Node] = {}
+    first: dict[Node, int] = {}
+
+    def own(builder: Builder, node: Node, given: Node, space: int) -> Node:
+        if first.setdefault(node, space) == space:
+            return given
+        if (node, space) not in made:
+            operands = [
+                own(builder, o, g, space) if o in shared else g
+                for o, g in zip(node.operands, given.operands, strict=True)
+            ]
+            made[node, space] = builder.copy(given, operands)
+        return made[node, space]
+
+    def step(builder: Builder, node: Node, operands: Sequence[Node]) -> Node | None:
+        if node in shared or not shared.intersection(node.operands):
+            return None
+        tags = [t for n in (node, *node.operands) if n not in shared for t in axes.tags(n) if t is not None]
+        if not tags:
+            return None
+        space = tags[0].space
+        pairs = zip(node.operands, operands, strict=True)
+        return builder.copy(node, [own(builder, o, g, space) if o in shared else g for o, g in pairs])
+
+    return rewrite(graph, step)
+
+
+def _is_shared(node: Node) -> bool:
+    return node.op == "const" or (node.op in VIEWS and root(node).op in ("const", "state"))
+
+
+def with_copies(graph: Graph) -> Graph:
     """The graph with a copy (a concat of one value) where a view op cannot be a view of what is in memory.
 
     That is a reshape of a value that is strided, and any view but a change of leading axes of a decoded SMX value.

@@ -1,0 +1,215 @@
+"""One quantised training step, bit for bit: IR evaluator in `smx` mode == reference engine == jit engine.
+
+The engines must leave equal DRAM, SRAM and PSUM; the evaluator equal parameters, moments and losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pintac.api.compiling import emit
+from pintac.api.evaluator import EvaluatorSession
+from pintac.api.lowering import lower
+from pintac.frontend import (
+    Adam,
+    Boundary,
+    Estimator,
+    Problem,
+    SecondDifference,
+    Stein,
+    Term,
+    TrainStep,
+    TTLinear,
+    Uniform,
+    grad,
+    laplacian,
+    linear_decay,
+)
+from pintac.hazards import check
+from pintac.machine import Machine
+from pintac.passes import PipelineOptions
+from pintac.runtime.session import Session
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "sin": torch.sin,
+    "silu": nn.functional.silu,
+}
+
+
+class Block(nn.Module):
+    """A TT layer with its activation; gated: times the sigmoid of a linear layer, plus its input."""
+
+    def __init__(self, width: int, rank: int, activation: str, gated: bool) -> None:
+        super().__init__()
+        self.layer = TTLinear(width, width, rank=rank)
+        self.gate = nn.Linear(width, width) if gated else None
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, h: Tensor) -> Tensor:
+        y = self.activation(self.layer(h))
+        return y if self.gate is None else h + y * torch.sigmoid(self.gate(h))
+
+
+class Network(nn.Module):
+    def __init__(self, dims: int, width: int, rank: int, depth: int, outputs: int, activation: str, gated: bool):
+        super().__init__()
+        self.first = nn.Linear(dims, width)
+        self.blocks = nn.Sequential(*[Block(width, rank, activation, gated) for _ in range(depth)])
+        self.last = nn.Linear(width, outputs)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.blocks(self.activation(self.first(x))))
+
+
+class Poisson(Problem):
+    """Up to three terms: the equation inside, values on the boundary, a gradient norm; hard: zero on x_0 = 0, 1."""
+
+    def __init__(self, dims: int, points: Sequence[int], hard: bool) -> None:
+        self.box = [(0.0, 1.0)] * dims
+        self.points, self.hard = points, hard
+
+    def terms(self) -> list[Term]:
+        inside, rest = self.points[0], self.points[1:]
+        terms = [Term("interior", Uniform(self.box), self.pde, points=inside)]
+        if rest:
+            terms.append(Term("boundary", Boundary(self.box), self.bc, points=rest[0], weight=300.0))
+        if len(rest) > 1:
+            terms.append(Term("slope", Uniform(self.box), self.slope, points=rest[1], weight=0.5))
+        return terms
+
+    def u(self, net: nn.Module, x: Tensor) -> Tensor:
+        f = net(x)
+        return f * x[:, :1] * (1 - x[:, :1]) + torch.sin(x.sum(-1, keepdim=True)) if self.hard else f
+
+    def pde(self, u: Callable, x: Tensor) -> Tensor:
+        return laplacian(u, x) + torch.sin(x.sum(-1, keepdim=True))
+
+    def bc(self, u: Callable, x: Tensor) -> Tensor:
+        return u(x) - self.exact(x)
+
+    def slope(self, u: Callable, x: Tensor) -> Tensor:
+        return (grad(u, x) ** 2).sum(-1) - u(x)
+
+    def exact(self, x: Tensor) -> Tensor:
+        return torch.sin(x.sum(-1, keepdim=True)) / 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training step and how it is compiled."""
+
+    dims: int = 2
+    width: int = 8
+    rank: int = 2
+    depth: int = 1
+    outputs: int = 1
+    activation: str = "tanh"
+    gated: bool = False
+    hard: bool = False
+    points: tuple[int, ...] = (3, 2)
+    estimator: type[Estimator] = Stein
+    K: int = 8
+    scheme: str = "prs"
+    quant: str = "diff"
+    bits: str = "8/16/8/12"
+    saved: str = "smx"
+    machine: str = "pinta"
+    keys: dict[str, Any] = field(default_factory=dict)
+    steps: int = 1
+
+    def step(self) -> TrainStep:
+        torch.manual_seed(0)
+        net = Network(self.dims, self.width, self.rank, self.depth, self.outputs, self.activation, self.gated)
+        problem = Poisson(self.dims, self.points, self.hard)
+        return TrainStep(net, problem, Adam(1e-3, schedule=linear_decay(10)), self.estimator(K=self.K, sigma=0.05))
+
+    def options(self) -> PipelineOptions:
+        return PipelineOptions.from_bits(self.bits, quant=self.quant, scheme=self.scheme, saved=self.saved)
+
+
+CASES = {
+    "two steps": Case(steps=2),
+    "odd shapes": Case(width=10, rank=3, K=6, points=(5, 3)),
+    "width 7": Case(dims=3, width=7, K=4, points=(2, 2)),
+    "dims 1": Case(dims=1, width=6, points=(6, 2), K=4),
+    "1 point": Case(points=(1, 1), K=4),
+    "1 point, 1 term": Case(points=(1,), K=10),
+    "K=2": Case(K=2),
+    "K=10": Case(K=10, rank=3),
+    "rank 1": Case(rank=1, width=12),
+    "rank 3": Case(rank=3, width=12, scheme="sequential"),
+    "six layers": Case(depth=6, K=4, points=(2, 2)),
+    "six layers, sequential": Case(depth=6, K=4, points=(2, 2), scheme="sequential"),
+    "dense": Case(scheme="dense", rank=3),
+    "sequential": Case(scheme="sequential"),
+    "naive": Case(quant="naive", K=6),
+    "naive dense": Case(quant="naive", scheme="dense", steps=2),
+    "saved f32": Case(saved="f32", rank=3, width=10),
+    "saved f32, dense": Case(saved="f32", scheme="dense"),
+    "bits 8/8/8/12": Case(bits="8/8/8/12", steps=2),
+    "bits 4/8/4/8": Case(bits="4/8/4/8", width=10),
+    "bits 8/16/12/16": Case(bits="8/16/12/16"),
+    "more than a tile of pairs": Case(K=276, points=(2, 2)),
+    "several groups of tiles": Case(K=540, points=(1, 1), width=6),
+    "more than a tile of points": Case(points=(70, 45), K=2, width=6),
+    "three terms": Case(points=(3, 2, 5), estimator=SecondDifference),
+    "vector output": Case(outputs=2, rank=3),
+    "vector output, three terms": Case(outputs=2, points=(2, 3, 1), K=6),
+    "second difference": Case(estimator=SecondDifference, K=6),
+    "gated": Case(gated=True, depth=2, K=4),
+    "gated, naive": Case(gated=True, quant="naive", K=4, points=(2,)),
+    "gated, odd": Case(gated=True, width=6, K=6, points=(3, 1, 2), bits="8/8/8/12"),
+    "hard constraint": Case(hard=True, points=(3,)),
+    "hard, gated, vector": Case(hard=True, gated=True, outputs=2, points=(2, 2), K=4),
+    "sin": Case(activation="sin", K=4),
+    "silu": Case(activation="silu", K=4),
+    "silu, naive": Case(activation="silu", quant="naive", K=4),
+    "192 KiB: spills": Case(keys={"sram_kib": 192}, width=64, rank=8, points=(2,), K=128, depth=3, saved="f32"),
+    "64 KiB: small tiles": Case(keys={"sram_kib": 64}, width=64, points=(1, 1), K=16, depth=2, scheme="dense"),
+    "8 KiB: spills": Case(keys={"sram_kib": 8}, width=16, points=(5, 3), K=36, depth=2),
+    "1 micro-op": Case(keys={"vpu_max_micro_ops": 1}),
+    "2 micro-ops": Case(keys={"vpu_max_micro_ops": 2}, gated=True, K=4),
+    "4 micro-ops": Case(keys={"vpu_max_micro_ops": 4}, activation="silu", points=(3, 2, 2)),
+    "tiny": Case(machine="tiny", K=12, points=(5, 3)),
+    "tiny, gated": Case(machine="tiny", gated=True, hard=True, K=4, points=(3, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bits(name: str) -> None:
+    case = CASES[name]
+    lowered = lower(case.step(), case.options())
+    program = emit(lowered, Machine.load(case.machine).replace(**case.keys))
+    decided = program.meta["backend"]["step"]
+    assert decided["in_dram"] or "spills" not in name
+    assert decided["rows_per_tile"] < 32 or "small tiles" not in name
+    assert check(program).clean
+    jit, reference, evaluator = Session(program, "jit"), Session(program, "reference"), EvaluatorSession(lowered)
+    before = {name: value.copy() for name, value in jit.state_arrays().items()}
+    for _ in range(case.steps):
+        for session in (jit, reference, evaluator):
+            session.step()
+        for memory in ("dram", "sram", "psum"):
+            np.testing.assert_array_equal(getattr(jit.state, memory), getattr(reference.state, memory), err_msg=memory)
+        assert jit.state.status == reference.state.status
+        assert jit.metrics() == evaluator.metrics() and set(jit.metrics()) > {"loss"}
+        states = evaluator.state_arrays()
+        assert jit.state_arrays().keys() == states.keys()
+        for key, value in jit.state_arrays().items():
+            np.testing.assert_array_equal(value.view(np.uint32), states[key].view(np.uint32), err_msg=key)
+    assert np.isfinite(jit.metrics()["loss"]) and not jit.nonfinite
+    assert all((before[key] != states[key]).any() for key in before if key.endswith("weight"))
+    x = np.random.default_rng(0).random((5, case.dims), np.float32)
+    u = evaluator.infer(x)
+    assert u.shape == (5, case.outputs)
+    for session in (jit, reference):
+        np.testing.assert_array_equal(session.infer(x).view(np.uint32), u.view(np.uint32))
