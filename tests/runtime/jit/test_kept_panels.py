@@ -140,3 +140,37 @@ def test_a_ring_operand_is_packed_each_time() -> None:
     program = listing.program()
     assert _kept(program) == 0
     run_both(program, "auto")
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_writers_into_shared_memory(seed: int) -> None:
+    """Products read, and quantised writes hit, random places of one pool at any loop level."""
+    draw = np.random.default_rng(seed)
+    listing = Listing()
+    left = listing.source(_numbers(1), 8)
+    pool = listing.source(_numbers(2, 16 * N), 8)  # 64 blocks; an operand has 4
+    values = listing.source(_numbers(3))
+    totals = [listing.source(_numbers(4 + i)) for i in range(3)]
+
+    def moved(kind: int) -> Operand:
+        first, steps = int(draw.integers(0, 40)), [0] * isa.LOOP_LEVELS
+        for level in range(2):
+            steps[level] = int(draw.choice([0, 0, 1, 4]))
+        where = {"addr": pool.addr + 16 * first, "eaddr": pool.eaddr + first}
+        return replace(pool, kind=kind, steps=tuple(steps), **where)
+
+    def some() -> None:
+        for _ in range(draw.integers(0, 3)):
+            if draw.random() < 0.6:
+                listing.matmul(N, N, N, left, moved(isa.Kind.TENSOR), totals[draw.integers(0, 3)], acc=1)
+            else:
+                listing.vpu((4, 4), [values], [], [(moved(Sink.WRITE), SRC)])
+                listing.vpu((N, N), [values], [uop(MicroOp.NEG, SRC)], [(replace(values, kind=Sink.WRITE), REG)])
+
+    for _ in range(2):
+        with listing.loop(3):
+            some()
+            with listing.loop(2):
+                some()
+            some()
+    run_both(listing.program(), "auto")
