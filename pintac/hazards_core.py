@@ -178,8 +178,7 @@ def check(
                             found = note(
                                 records, found, pc, np.int64(READ_WRITE), reader[atom, p], position, atom, clock[q]
                             )
-                        if not may:
-                            reader[atom, p] = -1
+                        reader[atom, p] = -1  # whatever is ordered behind this write is ordered behind them
                     writer_queue[atom] = q
                     writer[atom] = position
                     if not may:
