@@ -56,6 +56,7 @@ class Timing:
     cycles        from start to the completion of everything
     busy          cycles each unit is taken, by queue name
     stalls        queue name -> cause -> cycles; causes are `CAUSE_NAMES` or "wait <semaphore>"
+    waits         queue name -> name of the queue it waited for -> cycles (the semaphores of `stalls` by their source)
     energy_j      by part: tcu, vpu, sram, psum, dram
     executed, pc_busy, pc_stall    int64 by instruction of the listing: executions, cycles of its unit, and
                   cycles its queue waited for it
@@ -65,6 +66,7 @@ class Timing:
     cycles: int
     busy: Mapping[str, int]
     stalls: Mapping[str, Mapping[str, int]]
+    waits: Mapping[str, Mapping[str, int]]
     dram_bytes: int
     sram_bytes: int
     psum_bytes: int
@@ -86,7 +88,8 @@ class Timing:
         counts = ("cycles", "dram_bytes", "sram_bytes", "psum_bytes", "macs", "instructions")
         out: dict[str, object] = {name: getattr(self, name) for name in counts}
         stalls = {queue: dict(causes) for queue, causes in self.stalls.items()}
-        return out | {"busy": dict(self.busy), "stalls": stalls, "energy_j": dict(self.energy_j)}
+        waits = {queue: dict(sources) for queue, sources in self.waits.items()}
+        return out | {"busy": dict(self.busy), "stalls": stalls, "waits": waits, "energy_j": dict(self.energy_j)}
 
 
 def simulate(
@@ -175,6 +178,13 @@ def simulate_listing(
     executed = np.zeros(len(table), np.int64)
     executed[start:stop] = np.where(_is(part, Opcode.LOOP, Opcode.ENDLOOP), 0, times)
 
+    waits: dict[str, dict[str, int]] = {q.name.lower(): {} for q in Queue}
+    for sem in semaphores:
+        of = waits[sem.target.name.lower()]
+        source = sem.source.name.lower()
+        if waited := int(stalls[sem.target, CAUSES + sem.number]):
+            of[source] = of.get(source, 0) + waited
+
     def total(*columns: str) -> int:
         return sum(int((costs[c] * times).sum()) for c in columns)
 
@@ -184,6 +194,7 @@ def simulate_listing(
         stalls={
             q.name.lower(): {cause: int(c) for cause, c in zip(causes, stalls[q], strict=True) if c} for q in Queue
         },
+        waits=waits,
         dram_bytes=total("dram_read", "dram_write"),
         sram_bytes=total("sram_read", "sram_write"),
         psum_bytes=total("psum_read", "psum_write"),

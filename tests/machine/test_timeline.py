@@ -85,6 +85,7 @@ def test_a_chain_through_all_queues() -> None:
     assert t.stalls["tcu"] == {"wait sem0": 14, "issue": 1, "end": 30}
     assert t.stalls["vpu"] == {"wait sem1": 29, "issue": 1, "end": 19}
     assert t.stalls["store"] == {"wait sem2": 38, "issue": 1, "end": 10}
+    assert t.waits == {"load": {}, "tcu": {"load": 14}, "vpu": {"tcu": 29}, "store": {"vpu": 38}}
     assert (t.macs, t.instructions, t.dram_bytes) == (512, 10, 128)
     assert t.pc_busy.tolist() == [4, 0, 0, 8, 0, 0, 4, 0, 0, 4]
     assert t.pc_stall.tolist() == [0, 0, 14, 0, 0, 29, 0, 0, 38, 0]
