@@ -25,8 +25,24 @@ CONFIGURATIONS = {
     "sequential": ["poisson2d", "--scheme", "sequential"],
     "rank-8": ["poisson2d", "--tt-rank", "8"],
     "rank-32": ["poisson2d", "--tt-rank", "32"],
+    "rank-8-float": ["poisson2d", "--tt-rank", "8", "--quant", "none"],
+    "rank-32-float": ["poisson2d", "--tt-rank", "32", "--quant", "none"],
     "allen-cahn": ["examples/allen_cahn_1d.py:step"],
+    "allen-cahn-float": ["examples/allen_cahn_1d.py:step", "--quant", "none"],
     "helmholtz": ["examples/helmholtz2d.py:step"],
+    "helmholtz-float": ["examples/helmholtz2d.py:step", "--quant", "none"],
+}
+
+# configuration -> its float twin: the same network in fp32, whatever the precisions and the order of contraction
+TWINS = {
+    "default": "float",
+    "paper-bits": "float",
+    "naive": "float",
+    "sequential": "float",
+    "rank-8": "rank-8-float",
+    "rank-32": "rank-32-float",
+    "allen-cahn": "allen-cahn-float",
+    "helmholtz": "helmholtz-float",
 }
 
 

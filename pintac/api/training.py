@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pintac.frontend import SampledStep, TestSet, TrainStep
 
 ENGINES = ("jit", "reference", "evaluator")
-TWIN_CHUNK = 4  # points the float twin evaluates at once: activations stay in cache
+TWIN_ROWS = 2048  # evaluations of the float twin at once: activations stay in cache
 
 
 def train(
@@ -129,7 +129,8 @@ def _train_float(
 ) -> Result:
     from pintac.frontend import SampledStep, test_set
 
-    twin = SampledStep(step, ExpandOperators().run, seed=seed, chunk=TWIN_CHUNK, weights=weights)
+    chunk = max(1, TWIN_ROWS // step.estimator.K)
+    twin = SampledStep(step, ExpandOperators().run, seed=seed, chunk=chunk, weights=weights)
     test = test_set(step)
     few = None if test is None else replace(test, x=test.x[: running.LIVE_POINTS], u=test.u[: running.LIVE_POINTS])
 

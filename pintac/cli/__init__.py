@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse: --help (0) or a usage error (2)
         return int(stop.code or 0)
 
+    # One thread: fp32 sums in torch then do not depend on the number of cores, and small steps do not wait for threads.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     import pintac.cli.verbs as verbs
 
     try:
