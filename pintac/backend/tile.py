@@ -7,6 +7,7 @@ several tiles, or of two iterations: what an operation touches is said by its vi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -118,23 +119,24 @@ class Kernel:
 
 
 @dataclass(eq=False)
-class TileOp:
+class TileOp(ABC):
     """Base of everything that becomes an instruction."""
 
     name: str
     loc: Location
 
     @property
+    @abstractmethod
     def queue(self) -> Queue:
-        raise NotImplementedError
+        """The queue it runs in."""
 
+    @abstractmethod
     def reads(self) -> list[View]:
         """Views read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def writes(self) -> list[View]:
         """Views written."""
-        raise NotImplementedError
 
 
 @dataclass(eq=False)
