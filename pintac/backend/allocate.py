@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pintac.backend.tile import Buffer, Item, Loop, Sync, TileOp
+from pintac.backend.tile import Buffer, Item, Loop, Sync
 from pintac.errors import DoesNotFitError
 from pintac.isa import Space
 from pintac.machine import Machine
@@ -109,14 +109,3 @@ def _peak(lives: dict[Buffer, Life], where: Life) -> set[Buffer]:
 
 def _overlap(a: Life, b: Life) -> bool:
     return a.first <= b.last and b.first <= a.last
-
-
-def operations(items: Sequence[Item]) -> list[TileOp]:
-    """Every operation, loops opened."""
-    out: list[TileOp] = []
-    for item in items:
-        if isinstance(item, Loop):
-            out += operations(item.body)
-        elif not isinstance(item, Sync):
-            out.append(item)
-    return out

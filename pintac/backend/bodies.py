@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from pintac.backend import vpu
 from pintac.backend.fuse import CONTRACTIONS, SINKS, Index, KernelStep, NodeStep, Step, Value, is_splat, root
-from pintac.backend.placement import Context, Home, Placement, Position
-from pintac.backend.tile import Buffer, CopyOp, IndexView, MatmulOp, TileOp, View
+from pintac.backend.placement import Context, Home, Placement
+from pintac.backend.tile import Buffer, CopyOp, IndexView, MatmulOp, TileOp, View, VpuOp
 from pintac.backend.units import Unit, Units, accumulator
 from pintac.backend.views import broadcast, compact_size, compact_strides, compact_view, narrow
 from pintac.errors import IRError
@@ -46,6 +46,12 @@ class Chunks:
     """A matmul result in PSUM, cut along its columns: (first column, columns, buffer)."""
 
     parts: list[tuple[int, int, Buffer]] = field(default_factory=list)
+
+
+def start_of(node: Node, target: View) -> list[VpuOp]:
+    """What a fold starts from, everywhere in `target`: 0, for a maximum minus infinity."""
+    lowest = float("-inf") if node.op == "amax" else 0.0
+    return vpu.fill(lowest, target, f"start {node.name}", node.loc)
 
 
 class Bodies(Placement):
@@ -117,12 +123,10 @@ class Bodies(Placement):
         target.ops.append(CopyOp(f"load {what.name}", what.loc, remote, local))
         return what
 
-    def _new_local(self, node: Node, body: Body, space: Space = Space.SRAM) -> Buffer:
+    def _new_local(self, node: Node, body: Body) -> Buffer:
         shape = self._virtual_shape(node, body.unit, frozenset(), body.context)
         bits = node.type.bits if node.type.is_smx else 0
-        buffer = Buffer(
-            f"{node.name}.{body.tile}", compact_size(shape if len(shape) > 1 else (1, *shape), bits), bits, space
-        )
+        buffer = Buffer(f"{node.name}.{body.tile}", compact_size(shape if len(shape) > 1 else (1, *shape), bits), bits)
         body.local[node] = buffer
         self.unit_of[buffer] = body.unit
         return buffer
@@ -219,14 +223,13 @@ class Bodies(Placement):
         kernel = replace(
             step.kernel,
             sinks=tuple(
-                replace(s, accumulate=s.kind in vpu.FOLDS_ROWS and self._accumulates_in(n))
+                replace(s, accumulate=s.kind in vpu.FOLDS_ROWS and self._accumulates(n))
                 for s, n in zip(step.kernel.sinks, step.targets, strict=True)
             ),
         )
         for node, target, sink in zip(step.targets, targets, kernel.sinks, strict=True):
             if sink.accumulate and not self._folded(node):
-                lowest = float("-inf") if node.op == "amax" else 0.0
-                body.ops += vpu.fill(lowest, target, f"start {node.name}", node.loc)
+                body.ops += start_of(node, target)
         for start, width in parts:
             ins = [self._cut(v, s, start, width, shape, body) for v, s in zip(sources, step.sources, strict=True)]
             outs = [
@@ -244,11 +247,11 @@ class Bodies(Placement):
         if isinstance(source, Index):
             node = source.node
             shape = node.type.shape
-            view: View | IndexView = IndexView(shape, compact_strides(shape, 0))
+            view = IndexView(shape, compact_strides(shape, 0))
             for axis, tag in enumerate(self.units.tags(node, body.unit)):
                 if tag is not None and tag in body.context:
                     at = body.context[tag]
-                    view = _narrow_index(view, axis, at)  # type: ignore[arg-type]
+                    view = narrow(view, axis, at.start, at.extent, (at.level, at.step))
             return view
         if (source.node, body.tile) in self.chunked:
             return None
@@ -273,8 +276,6 @@ class Bodies(Placement):
             return compact_view(buffer, (*whole[:-1], width))
         if len(view.shape) == 0 or view.shape[-1] == 1 or (start == 0 and width == shape[-1]):
             return view
-        if isinstance(view, IndexView):
-            return replace(view, shape=(*view.shape[:-1], width), offset=view.offset + start * view.strides[-1])
         return narrow(view, len(view.shape) - 1, start, width)
 
     def _sink(self, node: Node, shape_node: Node, body: Body) -> View:
@@ -385,15 +386,6 @@ class Bodies(Placement):
                 body.ops += vpu.copy(self.view(operand, body), part, node.name, node.loc)
             at += shape[axis]
         self._stores(node, body)
-
-
-def _narrow_index(view: IndexView, axis: int, at: Position) -> IndexView:
-    stride = view.strides[axis]
-    steps = dict(view.steps)
-    if at.step:
-        steps[at.level] = steps.get(at.level, 0) + at.step * stride
-    shape = (*view.shape[:axis], at.extent, *view.shape[axis + 1 :])
-    return replace(view, shape=shape, offset=view.offset + at.start * stride, steps=tuple(sorted(steps.items())))
 
 
 def _row_blocks(a: View, d: View) -> Iterator[tuple[View, View, int]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pintac import isa
-from pintac.backend.allocate import SramFullError, allocate, operations
+from pintac.backend.allocate import SramFullError, allocate
 from pintac.backend.bound import lower_bound
 from pintac.backend.check import check
 from pintac.backend.emit import Emitter
@@ -17,7 +17,7 @@ from pintac.backend.order import PsumFullError
 from pintac.backend.prepare import prepare
 from pintac.backend.schedule import Scheduler, Tiling
 from pintac.backend.sync import Synchronizer
-from pintac.backend.tile import Buffer, Item, MatmulOp
+from pintac.backend.tile import Buffer, Item
 from pintac.backend.units import accumulator
 from pintac.ir import Graph, Node
 from pintac.isa import Space
@@ -218,8 +218,3 @@ def _victim(scheduler: Scheduler, alive: set[Buffer]) -> Node | None:
         n for n in scheduler.candidates if scheduler.home_buffer(n) in alive and scheduler.candidates[n] >= SMALL
     ]
     return min(choices, key=rank, default=None)
-
-
-def macs(items: Sequence[Item]) -> int:
-    """Multiply-accumulates of the operations, each once."""
-    return sum(op.m * op.n * op.k for op in operations(items) if isinstance(op, MatmulOp))

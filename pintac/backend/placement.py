@@ -175,7 +175,7 @@ class Placement:
             return None
         return home if home.buffer.space == Space.SRAM else None
 
-    def _accumulates(self, node: Node, unit: Unit, sweep: Sweep) -> bool:
+    def _accumulates(self, node: Node) -> bool:
         """Whether a fold adds onto a start value in memory: over loops, or over axes that may need unrolling."""
         if node.op == "matmul_tn":
             return True
@@ -185,13 +185,7 @@ class Placement:
         axes = ints(node.attrs, "axes")
         if all(a == rank - 1 for a in axes):
             return False
-        return rank > 2 or self._own_axes(node, unit) != self._context_axes(unit, sweep)
-
-    def _accumulates_in(self, node: Node) -> bool:
-        if node.op not in ("sum", "amax"):
-            return False
-        unit, sweep = self.units.of[node]
-        return self._accumulates(node, unit, sweep)
+        return rank > 2 or self._folded(node)
 
     def _folded(self, node: Node) -> bool:
         """Whether loops fold the value: it is complete only after them."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pintac.backend import vpu
 from pintac.backend.axes import RowAxis
-from pintac.backend.bodies import Bodies, Body
+from pintac.backend.bodies import Bodies, Body, start_of
 from pintac.backend.fuse import Fuser, Step
 from pintac.backend.order import order
 from pintac.backend.placement import Context, Home, Position
@@ -233,8 +233,7 @@ class Scheduler(Bodies):
             if acc is not None:
                 body.ops += vpu.copy(self.view(acc, body), view, f"start {node.name}", node.loc)
                 continue
-            lowest = float("-inf") if node.op == "amax" else 0.0
-            body.ops += vpu.fill(lowest, view, f"start {node.name}", node.loc)
+            body.ops += start_of(node, view)
 
     def _starts_here(self, node: Node, unit: Unit, sweep: Sweep, only_global: bool) -> bool:
         """Whether `node` is a fold over rows that starts before these loops."""
@@ -246,7 +245,7 @@ class Scheduler(Bodies):
         over_points = unit.axis in missing if unit.axis is not None else False
         if unit.kind == "evaluations" and unit.axis is not None and over_points != only_global:
             return False
-        return self._accumulates(node, unit, sweep)
+        return self._accumulates(node)
 
     def _clear_spilled(self, node: Node, home: Home, body: Body) -> None:
         """Zeros over an accumulator that lives in DRAM, part by part."""

@@ -83,6 +83,11 @@ class IndexView:
     offset: int = 0
     steps: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def bits(self) -> int:
+        """0, as for fp32: nothing here counts blocks."""
+        return 0
+
     def __str__(self) -> str:
         return f"index{_place(self)}"
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from pintac.backend.tile import Buffer, IndexView, View
 from pintac.errors import IRError
 from pintac.ir import Node
+from pintac.ir.ops import integer, ints
+
+V = TypeVar("V", bound=View | IndexView)
 
 
 def compact_strides(shape: Sequence[int], bits: int) -> tuple[int, ...]:
@@ -32,7 +36,7 @@ def compact_view(buffer: Buffer, shape: Sequence[int]) -> View:
     return View(buffer, tuple(shape), compact_strides(shape, buffer.bits))
 
 
-def narrow(view: View, axis: int, start: int, size: int, step: tuple[int, int] | None = None) -> View:
+def narrow(view: V, axis: int, start: int, size: int, step: tuple[int, int] | None = None) -> V:
     """Rows start..start+size of an axis; `step` = (loop level, rows one iteration moves on)."""
     stride = view.strides[axis]
     units = (lambda n: n * stride) if not _in_blocks(view, axis) else (lambda n: n // 4 * stride)
@@ -47,7 +51,7 @@ def narrow(view: View, axis: int, start: int, size: int, step: tuple[int, int] |
     return replace(view, shape=shape, offset=view.offset + units(start), steps=steps)
 
 
-def _in_blocks(view: View, axis: int) -> bool:
+def _in_blocks(view: View | IndexView, axis: int) -> bool:
     return bool(view.bits) and axis >= len(view.shape) - 2
 
 
@@ -59,10 +63,10 @@ def apply(node: Node, view: View, shape: tuple[int, ...]) -> View:
     if node.op == "decode":
         return view
     if node.op == "permute":
-        perm = [int(p) for p in node.attrs["perm"]]  # type: ignore[union-attr]
+        perm = ints(node.attrs, "perm")
         return replace(view, shape=tuple(view.shape[p] for p in perm), strides=tuple(view.strides[p] for p in perm))
     if node.op == "slice":
-        axis, start = int(node.attrs["axis"]), int(node.attrs["start"])  # type: ignore[arg-type]
+        axis, start = integer(node.attrs, "axis"), integer(node.attrs, "start")
         return narrow(view, axis, start, shape[axis])
     if node.op == "broadcast":
         return broadcast(view, shape)
@@ -78,7 +82,7 @@ def apply(node: Node, view: View, shape: tuple[int, ...]) -> View:
     raise AssertionError(node.op)
 
 
-def broadcast(view: View | IndexView, shape: tuple[int, ...]) -> View:
+def broadcast(view: V, shape: tuple[int, ...]) -> V:
     """The view repeated to `shape`: axes of size 1, and missing leading ones, get stride 0.
 
     Values fused across reshapes may have other leading axes of size 1 than `shape`; those are matched by position.
@@ -96,7 +100,7 @@ def broadcast(view: View | IndexView, shape: tuple[int, ...]) -> View:
             raise AssertionError(f"{view} does not broadcast to {shape}")
         have = full + tail
     strides = tuple(0 if h == 1 and w != 1 else st for (h, st), w in zip(have, shape, strict=True))
-    return replace(view, shape=shape, strides=strides)  # type: ignore[return-value]
+    return replace(view, shape=shape, strides=strides)
 
 
 def reshape_strides(view: View, shape: tuple[int, ...]) -> tuple[int, ...] | None:

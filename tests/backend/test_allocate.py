@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pintac.backend.allocate import ALIGNMENT, SramFullError, allocate, lifetimes, operations
+from pintac.backend.allocate import ALIGNMENT, SramFullError, allocate, lifetimes
 from pintac.backend.check import check
-from pintac.backend.tile import Buffer, Item, Loop
+from pintac.backend.tile import Buffer, Item, Loop, TileOp, walk
 from pintac.errors import ExecutionError
 from pintac.isa import Space
 from pintac.machine import Machine
@@ -18,7 +18,7 @@ MACHINE = Machine.default()
 
 
 def in_sram(items: list[Item]) -> list[Buffer]:
-    views = [v for op in operations(items) for v in (*op.reads(), *op.writes())]
+    views = [v for op, _ in walk(items) if isinstance(op, TileOp) for v in (*op.reads(), *op.writes())]
     return list(dict.fromkeys(v.buffer for v in views if v.buffer.space == Space.SRAM))
 
 

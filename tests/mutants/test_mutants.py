@@ -12,6 +12,7 @@ import pytest
 
 from pintac import isa, smx
 from pintac.backend import allocate as allocator
+from pintac.backend import tile
 from pintac.backend.check import check as check_allocation
 from pintac.backend.tile import Item, Loop
 from pintac.errors import PintacError
@@ -233,7 +234,7 @@ def allocation_owns_its_bytes() -> None:
     for items in listings:
         allocator.allocate(items, machine)
         check_allocation(items, machine)
-        for op in allocator.operations(items):
+        for op in [op for op, _ in tile.walk(items) if isinstance(op, tile.TileOp)]:
             for read in (v.buffer for v in op.reads()):
                 for written in (v.buffer for v in op.writes() if v.buffer.space == read.space):
                     start, other = read.addr or 0, written.addr or 0
@@ -259,7 +260,7 @@ ALLOCATOR: Mapping[str, Patch] = {
 
 
 def _without_loops(lifetimes: Callable[[Any], dict[Any, allocator.Life]]) -> Callable[[Any], dict[Any, Any]]:
-    return lambda items: lifetimes(allocator.operations(items))
+    return lambda items: lifetimes([op for op, _ in tile.walk(items) if isinstance(op, tile.TileOp)])
 
 
 @pytest.mark.parametrize("name", ALLOCATOR)
