@@ -40,6 +40,8 @@ ASSUMPTIONS: tuple[str, ...] = (
 
 CAUSE_NAMES = ("issue", "dependency", "preload", "result writes", "bus", "outstanding transfers", "end")
 assert len(CAUSE_NAMES) == CAUSES
+PC_CAUSE_NAMES = (*CAUSE_NAMES[: timeline_core.WAITING], "wait")
+assert len(PC_CAUSE_NAMES) == timeline_core.PC_CAUSES
 
 _KINDS = {
     Opcode.LOOP: timeline_core.LOOP,
@@ -58,8 +60,11 @@ class Timing:
     stalls        queue name -> cause -> cycles; causes are `CAUSE_NAMES` or "wait <semaphore>"
     waits         queue name -> name of the queue it waited for -> cycles (the semaphores of `stalls` by their source)
     energy_j      by part: tcu, vpu, sram, psum, dram
-    executed, pc_busy, pc_stall    int64 by instruction of the listing: executions, cycles of its unit, and
-                  cycles its queue waited for it
+    executed, pc_busy    int64 by instruction of the listing: executions, cycles of its unit
+    pc_stalls     int64 [instructions, PC_CAUSES]: cycles its queue waited for it, by cause (`PC_CAUSE_NAMES`); these
+                  and the cycles after a queue's last instruction are all stalls
+    pairs         int64 [n, 3]: wait, the signal it waited for (both instructions of the listing), cycles
+    histogram     int64 [4, buckets]: busy cycles of each unit in each bucket of `bucket_cycles` cycles
     events        int64 [recorded, EVENT_COLUMNS] (see `timeline_core`), in no particular order
     """
 
@@ -75,13 +80,21 @@ class Timing:
     energy_j: Mapping[str, float]
     executed: np.ndarray
     pc_busy: np.ndarray
-    pc_stall: np.ndarray
+    pc_stalls: np.ndarray
+    pairs: np.ndarray
+    histogram: np.ndarray
+    bucket_cycles: int
     events: np.ndarray
 
     @property
     def joules(self) -> float:
         """All energy."""
         return sum(self.energy_j.values())
+
+    @property
+    def pc_stall(self) -> np.ndarray:
+        """Cycles that each instruction's queue waited for something other than its own sequencer."""
+        return np.asarray(self.pc_stalls[:, timeline_core.ISSUE + 1 :].sum(axis=1))
 
     def to_dict(self) -> dict[str, object]:
         """The scalar results as JSON-able values."""
@@ -98,6 +111,7 @@ def simulate(
     machine: Machine | None = None,
     params: np.ndarray | None = None,
     events: int = 0,
+    buckets: int = 0,
 ) -> Timing:
     """Time an entry of a program on `machine` (default: the one it was compiled for); see `simulate_listing`."""
     start, stop = program.entry(entry)
@@ -109,6 +123,7 @@ def simulate(
         machine or program_machine(program),
         parameter_block(program) if params is None else params,
         events=events,
+        buckets=buckets,
     )
 
 
@@ -136,9 +151,13 @@ def simulate_listing(
     params: np.ndarray,
     *,
     events: int = 0,
+    buckets: int = 0,
     costs: CostTable | None = None,
 ) -> Timing:
-    """Time [start, stop) of a decoded listing; `events` is how many events to keep.
+    """Time [start, stop) of a decoded listing.
+
+    `events` is how many events to keep, `buckets` how many parts the time is divided into for the histogram; `costs`
+    are those of [start, stop), if they are known or shall be others than the machine's.
 
     Raises `ExecutionError` if the queues block for good, `MachineError` for what the machine cannot execute.
     """
@@ -157,19 +176,41 @@ def simulate_listing(
     is_signal = _is(part, Opcode.SIGNAL)
     signalled = np.bincount(part[is_signal, _SEM], weights=times[is_signal], minlength=size).astype(np.int64)
     posted_at = np.concatenate([[0], np.cumsum(signalled)]).astype(np.int64)
-    stalls = np.zeros((4, CAUSES + size), np.int64)
-    busy, blocked = np.zeros(4, np.int64), np.zeros(4, np.int64)
-    pc_busy, pc_stall = np.zeros(len(table), np.int64), np.zeros(len(table), np.int64)
-    record = np.zeros((events, EVENT_COLUMNS), np.int64)
-    cycles, recorded = timeline_core.run(
-        rows, ranges, first, credit, np.zeros(int(posted_at[-1]) + 1, np.int64), posted_at, machine.dram_outstanding,
-        machine.vpu_pipeline_cycles, stalls, busy, pc_busy, pc_stall, record, blocked,
-    )  # fmt: skip
+    is_wait = _is(part, Opcode.WAIT)
+    senders = np.bincount(part[is_signal, _SEM], minlength=size)
+    receivers = np.bincount(part[is_wait, _SEM], minlength=size)
+    pairs_at = np.concatenate([[0], np.cumsum(senders * receivers)]).astype(np.int64)
+
+    def play(events: int, buckets: int, bucket_cycles: int) -> _Played:
+        played = _Played(
+            stalls=np.zeros((4, CAUSES + size), np.int64),
+            busy=np.zeros(4, np.int64),
+            pc_busy=np.zeros(len(table), np.int64),
+            pc_stalls=np.zeros((len(table), timeline_core.PC_CAUSES), np.int64),
+            pairs=np.zeros(int(pairs_at[-1]), np.int64),
+            histogram=np.zeros((4, buckets), np.int64),
+            events=np.zeros((events, EVENT_COLUMNS), np.int64),
+            blocked=np.zeros(4, np.int64),
+        )
+        played.cycles, recorded = timeline_core.run(
+            rows, ranges, first, credit, np.zeros(int(posted_at[-1]) + 1, np.int64), posted_at,
+            machine.dram_outstanding, machine.vpu_pipeline_cycles, played.stalls, played.busy, played.pc_busy,
+            played.pc_stalls, senders, pairs_at, played.pairs, played.histogram, bucket_cycles, played.events,
+            played.blocked,
+        )  # fmt: skip
+        played.events = played.events[:recorded]
+        return played
+
+    run = play(0 if buckets else events, 0, 1)
+    bucket_cycles = max(1, -(-run.cycles // buckets)) if buckets else 0
+    if buckets and run.cycles >= 0:
+        run = play(events, buckets, bucket_cycles)  # the width of a bucket follows from the first run
+    cycles = run.cycles
     if cycles < 0:
         stuck = [
             f"{Queue(q).name.lower()} at instruction {rows[row, timeline_core.PC]} "
             f"(semaphore {rows[row, timeline_core.SEM]})"
-            for q, row in enumerate(blocked)
+            for q, row in enumerate(run.blocked)
             if row >= 0
         ]
         raise ExecutionError(f"the queues wait for each other: {', '.join(stuck)}")
@@ -182,7 +223,7 @@ def simulate_listing(
     for sem in semaphores:
         of = waits[sem.target.name.lower()]
         source = sem.source.name.lower()
-        if waited := int(stalls[sem.target, CAUSES + sem.number]):
+        if waited := int(run.stalls[sem.target, CAUSES + sem.number]):
             of[source] = of.get(source, 0) + waited
 
     def total(*columns: str) -> int:
@@ -190,9 +231,9 @@ def simulate_listing(
 
     return Timing(
         cycles=cycles,
-        busy={q.name.lower(): int(busy[q]) for q in Queue},
+        busy={q.name.lower(): int(run.busy[q]) for q in Queue},
         stalls={
-            q.name.lower(): {cause: int(c) for cause, c in zip(causes, stalls[q], strict=True) if c} for q in Queue
+            q.name.lower(): {cause: int(c) for cause, c in zip(causes, run.stalls[q], strict=True) if c} for q in Queue
         },
         waits=waits,
         dram_bytes=total("dram_read", "dram_write"),
@@ -202,10 +243,40 @@ def simulate_listing(
         instructions=int(executed.sum()),
         energy_j={c.removesuffix("_pj"): float((costs[c] * times).sum()) * 1e-12 for c in COST_ENERGIES},
         executed=executed,
-        pc_busy=pc_busy,
-        pc_stall=pc_stall,
-        events=record[:recorded],
+        pc_busy=run.pc_busy,
+        pc_stalls=run.pc_stalls,
+        pairs=_pairs(part, start, run.pairs, pairs_at),
+        histogram=run.histogram,
+        bucket_cycles=bucket_cycles,
+        events=run.events,
     )
+
+
+@dataclass
+class _Played:
+    """What one run of the queues leaves; see `timeline_core.run`."""
+
+    stalls: np.ndarray
+    busy: np.ndarray
+    pc_busy: np.ndarray
+    pc_stalls: np.ndarray
+    pairs: np.ndarray
+    histogram: np.ndarray
+    events: np.ndarray
+    blocked: np.ndarray
+    cycles: int = -1
+
+
+def _pairs(part: np.ndarray, start: int, cycles: np.ndarray, pairs_at: np.ndarray) -> np.ndarray:
+    """Cycles by wait and signal of each semaphore -> rows of (wait, signal, cycles), those of no cycles left out."""
+    out: list[tuple[int, int, int]] = []
+    for sem in np.flatnonzero(np.diff(pairs_at)):
+        of = part[:, _SEM] == sem
+        waits = start + np.flatnonzero(_is(part, Opcode.WAIT) & of)
+        signals = start + np.flatnonzero(_is(part, Opcode.SIGNAL) & of)
+        table = cycles[pairs_at[sem] : pairs_at[sem + 1]].reshape(len(waits), len(signals))
+        out += [(int(waits[w]), int(signals[s]), int(table[w, s])) for w, s in zip(*np.nonzero(table), strict=True)]
+    return np.array(sorted(out), np.int64).reshape(-1, 3)
 
 
 _SEM = isa.column(Opcode.SIGNAL, "sem")
@@ -239,6 +310,7 @@ def _listings(
     nothing = np.zeros((RANGES, RANGE_COLUMNS), np.int64)
     nothing[:, timeline_core.SPACE] = timeline_core.NOWHERE
     areas: dict[bytes, np.ndarray] = {}
+    ordinals = _ordinals(part)
     for q in Queue:
         open_loops: list[int] = []  # row numbers
         for pc in range(stop - start):
@@ -264,6 +336,7 @@ def _listings(
             area = nothing
             if opcode in (Opcode.SIGNAL, Opcode.WAIT):
                 row[timeline_core.SEM] = int(part[pc, _SEM])
+                row[timeline_core.ORDINAL] = ordinals[pc]
             elif row[timeline_core.KIND] == timeline_core.DATA:
                 row[timeline_core.BUSY] = int(costs["busy"][pc])
                 row[timeline_core.TAIL] = machine.dram_latency_cycles
@@ -285,6 +358,16 @@ def _listings(
         np.array(ranges, np.int64).reshape(-1, RANGES, RANGE_COLUMNS),
         np.array(first, np.int64),
     )
+
+
+def _ordinals(part: np.ndarray) -> dict[int, int]:
+    """For each signal (wait) its number among the signals (waits) of its semaphore, by its place in `part`."""
+    out: dict[int, int] = {}
+    seen: dict[tuple[int, int], int] = {}
+    for pc in np.flatnonzero(_is(part, Opcode.SIGNAL, Opcode.WAIT)):
+        key = int(part[pc, 0]), int(part[pc, _SEM])
+        out[int(pc)] = seen[key] = seen.get(key, -1) + 1
+    return out
 
 
 def _ranges(row: np.ndarray, nothing: np.ndarray) -> np.ndarray:

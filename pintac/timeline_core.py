@@ -14,9 +14,9 @@ LOOP, ENDLOOP, SIGNAL, WAIT, DATA = 0, 1, 2, 3, 4
 
 # Integer columns of a queue's listing.
 (
-    KIND, PC, LEVEL, COUNT, PARTNER, SEM, BUSY, TAIL, PASSES, COMPUTE, DRAIN, PRELOAD, SKEW, ACC, GATHER,
-) = range(15)  # fmt: skip
-ROW_COLUMNS = 15
+    KIND, PC, LEVEL, COUNT, PARTNER, SEM, BUSY, TAIL, PASSES, COMPUTE, DRAIN, PRELOAD, SKEW, ACC, GATHER, ORDINAL,
+) = range(16)  # fmt: skip
+ROW_COLUMNS = 16  # ORDINAL: number of a signal among its semaphore's signals in the listing; of a wait, among its waits
 
 # Columns of an address range: bounds at loop indices 0, byte steps, ring.
 SPACE, LOW, HIGH, STEP0, RING_LEVEL, RING_SIZE, RING_STEP = 0, 1, 2, 3, 8, 9, 10
@@ -27,6 +27,7 @@ NOWHERE = -1
 # Causes of waiting; semaphore k is CAUSES + k.
 ISSUE, DEPENDENCY, PRELOADING, RESULTS, BUS, OUTSTANDING, END = 0, 1, 2, 3, 4, 5, 6
 CAUSES = 7
+WAITING, PC_CAUSES = 6, 7  # of one instruction: the same up to `OUTSTANDING`, then waits for any semaphore
 
 LOAD_QUEUE, TCU_QUEUE, VPU_QUEUE, STORE_QUEUE = 0, 1, 2, 3
 EVENT_OP, EVENT_SIGNAL, EVENT_WAIT = 0, 1, 2
@@ -64,6 +65,15 @@ def note(
 
 
 @njit(cache=True)
+def tally(histogram: np.ndarray, width: Any, queue: Any, start: Any, end: Any) -> None:
+    """Spread the cycles [start, end) of a unit over the buckets of `width` cycles each; what lies behind is dropped."""
+    while start < end and start // width < histogram.shape[1]:
+        stop = min(end, (start // width + 1) * width)
+        histogram[queue, start // width] += stop - start
+        start = stop
+
+
+@njit(cache=True)
 def run(
     rows: np.ndarray,  # int64 [rows of all queues, ROW_COLUMNS]
     ranges: np.ndarray,  # int64 [rows of all queues, RANGES, RANGE_COLUMNS]
@@ -76,7 +86,12 @@ def run(
     stalls: np.ndarray,  # int64 [4, CAUSES + semaphores], out
     busy: np.ndarray,  # int64 [4], out
     pc_busy: np.ndarray,  # int64 [instructions], out
-    pc_stall: np.ndarray,  # int64 [instructions], out
+    pc_stalls: np.ndarray,  # int64 [instructions, PC_CAUSES], out
+    senders: np.ndarray,  # int64 [semaphores]: signals of each in the listing
+    pairs_at: np.ndarray,  # int64 [semaphores]: where the pairs of a semaphore begin
+    pairs: np.ndarray,  # int64: cycles waited, by wait and signal of the listing, out
+    histogram: np.ndarray,  # int64 [4, buckets], out: busy cycles of each unit
+    bucket_cycles: int,
     events: np.ndarray,  # int64 [limit, EVENT_COLUMNS], out
     blocked: np.ndarray,  # int64 [4], out: the row at which a queue stands, -1 at its end
 ) -> tuple[int, int]:
@@ -91,6 +106,7 @@ def run(
     since = np.full(4, -1, np.int64)  # sequencer time of a pending bus request
     signals = np.zeros(len(credit), np.int64)
     waits = np.zeros(len(credit), np.int64)
+    poster = np.zeros(len(posted), np.int64)  # which signal of the listing posted it
     flight = np.zeros((INFLIGHT, 2, 4), np.int64)  # destinations of the last vector instructions: space low high done
     flight[:, :, 0] = NOWHERE
     flight_at = 0
@@ -126,6 +142,7 @@ def run(
                     sem = row[SEM]
                     at = max(now[q] + 1, complete[q])
                     posted[posted_at[sem] + signals[sem]] = at
+                    poster[posted_at[sem] + signals[sem]] = row[ORDINAL]
                     recorded = note(
                         events, recorded, np.int64(EVENT_SIGNAL), q, row[PC], now[q], at, at, sem, signals[sem]
                     )
@@ -139,10 +156,14 @@ def run(
                     ready = posted[posted_at[sem] + match] if match >= 0 else 0
                     if now[q] > idle[q]:
                         stalls[q, ISSUE] += now[q] - idle[q]
+                        pc_stalls[row[PC], ISSUE] += now[q] - idle[q]
                         idle[q] = now[q]
                     if ready > idle[q]:
                         stalls[q, CAUSES + sem] += ready - idle[q]
-                        pc_stall[row[PC]] += ready - idle[q]
+                        pc_stalls[row[PC], WAITING] += ready - idle[q]
+                        pairs[pairs_at[sem] + row[ORDINAL] * senders[sem] + poster[posted_at[sem] + match]] += (
+                            ready - idle[q]
+                        )
                         idle[q] = ready
                     recorded = note(
                         events,
@@ -167,6 +188,7 @@ def run(
                         break
                     if issue > idle[q]:
                         stalls[q, ISSUE] += issue - idle[q]
+                        pc_stalls[row[PC], ISSUE] += issue - idle[q]
                         idle[q] = issue
                     cause = ISSUE
                     if q == TCU_QUEUE:
@@ -181,20 +203,20 @@ def run(
                             ready = max(issue, last_first if same else complete[q])
                         if ready > idle[q]:
                             stalls[q, DEPENDENCY] += ready - idle[q]
-                            pc_stall[row[PC]] += ready - idle[q]
+                            pc_stalls[row[PC], DEPENDENCY] += ready - idle[q]
                             idle[q] = ready
                             cause = DEPENDENCY
                         start = max(free[q], ready + row[PRELOAD])
                         if start > idle[q]:
                             stalls[q, PRELOADING] += start - idle[q]
-                            pc_stall[row[PC]] += start - idle[q]
+                            pc_stalls[row[PC], PRELOADING] += start - idle[q]
                             idle[q] = start
                             cause = PRELOADING
                         compute, drain = row[COMPUTE], row[DRAIN]
                         taken = max(start + compute, results_free)
                         waited = taken - (start + compute)
                         stalls[q, RESULTS] += waited
-                        pc_stall[row[PC]] += waited
+                        pc_stalls[row[PC], RESULTS] += waited
                         end = taken + (row[PASSES] - 1) * max(compute, drain)
                         results_free = end + drain
                         done = results_free + row[SKEW]
@@ -202,6 +224,8 @@ def run(
                         last_area[0], last_area[1], last_area[2] = ranges[pc[q], 5, SPACE], low, high
                         last_shape[0], last_shape[1] = row[PASSES], row[DRAIN]
                         work = end - start - waited
+                        tally(histogram, bucket_cycles, q, start, start + compute)
+                        tally(histogram, bucket_cycles, q, taken, end)
                     else:
                         start = max(free[q], issue)
                         ready = start
@@ -215,13 +239,14 @@ def run(
                                                 ready = max(ready, flight[f, d, 3])
                         if ready > idle[q]:
                             stalls[q, DEPENDENCY] += ready - idle[q]
-                            pc_stall[row[PC]] += ready - idle[q]
+                            pc_stalls[row[PC], DEPENDENCY] += ready - idle[q]
                             idle[q] = ready
                             cause = DEPENDENCY
                         start = ready
                         end = start + row[BUSY]
                         done = end + pipeline
                         work = row[BUSY]
+                        tally(histogram, bucket_cycles, q, start, end)
                         for d in range(2):
                             flight[flight_at, d, 0] = ranges[pc[q], 5 + d, SPACE]
                             flight[flight_at, d, 1], flight[flight_at, d, 2] = bounds(ranges[pc[q], 5 + d], index[q])
@@ -252,23 +277,24 @@ def run(
         issue, ready = now[q], since[q]
         if issue > idle[q]:
             stalls[q, ISSUE] += issue - idle[q]
+            pc_stalls[row[PC], ISSUE] += issue - idle[q]
             idle[q] = issue
         cause = ISSUE
         if ready > idle[q]:
             stalls[q, DEPENDENCY] += ready - idle[q]
-            pc_stall[row[PC]] += ready - idle[q]
+            pc_stalls[row[PC], DEPENDENCY] += ready - idle[q]
             idle[q] = ready
             cause = DEPENDENCY
         start = max(ready, bus_free)
         if start > idle[q]:
             stalls[q, BUS] += start - idle[q]
-            pc_stall[row[PC]] += start - idle[q]
+            pc_stalls[row[PC], BUS] += start - idle[q]
             idle[q] = start
             cause = BUS
         start = max(start, recent[transfers % outstanding])
         if start > idle[q]:
             stalls[q, OUTSTANDING] += start - idle[q]
-            pc_stall[row[PC]] += start - idle[q]
+            pc_stalls[row[PC], OUTSTANDING] += start - idle[q]
             idle[q] = start
             cause = OUTSTANDING
         end = start + row[BUSY]
@@ -277,6 +303,7 @@ def run(
         transfers += 1
         bus_free = end
         recorded = note(events, recorded, np.int64(EVENT_OP), q, row[PC], start, end, done, cause, none)
+        tally(histogram, bucket_cycles, q, start, end)
         busy[q] += row[BUSY]
         pc_busy[row[PC]] += row[BUSY]
         free[q] = end

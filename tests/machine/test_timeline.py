@@ -16,7 +16,7 @@ from pintac import isa
 from pintac.errors import ExecutionError, MachineError
 from pintac.isa import Dataflow, Instruction, Kind, Opcode, Operand, Queue, Semaphore, Space, make
 from pintac.machine import Machine
-from pintac.timeline import Timing, simulate_listing
+from pintac.timeline import PC_CAUSE_NAMES, Timing, simulate_listing
 from tests.machine import cycle_stepped
 from tests.machine.listings import (
     PARAMS,
@@ -42,7 +42,29 @@ def timed(listing: list[Instruction], semaphores: tuple[Semaphore, ...] = (), ev
     timing = simulate_listing(isa.decode_table(listing), 0, len(listing), semaphores, TINY, PARAMS, events=events)
     for queue, busy in timing.busy.items():
         assert busy + sum(timing.stalls[queue].values()) == timing.cycles, queue
+    attributed(listing, timing)
     return timing
+
+
+def attributed(listing: list[Instruction], timing: Timing) -> None:
+    """What is told by instruction adds up to what is told by queue."""
+    queue_of = {pc: i.queue.name.lower() for pc, i in enumerate(listing) if i.queue is not None}
+    for queue, stalls in timing.stalls.items():
+        mine = [pc for pc, q in queue_of.items() if q == queue]
+        assert timing.pc_busy[mine].sum() == timing.busy[queue]
+        for column, cause in enumerate(PC_CAUSE_NAMES):
+            stalled = timing.pc_stalls[mine, column].sum()
+            if cause == "wait":
+                assert stalled == sum(cycles for name, cycles in stalls.items() if name.startswith("wait "))
+            elif cause == "issue":
+                assert stalled <= stalls.get("issue", 0)  # the rest is behind the last instruction that does something
+            else:
+                assert stalled == stalls.get(cause, 0), cause
+    waited = np.zeros(len(listing), np.int64)
+    for wait_pc, signal_pc, cycles in timing.pairs.tolist():
+        assert cycles > 0 and listing[wait_pc]["sem"] == listing[signal_pc]["sem"]
+        waited[wait_pc] += cycles
+    assert waited.tolist() == timing.pc_stalls[:, PC_CAUSE_NAMES.index("wait")].tolist()
 
 
 def mm(
@@ -89,6 +111,39 @@ def test_a_chain_through_all_queues() -> None:
     assert (t.macs, t.instructions, t.dram_bytes) == (512, 10, 128)
     assert t.pc_busy.tolist() == [4, 0, 0, 8, 0, 0, 4, 0, 0, 4]
     assert t.pc_stall.tolist() == [0, 0, 14, 0, 0, 29, 0, 0, 38, 0]
+    assert t.pairs.tolist() == [[2, 1, 14], [5, 4, 29], [8, 7, 38]]
+
+
+def test_waits_go_to_the_signal_that_ended_them() -> None:
+    # One semaphore, two signals in the listing: loads complete at 14 and 18 (bus 0-4 and 4-8). The tensor unit waits
+    # 0-14, works 15-23, and the second wait, taken at 16, finds its signal at 18, while the array works: no stall.
+    listing = [
+        load(0, 0, 64), signal(Queue.LOAD, 0), load(0, 64, 64), signal(Queue.LOAD, 0),
+        wait(Queue.TCU, 0), mm(), wait(Queue.TCU, 0), mm(256),
+    ]  # fmt: skip
+    t = timed(listing, (semaphore(0, Queue.LOAD, Queue.TCU),))
+    assert t.pairs.tolist() == [[4, 1, 14]]
+    # The vector unit waits twice for one wait of a loop: for the first signal (14) and the second (18).
+    listing = [*listing[:4], loop(0, 2), wait(Queue.VPU, 0), add(0, 512, 4), end(0)]
+    t = timed(listing, (semaphore(0, Queue.LOAD, Queue.VPU),))  # 15-16; free at 16, waits until 18
+    assert t.pairs.tolist() == [[5, 1, 14], [5, 3, 2]]
+
+
+def test_histogram_of_the_chain() -> None:
+    # busy: load 0-4, tensor 15-23, vector 30-34, store 39-43, of 53 cycles: six buckets of nine
+    table = isa.decode_table(CHAIN)
+    t = simulate_listing(table, 0, len(table), CHAIN_SEMAPHORES, TINY, PARAMS, buckets=6)
+    assert (t.cycles, t.bucket_cycles) == (53, 9)
+    assert t.histogram.tolist() == [
+        [4, 0, 0, 0, 0, 0],
+        [0, 3, 5, 0, 0, 0],
+        [0, 0, 0, 4, 0, 0],
+        [0, 0, 0, 0, 4, 0],
+    ]  # fmt: skip
+    # four short matmuls with three cycles between them in which the result port holds up the array (below)
+    table = isa.decode_table([mm(256 * i, k=4, bits=4) for i in range(4)])
+    t = simulate_listing(table, 0, len(table), (), TINY, PARAMS, buckets=19)
+    assert np.flatnonzero(t.histogram[1]).tolist() == [0, 1, 5, 9]
 
 
 def test_back_to_back_matmuls_hide_drain_and_skew() -> None:
@@ -259,6 +314,10 @@ def listings(draw: st.DrawFn) -> tuple[list[Instruction], tuple[Semaphore, ...]]
 @given(listings())
 def test_accounts_balance_and_bounds_hold(case: tuple[list[Instruction], tuple[Semaphore, ...]]) -> None:
     t = timed(*case)  # busy + stalls = cycles
+    table = isa.decode_table(case[0])
+    in_parts = simulate_listing(table, 0, len(table), case[1], TINY, PARAMS, buckets=5)
+    assert in_parts.histogram.sum(axis=1).tolist() == list(t.busy.values()) and in_parts.cycles == t.cycles
+    assert in_parts.histogram.max() <= in_parts.bucket_cycles
     assert t.cycles >= max(t.busy.values())
     alone = sum(timed([i]).cycles for i in case[0] if i.opcode not in (Opcode.SIGNAL, Opcode.WAIT))
     assert t.cycles <= alone + 2 * len(case[0])  # in-order units with overlap are never slower than one after the other
