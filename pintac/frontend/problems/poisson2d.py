@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pintac.errors import UsageError, suggest
-from pintac.frontend.estimators import Estimator, SecondDifference, Stein
-from pintac.frontend.layers import TTLinear
 from pintac.frontend.operators import laplacian
-from pintac.frontend.problem import Adam, Problem, Term, TrainStep
+from pintac.frontend.problem import Problem, Term, TrainStep
+from pintac.frontend.problems.common import training_step
 from pintac.frontend.samplers import Boundary, Uniform
-from pintac.frontend.schedules import linear_decay
-
-ESTIMATORS: dict[str, type[Estimator]] = {"stein": Stein, "second-difference": SecondDifference}
 
 
 class Poisson2D(Problem):
@@ -41,14 +36,6 @@ class Poisson2D(Problem):
         return torch.sin(x.sum(-1, keepdim=True)) / 2
 
 
-def network(inputs: int, outputs: int, width: int, hidden: int, rank: int, scheme: str) -> nn.Sequential:
-    """A tanh network with `hidden` hidden layers; first and last layer dense, those between TT layers (or dense)."""
-    layers: list[nn.Module] = [nn.Linear(inputs, width), nn.Tanh()]
-    for _ in range(hidden - 1):
-        layers += [nn.Linear(width, width) if scheme == "dense" else TTLinear(width, width, rank=rank), nn.Tanh()]
-    return nn.Sequential(*layers, nn.Linear(width, outputs))
-
-
 def poisson2d(
     width: int = 256,
     hidden: int = 3,
@@ -63,19 +50,18 @@ def poisson2d(
     boundary: int = 100,
     weight: float = 300.0,
 ) -> TrainStep:
-    """The training step of the measurement protocol (NUMERICS 9).
-
-    `hidden` counts hidden layers: 3 is 2-256-256-256-1 with two TT layers. `scheme` "prs" and "sequential" have TT
-    layers (their order of contraction is chosen when compiling), "dense" has Linear ones. `schedule_steps` is the N of
-    the linear decay of the learning rate.
-    """
-    if scheme not in ("prs", "sequential", "dense"):
-        raise UsageError(f"unknown scheme {scheme!r}", hint=suggest(scheme, ["prs", "sequential", "dense"]))
-    if estimator not in ESTIMATORS:
-        raise UsageError(f"unknown estimator {estimator!r}", hint=suggest(estimator, list(ESTIMATORS)))
-    if hidden < 1 or width < 1:
-        raise UsageError(f"poisson2d needs at least one hidden layer and unit, got hidden={hidden}, width={width}")
-    net = network(2, 1, width, hidden, rank, scheme)
-    problem = Poisson2D(interior, boundary, weight)
-    sampling = ESTIMATORS[estimator](K=K, sigma=sigma)
-    return TrainStep(net, problem, Adam(lr, schedule=linear_decay(schedule_steps)), sampling, name="poisson2d")
+    """The training step of the measurement protocol (NUMERICS 9); options as in `training_step`."""
+    return training_step(
+        "poisson2d",
+        Poisson2D(interior, boundary, weight),
+        2,
+        width=width,
+        hidden=hidden,
+        rank=rank,
+        scheme=scheme,
+        K=K,
+        sigma=sigma,
+        estimator=estimator,
+        lr=lr,
+        schedule_steps=schedule_steps,
+    )
