@@ -1,11 +1,13 @@
 """Semaphores: every pair of conflicting accesses in different queues is ordered by a signal and a wait.
 
 Each loop body is analysed by itself, an inner loop counting as one node that touches what any of its iterations
-touches. Two accesses conflict when they touch the same bytes and one writes; at distance d (iterations of the body's
-loop) the later one is moved by d steps and d ring slots. A conflict from node j to a later node i of the same
-iteration becomes a semaphore with credit 0, one from j to i of a later iteration a semaphore with that distance as
-credit. What is ordered already, directly or through a third queue, gets none. A loop whose body is one inner loop
-is analysed together with it, so that entering the inner loop again is one more distance-1 iteration.
+touches. Two accesses conflict when they touch the same bytes and one writes. A body's own iterations are counted
+through all loops around it: the k-th execution of a body follows the (k-1)-th, whether an inner loop went on or was
+entered again, because that is how signals and waits are matched. At distance d (executions of the body) the later
+access is moved by the steps and ring slots of every loop index that changed. A conflict from node j to a later node i
+of the same execution becomes a semaphore with credit 0, one from j to i of a later execution a semaphore with that
+distance as credit. What is ordered already, directly or through a third queue, gets none. Bodies that are not nested
+in each other use the same semaphores.
 
 `pintac.hazards` checks the result on the instructions, knowing nothing of this.
 """
@@ -21,8 +23,8 @@ from pintac.backend.tile import Buffer, Item, Loop, Sync, TileOp, View
 from pintac.errors import DoesNotFitError
 from pintac.isa import MAX_SEMAPHORES, Queue, Semaphore
 
-DISTANCES = (0, 1, 2)
-"""Iterations apart that are looked at; rings have at most two slots, so a third repeats the first."""
+NEAR = 4
+"""Executions of a body apart up to which all are looked at; further apart, those at which an outer loop moves on."""
 
 CAPACITY = (1 << 20) - 1
 
@@ -105,157 +107,210 @@ class Synchronizer:
 
     def insert(self, items: Sequence[Item]) -> list[Item]:
         """The schedule with signals and waits."""
-        result, _ = self._body(list(items), None, ())
-        return result
+        return self._body(list(items), ()).items
 
-    def _body(self, items: list[Item], loop: Loop | None, around: tuple[Loop, ...]) -> tuple[list[Item], list[Access]]:
+    def _body(self, items: list[Item], loops: tuple[Loop, ...]) -> _Done:
         nodes: list[Item] = []
         touched: list[list[Access]] = []
-        inside = (*around, loop) if loop is not None else around
+        taken: set[int] = set()
         for item in items:
             if isinstance(item, Loop):
-                body, inner = self._body(item.body, item, inside)
-                nodes.append(Loop(item.level, item.count, body, item.name))
-                touched.append(_unique(_swept(a, item) for a in inner))
+                done = self._body(item.body, (*loops, item))
+                nodes.append(Loop(item.level, item.count, done.items, item.name))
+                touched.append(_unique(_swept(a, item) for a in done.touched))
+                taken |= done.semaphores
             else:
                 assert isinstance(item, TileOp)
                 nodes.append(item)
                 touched.append(accesses(item))
-        perfect = loop is not None and len(items) == 1 and isinstance(items[0], Loop)
-        if not perfect:
-            wrap = around[-1] if loop is not None and around and _only_child(around[-1], loop) else None
-            nodes = self._place(nodes, self._edges(touched, loop, wrap, inside))
-        return nodes, [a for t in touched for a in t]
+        edges = _edges(touched, [isinstance(item, Loop) for item in items], loops)
+        nodes, used = self._place(nodes, edges, taken)
+        return _Done(nodes, [a for t in touched for a in t], taken | used)
 
-    # ---- which edges
-
-    def _edges(
-        self, touched: list[list[Access]], loop: Loop | None, wrap: Loop | None, inside: tuple[Loop, ...]
-    ) -> list[tuple[int, Queue, int, Queue, int]]:
-        """(node, queue) -> (node, queue) at a distance, in the order found."""
-        conflict = [_conflicts(touched, loop, wrap, inside, d) for d in (DISTANCES if loop is not None else (0,))]
-        n = len(touched)
-        queues = [sorted({a.queue for a in t}) for t in touched]
-        known = {q: dict.fromkeys(Queue, -1) for q in Queue}
-        snapshots: dict[tuple[Queue, int], dict[Queue, int]] = {}
-        edges: dict[tuple[int, Queue, int, Queue, int], None] = {}
-        for turn in range(len(conflict)):
-            for i in range(n):
-                position = turn * n + i
-                for qb in queues[i]:
-                    for qa in Queue:
-                        if qa == qb:
-                            continue
-                        need = -1
-                        for distance in range(turn + 1):
-                            row = conflict[distance].get((qa, qb))
-                            if row is None:
-                                continue
-                            column = row[:, i]
-                            if distance == 0:
-                                column = column[:i]
-                            hits = np.flatnonzero(column)
-                            if hits.size:
-                                need = max(need, (turn - distance) * n + int(hits[-1]))
-                        if need > known[qb][qa]:
-                            edges[need % n, qa, i, qb, turn - need // n] = None
-                            known[qb][qa] = need
-                            for q, p in snapshots.get((qa, need), {}).items():
-                                known[qb][q] = max(known[qb][q], p)
-                for q in queues[i]:
-                    snapshots[q, position] = dict(known[q])
-        return list(edges)
-
-    # ---- where they go
-
-    def _place(self, nodes: list[Item], edges: Iterable[tuple[int, Queue, int, Queue, int]]) -> list[Item]:
+    def _place(
+        self, nodes: list[Item], edges: Iterable[tuple[int, Queue, int, Queue, int]], taken: set[int]
+    ) -> tuple[list[Item], set[int]]:
+        """The body with its signals and waits, and the semaphores they use: none of `taken`, by bodies inside."""
         waits: dict[int, list[Item]] = {}
         signals: dict[int, list[Item]] = {}
+        used: set[int] = set()
         for j, qa, i, qb, distance in edges:
-            number = self.first + len(self.semaphores)
-            if number >= MAX_SEMAPHORES:
-                raise DoesNotFitError(
-                    f"the schedule needs more than {MAX_SEMAPHORES} semaphores", hint="fewer tiles in a loop body"
-                )
-            self.semaphores.append(Semaphore(number, qa, qb, distance, CAPACITY))
+            number = self._semaphore(qa, qb, distance, taken | used)
+            used.add(number)
             signals.setdefault(j, []).append(Sync(qa, number, True))
             waits.setdefault(i, []).append(Sync(qb, number, False))
         out: list[Item] = []
         for i, node in enumerate(nodes):
             out += [*waits.get(i, ()), node, *signals.get(i, ())]
-        return out
+        return out, used
+
+    def _semaphore(self, source: Queue, target: Queue, credit: int, taken: set[int]) -> int:
+        """A semaphore of this kind that no body around or inside uses; those of finished bodies are used again.
+
+        A body signals and waits equally often, so the matching starts afresh in the next one.
+        """
+        for semaphore in self.semaphores:
+            same = (semaphore.source, semaphore.target, semaphore.credit) == (source, target, credit)
+            if same and semaphore.number not in taken:
+                return semaphore.number
+        number = self.first + len(self.semaphores)
+        if number >= MAX_SEMAPHORES:
+            raise DoesNotFitError(
+                f"the schedule needs more than {MAX_SEMAPHORES} semaphores", hint="fewer tiles in a loop body"
+            )
+        self.semaphores.append(Semaphore(number, source, target, credit, CAPACITY))
+        return number
 
 
-def _only_child(outer: Loop, inner: Loop) -> bool:
-    return len(outer.body) == 1 and outer.body[0] is inner
+@dataclass(frozen=True)
+class _Done:
+    """A body with semaphores, what it touches, and the semaphores in it."""
+
+    items: list[Item]
+    touched: list[Access]
+    semaphores: set[int]
 
 
 def _unique(found: Iterable[Access]) -> list[Access]:
     return list(dict.fromkeys(found))
 
 
-def _conflicts(
-    touched: list[list[Access]], loop: Loop | None, wrap: Loop | None, inside: tuple[Loop, ...], distance: int
-) -> dict[tuple[Queue, Queue], np.ndarray]:
-    """For each pair of queues: does access of node j (row) conflict with node i (column) `distance` iterations on."""
-    flat = [(node, a) for node, found in enumerate(touched) for a in found]
+Edge = tuple[int, Queue, int, Queue, int]
+"""(node, its queue, later node, its queue, executions of the body between)."""
+
+
+def _edges(touched: list[list[Access]], is_loop: list[bool], loops: tuple[Loop, ...]) -> list[Edge]:
+    """What must be ordered, in the order found."""
     n = len(touched)
-    if not flat:
-        return {}
-    every = [a for _, a in flat]
-    node = np.array([k for k, _ in flat])
-    queue = np.array([a.queue for a in every])
-    write = np.array([a.write for a in every])
-    space = np.array([a.space for a in every])
-    ids = {b: k for k, b in enumerate(dict.fromkeys(a.buffer for a in every))}
-    buffer = np.array([ids[a.buffer] for a in every])
-    low, high = np.array([a.low for a in every]), np.array([a.high for a in every])
-    row, stride = np.array([a.row for a in every]), np.array([a.stride for a in every])
-    level = loop.level if loop is not None else -1
-    step = np.array([dict(a.steps).get(level, 0) for a in every])
-    wrap_step = np.array([dict(a.steps).get(wrap.level, 0) for a in every]) if wrap is not None else np.zeros_like(step)
-    outer = [tuple((lv, s) for lv, s in a.steps if lv != level and (wrap is None or lv != wrap.level)) for a in every]
-    outer_ids = {o: k for k, o in enumerate(dict.fromkeys(outer))}
-    outside = np.array([outer_ids[o] for o in outer])
-    ring_level = np.array([a.ring_level for a in every])
-    ring = np.array([a.ring for a in every])
-    # Everything the access can touch, whatever the loops' indices: for pairs that do not move together.
-    counts = {lp.level: lp.count for lp in inside}
-    moves = [[s * (counts.get(lv, 1) - 1) for lv, s in a.steps] for a in every]
-    wide_low = low + np.array([sum(min(0, m) for m in ms) for ms in moves])
-    slots = np.array([(a.ring - 1) * a.ring_bytes for a in every])
-    wide_high = high + slots + np.array([sum(max(0, m) for m in ms) for ms in moves])
+    conflicts = _Conflicts(touched, is_loop, loops)
+    by_distance = {d: found for d in distances(loops) if (found := conflicts.at(d))}
+    queues = [sorted({a.queue for a in t}) for t in touched]
+    known = {q: dict.fromkeys(Queue, -1) for q in Queue}
+    snapshots: dict[tuple[Queue, int], dict[Queue, int]] = {}
+    edges: dict[Edge, None] = {}
+    last = min(NEAR, max(by_distance, default=0))
+    for turn in range(last + 1):
+        for i in range(n):
+            for qb in queues[i]:
+                for qa in Queue:
+                    if qa == qb:
+                        continue
+                    need = -1
+                    for distance in range(turn + 1):
+                        j = by_distance.get(distance, {}).get((qa, qb, i), -1)
+                        if j >= 0:
+                            need = max(need, (turn - distance) * n + j)
+                    if need > known[qb][qa]:
+                        edges[need % n, qa, i, qb, turn - need // n] = None
+                        known[qb][qa] = need
+                        for q, p in snapshots.get((qa, need), {}).items():
+                            known[qb][q] = max(known[qb][q], p)
+                    for distance, found in by_distance.items():
+                        j = found.get((qa, qb, i), -1)
+                        if turn == last and distance > last and j >= 0 and (last - distance) * n + j > known[qb][qa]:
+                            edges[j, qa, i, qb, distance] = None
+            for q in queues[i]:
+                snapshots[q, turn * n + i] = dict(known[q])
+    return list(edges)
 
-    pair = (space[:, None] == space) & (queue[:, None] != queue) & (write[:, None] | write)
-    together = (step[:, None] == step) & (wrap_step[:, None] == wrap_step) & (outside[:, None] == outside)
-    together &= (ring[:, None] == 1) & (ring == 1) | (buffer[:, None] == buffer)
-    wide = (wide_low[:, None] < wide_high) & (wide_low < wide_high[:, None])
 
-    def narrow(shift: np.ndarray, turns: int) -> np.ndarray:
-        """Overlap when the later access has moved by `shift` bytes and `turns` iterations of the loop's index."""
-        lo, hi = low + shift, high + shift
-        hit = (low[:, None] < hi) & (lo < high[:, None])
-        same_rows = (stride[:, None] == stride) & (stride > 0)
-        gap = (lo - low[:, None]) % np.maximum(stride, 1)
-        back = (low[:, None] - lo) % np.maximum(stride, 1)
-        hit &= ~same_rows | (gap < row[:, None]) | (back < row)
-        ringed = (buffer[:, None] == buffer) & (ring > 1) & (ring_level == level)
-        hit &= ~ringed | (turns % np.maximum(ring, 1) == 0)
-        return hit
+def distances(loops: Sequence[Loop]) -> list[int]:
+    """Executions of a body apart at which the same bytes may be touched again: near, or an outer loop's step away."""
+    out = {0}
+    total = 1
+    for loop in reversed(loops):
+        out |= {m * total + d for m in (1, 2) for d in (-1, 0, 1)}
+        total *= loop.count
+    out |= set(range(NEAR + 1))
+    return sorted(d for d in out if 0 <= d < total)
 
-    hit = narrow(distance * step, distance)
-    if wrap is not None and loop is not None and distance:
-        back = distance - loop.count
-        hit |= narrow(wrap_step + back * step, back)
-    found = pair & np.where(together, hit, wide)
-    out: dict[tuple[Queue, Queue], np.ndarray] = {}
-    for qa in Queue:
-        for qb in Queue:
-            if qa != qb:
-                where = found & (queue[:, None] == qa) & (queue == qb)
-                a, b = np.nonzero(where)
-                if a.size:
-                    matrix = np.zeros((n, n), bool)
-                    matrix[node[a], node[b]] = True
-                    out[qa, qb] = matrix
+
+def displacements(distance: int, loops: Sequence[Loop]) -> list[tuple[int, ...]]:
+    """How the indices of nested loops (outermost first) can differ `distance` executions of the body apart."""
+    if not loops:
+        return [()] if distance == 0 else []
+    *outer, inner = loops
+    carry, rest = divmod(distance, inner.count)
+    out = [(*head, rest) for head in displacements(carry, outer)]
+    if rest:
+        out += [(*head, rest - inner.count) for head in displacements(carry + 1, outer)]
     return out
+
+
+class _Conflicts:
+    """Pairs of accesses in different queues that can touch the same bytes, one writing."""
+
+    def __init__(self, touched: list[list[Access]], is_loop: list[bool], loops: tuple[Loop, ...]) -> None:
+        self.loops = loops
+        flat = [(node, a) for node, found in enumerate(touched) for a in found]
+        every = [a for _, a in flat]
+        node = np.array([k for k, _ in flat], np.int64)
+        queue = np.array([a.queue for a in every], np.int64)
+        write = np.array([a.write for a in every], bool)
+        space = np.array([a.space for a in every], np.int64)
+        # Everything an access can touch, whatever the loops' indices.
+        counts = {lp.level: lp.count for lp in loops}
+        moves = [[s * (counts.get(lv, 1) - 1) for lv, s in a.steps] for a in every]
+        low = np.array([a.low + sum(min(0, m) for m in ms) for a, ms in zip(every, moves, strict=True)], np.int64)
+        slots = np.array([(a.ring - 1) * a.ring_bytes for a in every], np.int64)
+        high = np.array([a.high + sum(max(0, m) for m in ms) for a, ms in zip(every, moves, strict=True)], np.int64)
+        high += slots
+        pair = (space[:, None] == space) & (queue[:, None] != queue) & (write[:, None] | write)
+        pair &= (low[:, None] < high) & (low < high[:, None])
+        a, b = np.nonzero(pair)
+        self.nodes, self.queues = (node[a], node[b]), (queue[a], queue[b])
+        self.itself = (node[a] == node[b]) & np.array(is_loop, bool)[node[a]] if len(a) else np.zeros(0, bool)
+        # Accesses that the loops move alike are compared where they are; others wherever they can be.
+        kinds = {k: i for i, k in enumerate(dict.fromkeys((a.steps, a.ring_level, a.ring) for a in every))}
+        kind = np.array([kinds[a.steps, a.ring_level, a.ring] for a in every], np.int64)
+        ids = {x: i for i, x in enumerate(dict.fromkeys(a.buffer for a in every))}
+        buffer = np.array([ids[a.buffer] for a in every], np.int64)
+        ring = np.array([a.ring for a in every], np.int64)
+        together = (kind[a] == kind[b]) & ((ring[a] == 1) | (buffer[a] == buffer[b]))
+        self.apart = np.nonzero(~together)[0]
+        self.together = np.nonzero(together)[0]
+        first = [every[k] for k in a[together]]
+        second = [every[k] for k in b[together]]
+        self.steps = np.array([[dict(x.steps).get(lp.level, 0) for lp in loops] for x in first], np.int64)
+        self.first = np.array([(x.low, x.high, x.row, x.stride) for x in first], np.int64).reshape(-1, 4)
+        self.second = np.array([(x.low, x.high, x.row, x.stride) for x in second], np.int64).reshape(-1, 4)
+        levels = [lp.level for lp in loops]
+        self.ring_at = np.array([levels.index(x.ring_level) if x.ring_level in levels else -1 for x in first], np.int64)
+        self.ring = np.array([x.ring for x in first], np.int64)
+
+    def at(self, distance: int) -> dict[tuple[Queue, Queue, int], int]:
+        """(queue, later queue, later node) -> the last node that it conflicts with, `distance` executions before.
+
+        At distance 0 nodes before it only. A loop in the body orders its own iterations itself.
+        """
+        hits = [self.apart]
+        for moved in displacements(distance, self.loops):
+            if self.together.size:
+                hits.append(self.together[self._overlap(moved)])
+        found = np.unique(np.concatenate(hits))
+        earlier, later = self.nodes[0][found], self.nodes[1][found]
+        keep = earlier < later if distance == 0 else ~self.itself[found]
+        out: dict[tuple[Queue, Queue, int], int] = {}
+        chosen = found[keep]
+        rows = zip(
+            self.queues[0][chosen].tolist(), self.queues[1][chosen].tolist(), self.nodes[1][chosen].tolist(),
+            self.nodes[0][chosen].tolist(), strict=True,
+        )  # fmt: skip
+        for qa, qb, i, j in rows:
+            key = (Queue(qa), Queue(qb), i)
+            out[key] = max(out.get(key, -1), j)
+        return out
+
+    def _overlap(self, moved: tuple[int, ...]) -> np.ndarray:
+        """Which pairs overlap when the later access has moved by these loop indices."""
+        shift = self.steps @ np.array(moved, np.int64) if moved else np.zeros(len(self.first), np.int64)
+        low, high, row, stride = self.first.T
+        later_low, later_high, later_row, later_stride = self.second.T
+        later_low, later_high = later_low + shift, later_high + shift
+        hit = (low < later_high) & (later_low < high)
+        same_rows = (stride == later_stride) & (stride > 0)
+        period = np.maximum(stride, 1)
+        hit &= ~same_rows | ((later_low - low) % period < row) | ((low - later_low) % period < later_row)
+        turns = np.append(np.array(moved, np.int64), 0)[self.ring_at]
+        hit &= (self.ring_at < 0) | (turns % np.maximum(self.ring, 1) == 0)
+        return hit
