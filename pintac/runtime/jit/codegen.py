@@ -368,6 +368,17 @@ class Emitter:
         """x * y + z where x * y is exact: fused or not, the same bits."""
         return self.intrinsic(f"llvm.fmuladd.v{x.type.count}f32", x.type, x, y, z)
 
+    def unordered(self, x: Val, y: Val) -> Val:
+        """Where x or y is NaN."""
+        return Val(self, self.b.fcmp_unordered("uno", x.v, y.v))
+
+    def any_lane(self, masks: Sequence[Val]) -> Val:
+        """Whether any lane of any mask is set."""
+        total = masks[0].v
+        for mask in masks[1:]:
+            total = self.b.or_(total, mask.v)
+        return Val(self, self.b.bitcast(total, ir.IntType(total.type.count))).ne(0)
+
     def canonical(self, x: Val) -> Val:
         """x with every NaN replaced by the one that is stored."""
         return self.select(x.is_nan(), self.const(x.bits().type, NAN_BITS).as_float(), x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 
 from pintac.isa import NO_PARAM, Opcode
 from pintac.program import Program
@@ -24,10 +25,17 @@ class JitEngine:
         self.program = program
         self.state = state
         self._library = library(isa)
-        address = self._library.addresses({"interpreter": interpreter.write_interpreter})["interpreter"]
+        self._use("interpreter", interpreter.write_interpreter)
+        self._plans: dict[str, plan.Plan] = {}
+
+    def _use(self, key: str, writer: plan.Writer) -> None:
+        address = self._library.addresses({key: writer})[key]
         pointer, word = ctypes.c_void_p, ctypes.c_int64
         self._call = function_pointer(address, word, pointer, word, word, pointer, pointer, pointer, pointer)
-        self._plans: dict[str, plan.Plan] = {}
+
+    def instrument(self) -> None:
+        """From now on count clock ticks and executions in the plan's steps (see `interpreter.TICKS`)."""
+        self._use("interpreter timed", partial(interpreter.write_interpreter, timed=True))
 
     @property
     def instruction_set(self) -> str:

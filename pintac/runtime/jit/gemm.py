@@ -261,39 +261,67 @@ class _Step:
         return e.fma(dot, scale[v], acc)
 
 
-def _tile(module: ir.Module, name: str, kind: Kind, rows: int, vectors: int, style: Lowering) -> ir.Function:
-    """A tile of `rows` x 16 * `vectors` results in registers.
+@dataclass(frozen=True)
+class _Tile:
+    """A tile of results in registers: `rows` (at most 4, or whole strips) x 16 * `vectors`; `full`: none is missing."""
+
+    rows: int
+    vectors: int
+    full: bool
+
+    @property
+    def name(self) -> str:
+        return f"tiles_{self.rows}_{self.vectors}{'_full' * self.full}"
+
+
+def _tiles(module: ir.Module, kind: Kind, tile: _Tile, style: Lowering) -> ir.Function:
+    """All tiles of a group of columns, one below the other.
 
     void(left, left strip bytes, scales, scale strip bytes, right, right chunk bytes, c, c row bytes, k-blocks,
-    accumulate, valid rows, valid columns)
+    accumulate, rows, columns)
     """
-    types = [PTR, I64, PTR, I64, PTR, I64, PTR, I64, I64, I32, I32, I32]
-    function = internal_function(module, name, VOID, types)
+    types = [PTR, I64, PTR, I64, PTR, I64, PTR, I64, I64, I64, I64, I64]
+    function = internal_function(module, tile.name, VOID, types)
     e = Emitter(function, style)
-    left, left_step, scale, scale_step, right, right_step, c, c_step, blocks, accumulate, valid_rows, cols = e.args()
-    counts = [e.imin(e.imax(cols - 16 * v, 0), 16) for v in range(vectors)]
-    parts = [[e.part(e.select(valid_rows.gt(r), counts[v], 0)) for v in range(vectors)] for r in range(rows)]
-    places = [[e.at(c, c_step * r + 64 * v) for v in range(vectors)] for r in range(rows)]
-    acc = [[Var(e, VF, 0.0) for _ in range(vectors)] for _ in range(rows)]
-    with e.when(accumulate.ne(0)):
-        for r in range(rows):
-            for v in range(vectors):
-                # a stored -0 becomes +0, as adding an integer zero makes it
-                acc[r][v].set(e.load_part(places[r][v], parts[r][v]) + 0.0)
-    with e.loop(0, blocks) as k:
-        step = _Step(e, kind, [e.at(right, right_step * v + k * kind.right_unit) for v in range(vectors)])
-        for strip in range(rows // 4):
-            strip_scale: list[Val] = []
-            if kind.scaled:
-                strip_scale = step.strip(e.splat(e.load(F32, scale, scale_step * strip + k * 4)))
-            base = e.at(left, left_step * strip + k * kind.left)
-            for r in range(4 * strip, 4 * strip + 4):
+    left, left_step, scale, scale_step, right, right_step, c, c_step, blocks, accumulate, height, width = e.args()
+    grid = [(r, v) for r in range(tile.rows) for v in range(tile.vectors)]
+    counts = [e.imin(e.imax(width - 16 * v, 0), 16).trunc(I32) for v in range(tile.vectors)]
+    with e.loop(0, height, tile.rows) as row:
+        strip_number = row >> 2
+        lefts = [e.at(left, (strip_number + s) * left_step) for s in range(-(-tile.rows // 4))]
+        factors = [e.at(scale, (strip_number + s) * scale_step) for s in range(len(lefts))]
+        start = e.at(c, row * c_step)
+        places = {(r, v): e.at(start, c_step * r + 64 * v) for r, v in grid}
+        parts = {}
+        if not tile.full:
+            parts = {(r, v): e.part(e.select((height - row).gt(r), counts[v], 0)) for r, v in grid}
+        acc = {at: Var(e, VF, 0.0) for at in grid}
+        with e.when(accumulate.ne(0)):
+            for at in grid:
+                stored = e.load(VF, places[at]) if tile.full else e.load_part(places[at], parts[at])
+                acc[at].set(stored + 0.0)  # a stored -0 becomes +0, as adding an integer zero makes it
+        with e.loop(0, blocks) as k:
+            step = _Step(e, kind, [e.at(right, right_step * v + k * kind.right_unit) for v in range(tile.vectors)])
+            for r in range(tile.rows):
+                if r % 4 == 0:
+                    strip_scale: list[Val] = []
+                    if kind.scaled:
+                        strip_scale = step.strip(e.splat(e.load(F32, factors[r // 4], k * 4)))
+                    base = e.at(lefts[r // 4], k * kind.left)
                 operands = step.operands(e.at(base, (r % 4) * (kind.left // 4)))
-                for v in range(vectors):
-                    acc[r][v].set(step.add(acc[r][v].get(), operands, v, strip_scale))
-    for r in range(rows):
-        for v in range(vectors):
-            e.store_part(e.canonical(acc[r][v].get()), places[r][v], parts[r][v])
+                for v in range(tile.vectors):
+                    acc[r, v].set(step.add(acc[r, v].get(), operands, v, strip_scale))
+        if not tile.full:
+            for at in grid:
+                e.store_part(e.canonical(acc[at].get()), places[at], parts[at])
+        else:
+            pairs = [grid[i : i + 2] for i in range(0, len(grid), 2)]
+            masks = [e.unordered(acc[p[0]].get(), acc[p[-1]].get()) for p in pairs]
+            with e.when(e.any_lane(masks)):
+                for at in grid:
+                    acc[at].set(e.canonical(acc[at].get()))
+            for at in grid:
+                e.store(acc[at].get(), places[at])
     e.finish()
     return function
 
@@ -325,49 +353,112 @@ MATMUL_ARGS = (
 
 def write_matmul(shape: MatmulShape, module: ir.Module, symbol: str, style: Lowering) -> None:
     """The kernel of a matmul shape: i64(words of `MATMUL_ARGS`)."""
-    kind = kind_for(shape.left_bits, shape.right_bits, style)
-    left = pack_left(module, "pack_left", _Packing(shape.left_bits, shape.ta, kind, style))
-    right = pack_right(module, "pack_right", _Packing(shape.right_bits, shape.tb, kind, style))
-    tall = 16 if style.vnni else 4
-    tiles = {
-        (rows, vectors): _tile(module, f"tile_{rows}_{vectors}", kind, rows, vectors, style)
-        for rows, vectors in {(tall, 1), (4, 1), (8 if style.vnni else 4, 2), (4, 2)}
-    }
+    kernel = _Kernel(shape, module, style)
     function = ir.Function(module, ir.FunctionType(I64, [PTR]), symbol)
     e = Emitter(function, style)
-    (words,) = e.args()
-    a = {name: e.load(I64, words, 8 * i, align=8) for i, name in enumerate(MATMUL_ARGS)}
-    pointer = {name: Val(e, e.b.inttoptr(a[name].v, PTR)) for name in MATMUL_ARGS if name in _POINTERS}
-    m, n = a["m"], a["n"]
-    strips, column_blocks, blocks = (m + 3) >> 2, (n + 3) >> 2, (a["k"] + 3) >> 2
-    padded = (blocks + 3) & -4
-    e.call(left, [pointer["left"], pointer["left_codes"], a["left_stride"], strips, blocks, pointer["left_panel"],
-                  pointer["left_scales"], padded])  # fmt: skip
-    with e.when(e.load(I64, pointer["flag"], align=8).eq(0)):
-        e.call(right, [pointer["right"], pointer["right_codes"], a["right_stride"], column_blocks, blocks,
-                       pointer["right_panel"], padded])  # fmt: skip
-        e.store(a["keep"], pointer["flag"], align=8)
-    left_step, scale_step, right_step = padded * kind.left, padded * 4, padded * kind.right_unit
-
-    def rows_of_tiles(first: Val, last: Val, rows: int, vectors: int, column: Val) -> None:
-        with e.loop(first, last, rows) as i:
-            strip = i >> 2
-            e.call(tiles[rows, vectors], [
-                e.at(pointer["left_panel"], strip * left_step), left_step,
-                e.at(pointer["left_scales"], strip * scale_step), scale_step,
-                e.at(pointer["right_panel"], (column >> 4) * right_step), right_step,
-                e.at(pointer["c"], i * a["c_stride"] + column * 4), a["c_stride"], blocks, a["acc"].trunc(I32),
-                (m - i).trunc(I32), (n - column).trunc(I32),
-            ])  # fmt: skip
-
-    with e.loop(0, n, 32) as column, e.either((n - column).gt(16)) as (pair, single):
-        for branch, rows, vectors in ((pair, 8 if style.vnni else 4, 2), (single, tall, 1)):
-            with branch:
-                whole = m & -rows if rows > 4 else m & 0
-                if rows > 4:
-                    rows_of_tiles(e.i64(0), whole, rows, vectors, column)
-                rows_of_tiles(whole, m, 4, vectors, column)
+    kernel.emit(e)
     e.finish(e.i64(0))
 
 
+class _Kernel:
+    """Emits the function of one shape.
+
+    Up to `_NARROW` columns of results: 16 rows of the left operand are packed, used and forgotten. Wider ones take it
+    whole, and pack the right operand `_NARROW` columns at a time. Either way what was packed is still in the nearest
+    cache when it is used.
+    """
+
+    def __init__(self, shape: MatmulShape, module: ir.Module, style: Lowering) -> None:
+        self.kind = kind = kind_for(shape.left_bits, shape.right_bits, style)
+        self.shape, self.style = shape, style
+        self.pack_left = pack_left(module, "pack_left", _Packing(shape.left_bits, shape.ta, kind, style))
+        self.pack_right = pack_right(module, "pack_right", _Packing(shape.right_bits, shape.tb, kind, style))
+        tall, pair = (16, 8) if style.vnni else (4, 4)
+        sizes = {(tall, 1, True), (4, 1, False), (pair, 2, True), (4, 2, False), (1, 4, True), (1, 1, False)}
+        self.tiles = {size: _tiles(module, kind, _Tile(*size), style) for size in sorted(sizes)}
+        self.tall, self.pair = tall, pair
+
+    def emit(self, e: Emitter) -> None:
+        (words,) = e.args()
+        self.e = e
+        self.word = a = {name: e.load(I64, words, 8 * i, align=8) for i, name in enumerate(MATMUL_ARGS)}
+        self.pointer = {name: Val(e, e.b.inttoptr(a[name].v, PTR)) for name in MATMUL_ARGS if name in _POINTERS}
+        self.m, self.n = a["m"], a["n"]
+        self.blocks = (a["k"] + 3) >> 2
+        self.padded = (self.blocks + 3) & -4
+        fresh = e.load(I64, self.pointer["flag"], align=8).eq(0)
+        with e.either(self.n.gt(_NARROW)) as (wide, narrow):
+            with wide:
+                self.pack_rows(e.i64(0), self.m)
+                with e.loop(0, self.n, _NARROW) as column:
+                    width = e.imin(self.n - column, _NARROW)
+                    with e.when(fresh):
+                        self.pack_columns(column, width)
+                    self.multiply(e.i64(0), self.m, column, width)
+            with narrow:
+                with e.when(fresh):
+                    self.pack_columns(e.i64(0), self.n)
+                with e.loop(0, self.m, _GROUP_ROWS) as row:
+                    height = e.imin(self.m - row, _GROUP_ROWS)
+                    self.pack_rows(row, height)
+                    self.multiply(row, height, e.i64(0), self.n)
+        with e.when(fresh):
+            e.store(a["keep"], self.pointer["flag"], align=8)
+
+    def pack_rows(self, row: Val, height: Val) -> None:
+        """Pack rows of the left operand, to the beginning of its panel."""
+        e, strip = self.e, row >> 2
+        block = strip if self.shape.ta else strip * self.word["left_stride"]
+        mantissas = e.at(self.pointer["left"], block * (2 * self.shape.left_bits))
+        codes = e.at(self.pointer["left_codes"], block)
+        e.call(self.pack_left, [mantissas, codes, self.word["left_stride"], (height + 3) >> 2, self.blocks,
+                                self.pointer["left_panel"], self.pointer["left_scales"], self.padded])  # fmt: skip
+
+    def _right_panel(self, column: Val) -> Val:
+        return self.e.at(self.pointer["right_panel"], (column >> 4) * self.padded * self.kind.right_unit)
+
+    def pack_columns(self, column: Val, width: Val) -> None:
+        """Pack columns of the right operand, to their place in its panel."""
+        e, first = self.e, column >> 2
+        block = first * self.word["right_stride"] if self.shape.tb else first
+        mantissas = e.at(self.pointer["right"], block * (2 * self.shape.right_bits))
+        codes = e.at(self.pointer["right_codes"], block)
+        e.call(self.pack_right, [mantissas, codes, self.word["right_stride"], (width + 3) >> 2, self.blocks,
+                                 self._right_panel(column), self.padded])  # fmt: skip
+
+    def multiply(self, row: Val, height: Val, column: Val, width: Val) -> None:
+        """Packed rows times packed columns; `row` is the first one in the panel."""
+        e = self.e
+
+        def tiles(first: Val, last: Val, at: Val, rows: int, vectors: int, full: bool, columns: Val) -> None:
+            strip = first >> 2
+            left_step, scale_step = self.padded * self.kind.left, self.padded * 4
+            with e.when(last.gt(first)):
+                e.call(self.tiles[rows, vectors, full], [
+                    e.at(self.pointer["left_panel"], strip * left_step), left_step,
+                    e.at(self.pointer["left_scales"], strip * scale_step), scale_step,
+                    self._right_panel(column + at), self.padded * self.kind.right_unit,
+                    e.at(self.pointer["c"], (row + first) * self.word["c_stride"] + (column + at) * 4),
+                    self.word["c_stride"], self.blocks, self.word["acc"], last - first, columns,
+                ])  # fmt: skip
+
+        zero = e.i64(0)
+        with e.either(height.eq(1)) as (single, several):
+            with single:
+                whole = width & -64
+                with e.loop(0, whole, 64) as at:
+                    tiles(zero, height, at, 1, 4, True, e.i64(64))
+                with e.loop(whole, width, 16) as at:
+                    tiles(zero, height, at, 1, 1, False, width - at)
+            with several, e.loop(0, width, 32) as at, e.either((width - at).gt(16)) as (two, one):
+                for branch, rows, vectors in ((two, self.pair, 2), (one, self.tall, 1)):
+                    with branch:
+                        columns = width - at
+                        whole = e.select(columns.ge(16 * vectors), height & -rows, zero)
+                        tiles(zero, whole, at, rows, vectors, True, columns)
+                        tiles(whole, height, at, 4, vectors, False, columns)
+
+
+_NARROW = 32
+_GROUP_ROWS = 16
 _POINTERS = ("left", "left_codes", "right", "right_codes", "c", "left_panel", "left_scales", "right_panel", "flag")

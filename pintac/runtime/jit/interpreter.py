@@ -11,6 +11,7 @@ from pintac.runtime.jit.codegen import I32, I64, PTR, VOID, Emitter, Lowering, V
 LOOP, END_LOOP, EXECUTE = range(3)
 STEP_WORDS = 7
 FIRST_FLAG = 5  # position in a LOOP step
+TICKS, RUNS = 5, 6  # positions in an EXECUTE step, where a timed interpreter counts
 # LOOP: level, count, parameter that holds the count (or NO_PARAM), step behind the end of the loop,
 #     first flag and number of flags to clear on entry
 # END_LOOP: level, first step of the body
@@ -20,10 +21,11 @@ FIRST_FLAG = 5  # position in a LOOP step
 RECORD = ("slot", "base", *(f"step{i}" for i in range(isa.LOOP_LEVELS)), "ring_level", "ring_size", "ring_step")
 
 
-def write_interpreter(module: ir.Module, symbol: str, style: Lowering) -> None:
+def write_interpreter(module: ir.Module, symbol: str, style: Lowering, timed: bool = False) -> None:
     """i64(steps, first, stop, records, arguments, params, flags): runs steps first to stop.
 
-    Returns -1, or the number of the step whose kernel returned something else than 0.
+    Returns -1, or the number of the step whose kernel returned something else than 0. `timed`: the last two words of an
+    EXECUTE step add up the ticks of the processor's clock spent in it, and how often it ran.
     """
     function = ir.Function(module, ir.FunctionType(I64, [PTR, I64, I64, PTR, PTR, PTR, PTR]), symbol)
     e = Emitter(function, style)
@@ -45,10 +47,15 @@ def write_interpreter(module: ir.Module, symbol: str, style: Lowering) -> None:
     with e.either(code.eq(EXECUTE)) as (execute, control):
         with execute:
             words = e.at(arguments, d * 8)
+            began = e.intrinsic("llvm.readcyclecounter", I64) if timed else None
             with e.loop(0, c) as i:
                 _address(e, e.at(records, (b + i) * (8 * len(RECORD))), index, words)
             kernel = e.b.inttoptr(a.v, PTR)
             result = _call_kernel(e, kernel, words)
+            if began is not None:
+                spent = e.intrinsic("llvm.readcyclecounter", I64) - began
+                for word, more in ((TICKS, spent), (RUNS, e.i64(1))):
+                    e.store(e.load(I64, step, 8 * word, align=8) + more, step, 8 * word, align=8)
             with e.when(result.ne(0)):
                 failed.set(at.get())
                 at.set(stop - 1)

@@ -203,9 +203,13 @@ class _Builder:
             raise execution_error(
                 self.program, self.pc, "operands are not SMX, or the result is not fp32 with adjacent columns"
             )
-        self.check_tensor("s0", left, *((k, m) if ta else (m, k)))
+        left_ranges = self.check_tensor("s0", left, *((k, m) if ta else (m, k)))
         right_ranges = self.check_tensor("s1", right, *((n, k) if tb else (k, n)))
         self.check_tensor("d0", c, m, n)
+        self.macs += m * n * k * (int(np.prod(self.counts, dtype=object)) if self.counts else 1)
+        if n == 1 and c.hi == 1:  # a column of adjacent results: as the row of the transposed product it fills vectors
+            left, right, right_ranges = right, left, left_ranges
+            ta, tb, m, n = not tb, not ta, n, m
         values = {
             "left_stride": left.hi, "right_stride": right.hi, "c_stride": 4 * c.hi, "m": m, "n": n, "k": k,
             "acc": instruction["acc"],
@@ -227,7 +231,6 @@ class _Builder:
         operand = (places["right"], places["right_codes"])
         first = self.steps[-1].fields[3]
         self.panels.append(_Panel(len(self.steps) - 1, first, right_ranges, operand, tuple(self.loops), sizes[2]))
-        self.macs += m * n * k * (int(np.prod(self.counts, dtype=object)) if self.counts else 1)
 
     def vpu(self, instruction: isa.Instruction) -> None:
         rows, cols = instruction["rows"], instruction["cols"]
