@@ -47,7 +47,7 @@ def compile(
     """Compile a training step, and the forward evaluation of its solution, to a program.
 
     machine   a `Machine`, the name of a built-in one, or the path of a TOML file
-    quant     "diff" (DiffQuant) or "naive" (x + delta is quantised itself)
+    quant     "diff" (DiffQuant), "even-odd" (its even/odd form) or "naive" (x + delta is quantised itself)
     scheme    order in which tensor-train layers are contracted: "prs", "sequential", "dense"
     bits      weight/base/delta/gradient
     saved     how backward reads the perturbed path: "smx" (what the forward matmul read) or "f32"

@@ -130,9 +130,9 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--quant",
-        choices=["diff", "naive", "none"],
+        choices=["diff", "even-odd", "naive", "none"],
         default="diff",
-        help="DiffQuant (default), naive quantisation of x + delta, or fp32 in torch",
+        help="DiffQuant (default), its even/odd form, naive quantisation of x + delta, or fp32 in torch",
     )
     group.add_argument(
         "--bits",

@@ -4,6 +4,9 @@ Only this pass moves a sum into an accumulator, because it changes the rounding:
 once a block. A gradient's sum over terms and paths, ((a + b) + c), becomes c(acc = b(acc = a)). Its order is that in
 which the products stand in the graph, whatever way they were added: so every weight's gradient accumulates over terms
 in the same order, and the backend can run one term after another.
+
+Two products over the same perturbed rows (odd and even halves of a pair, a layer used twice) stay apart: chained, the
+second could start only when the first has seen every point, and one loop over the points would become two.
 """
 
 from __future__ import annotations
@@ -103,12 +106,35 @@ class FoldAccumulate(Pass):
             return operand.op in kinds and len(operand.operands) == 2 and operand.type == add.type and single
 
         folds: dict[Node, tuple[Node, Node]] = {}
+        chains: dict[Node, set[tuple[object, ...]]] = {}  # sum -> rows that it contracts
+        rows = _Rows(graph)
         for node in graph.of("add"):
             if node not in alive:
                 continue
             left, right = node.operands
+            contracted = [chains.get(operand, {rows.of(operand)} - {()}) for operand in (left, right)]
+            chains[node] = contracted[0] | contracted[1]
+            if contracted[0] & contracted[1]:
+                continue
             if free(right, node) and left.type == node.type:
                 folds[node] = (right, left)
             elif left.op == "matmul" and free(left, node) and right.type == node.type:
                 folds[node] = (left, right)  # never for weight gradients: it would reverse the order of the terms
         return folds
+
+
+class _Rows:
+    """Which perturbed rows a product contracts."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._draws: dict[Node, frozenset[Node]] = {}
+        for node in graph.nodes:
+            inherited = frozenset().union(*(self._draws[operand] for operand in node.operands))
+            self._draws[node] = inherited | {node} if node.op == "random" else inherited
+
+    def of(self, product: Node) -> tuple[object, ...]:
+        """The row dimensions and random draws of a contraction of perturbed rows; empty for anything else."""
+        if product.op != "matmul_tn" or product.operands[0].type.rank < 4:
+            return ()
+        left = product.operands[0]
+        return (left.shape[:-1], min((draw.name for draw in self._draws[left]), default=""))

@@ -7,6 +7,7 @@ Saved values (NUMERICS 6). With `saved=smx` backward reads a value of the pertur
 
 - v that a forward matmul reads (itself, or a reshape or permutation of it): the same Q that the matmul reads;
 - base + v, base - v: from the fp32 base rows and the saved v;
+- p and q of which the path goes on with the halves (p - q) / 2 and (p + q) / 2 (even/odd): from the saved halves;
 - any other v (D for the derivative of sin): a quantisation of its own at the delta bits.
 
 A value of the perturbed path is one that depends on a matmul of perturbed rows and that a later such matmul depends on.
@@ -82,6 +83,7 @@ class _Rewriter:
         self.codes: dict[tuple[Node, int], Node] = {}
         self.restored: dict[Node, Node] = {}
         self.read = self._read_by_matmuls(graph)
+        self.halves = _halved(graph)
 
     def _read_by_matmuls(self, graph: Graph) -> dict[Node, Node]:
         """value -> what a forward matmul of perturbed rows reads of it: itself, or a view of it."""
@@ -154,6 +156,10 @@ class _Rewriter:
             for view in views:
                 result = _undo(self.b, view, result)
             return result
+        if value in self.halves:
+            op, even, odd = self.halves[value]
+            if even in self.path and odd in self.path:
+                return self.b.add_op(op, [self.saved(even), self.saved(odd)])
         source = value.operands[0] if value.operands else None
         if value.op in _VIEWS and source in self.path:
             return self.b.copy(value, [self.saved(value.operands[0])])
@@ -161,6 +167,22 @@ class _Rewriter:
         if value.op in ("add", "sub") and len(outside) == 1:
             return self.b.copy(value, [self.saved(operand) for operand in value.operands])
         return self.b.decode(self.code(value, delta))
+
+
+def _halved(graph: Graph) -> dict[Node, tuple[str, Node, Node]]:
+    """p -> ("add", even, odd) and q -> ("sub", even, odd) for even = (p + q) / 2 and odd = (p - q) / 2."""
+    half: dict[tuple[str, Node, Node], Node] = {}
+    for node in graph.of("mul"):
+        total, factor = node.operands
+        if total.op in ("add", "sub") and factor.op == "const" and factor.attrs["values"] == (0.5,):
+            half[total.op, *total.operands] = node  # type: ignore[index]
+    found: dict[Node, tuple[str, Node, Node]] = {}
+    for (op, p, q), odd in half.items():
+        even = half.get(("add", p, q))
+        if op == "sub" and even is not None:
+            found.setdefault(p, ("add", even, odd))
+            found.setdefault(q, ("sub", even, odd))
+    return found
 
 
 def _undo(b: Builder, view: Node, x: Node) -> Node:

@@ -131,7 +131,7 @@ def _print_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-QUANTISATIONS = ("diff", "naive", "none")
+QUANTISATIONS = ("diff", "even-odd", "naive", "none")
 SCHEMES = ("prs", "sequential", "dense")
 
 
@@ -139,7 +139,7 @@ SCHEMES = ("prs", "sequential", "dense")
 class PipelineOptions:
     """The switches of a compilation.
 
-    `quant`: DiffQuant, naive quantisation of X + delta, or fp32 throughout. `scheme`: the order in which TT layers are
+    `quant`: DiffQuant, even/odd DiffQuant (ours), naive quantisation of X + delta, or fp32 throughout. `scheme`: the order in which TT layers are
     contracted. `weight`, `base`, `delta`, `grad`: bits by role. `saved`: how backward reads the perturbed path.
     """
 
@@ -174,7 +174,7 @@ def default_pipeline(options: PipelineOptions | None = None) -> tuple[Pass, ...]
     _check("quant", chosen.quant, QUANTISATIONS)
     _check("scheme", chosen.scheme, SCHEMES)
     bits = {role: getattr(chosen, role) for role in ("weight", "base", "delta", "grad")}
-    form = "plus-minus" if chosen.quant == "diff" else "none"
+    form = {"diff": "plus-minus", "even-odd": "even-odd"}.get(chosen.quant, "none")
     precision = [] if chosen.quant == "none" else [make_pass("insert-smx", {**bits, "saved": chosen.saved})]
     return (
         ExpandOperators(),

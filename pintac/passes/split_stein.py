@@ -4,17 +4,22 @@
 the same ops (expand-operators made the one from the other), so the two are walked side by side: the base of a perturbed
 value is the counterpart met there. Each op's delta rule (`ir.deltas`) then gives its delta. Biases and everything else
 that is not perturbed stay on the base path; linear ops act on the delta alone.
+
+Even/odd (ours, not the paper's): instead of d+ and d- the halves a = (d+ - d-) / 2 and b = (d+ + d-) / 2 are carried,
+by the rules of `ir.even_odd`, as values of their own, [N, 1, P, w] each; b starts as zero and has no first matmul. The
+estimator's sums over the sign, u+ + u- - 2u and u+ - u-, become 2 b and 2 a.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pintac.errors import PassError
 from pintac.ir import Builder, Graph, Node
 from pintac.ir.deltas import Pair, delta_rule
+from pintac.ir.even_odd import SIGN_AXIS, UNPERTURBED, Halves, Operand, both_signs, even_odd_rule, halves_of, is_sign
 from pintac.passes.base import Pass
 from pintac.passes.dataflow import ancestors, descendants, without_dead
 
@@ -23,32 +28,136 @@ _ORDER = "run split-stein right after expand-operators"
 
 @dataclass(frozen=True)
 class SplitStein(Pass):
-    """`plus-minus`: d+ and d- are rows of one tensor [N, 2, P, w]. `none` leaves X + delta (naive quantisation)."""
+    """`plus-minus`: d+ and d- are rows of one tensor [N, 2, P, w]. `even-odd`: their half difference and half sum are
+    tensors of their own. `none` leaves X + delta (naive quantisation).
+    """
 
     name: ClassVar[str] = "split-stein"
     preserves: ClassVar[bool] = True
 
-    form: Literal["plus-minus", "none"] = "plus-minus"
+    form: Literal["plus-minus", "even-odd", "none"] = "plus-minus"
 
     def run(self, graph: Graph) -> Graph:
         if self.form == "none" or not graph.of("difference"):
             return graph
-        perturbed = descendants(graph, graph.of("perturb"))
-        builder = Builder(graph.name, graph.attrs, reserved=(node.name for node in graph.nodes))
-        new: dict[Node, Node] = {}
-        bases: dict[Node, Node] = {}
-        deltas: dict[Node, Node] = {}
+        split = _EvenOdd(graph) if self.form == "even-odd" else _PlusMinus(graph)
         for node in graph.nodes:
-            if node.op == "difference":
-                p, b = node.operands
-                _pair(p, b, perturbed, bases)
-                _deltas(graph, builder, p, perturbed, bases, new, deltas)
-                new[node] = deltas[p]
-            else:
-                new[node] = builder.copy(node, [new[operand] for operand in node.operands])
+            split.visit(node)
         for key, output in graph.outputs.items():
-            builder.output(key, new[output])
-        return without_dead(builder.finish())
+            split.b.output(key, split.new[output])
+        return without_dead(split.b.finish())
+
+
+class _Split(ABC):
+    """A copy of the graph in which differences come from a path of their own."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.perturbed = descendants(graph, graph.of("perturb"))
+        self.b = Builder(graph.name, graph.attrs, reserved=(node.name for node in graph.nodes))
+        self.new: dict[Node, Node] = {}
+        self.bases: dict[Node, Node] = {}
+        self._rows: dict[Node, Node] = {}
+
+    def visit(self, node: Node) -> None:
+        if node.op == "difference":
+            p, b = node.operands
+            _pair(p, b, self.perturbed, self.bases)
+            below = ancestors(self.graph, [p])
+            for part in self.graph.nodes:
+                if part in self.perturbed and part in below:
+                    self.carry(part)
+            self.new[node] = self.difference(node)
+        else:
+            self.new[node] = self.b.copy(node, [self.new[operand] for operand in node.operands])
+
+    @abstractmethod
+    def carry(self, node: Node) -> None:
+        """Makes the differences of a perturbed node, unless they are made."""
+
+    @abstractmethod
+    def difference(self, node: Node) -> Node:
+        """What stands for the op `difference`: [N, 2, P, m]."""
+
+    def base_rows(self, node: Node) -> Node:
+        """The base value of a perturbed node, [N, 1, 1, ...]."""
+        if node not in self._rows:
+            value = self.new[self.bases[node]]
+            shape = (value.shape[0], 1, 1, *value.shape[1:])
+            self._rows[node] = self.b.reshape(value, shape, loc=value.loc)
+        return self._rows[node]
+
+
+class _PlusMinus(_Split):
+    """d+ and d- as rows of one value."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        self.deltas: dict[Node, Node] = {}
+
+    def carry(self, node: Node) -> None:
+        if node in self.deltas:
+            return
+        if node.op == "perturb":
+            self.deltas[node] = self.new[node.operands[1]]
+            return
+        pairs: list[Pair] = [
+            (self.base_rows(operand), self.deltas[operand]) if operand in self.perturbed else (self.new[operand], None)
+            for operand in node.operands
+        ]
+        delta = delta_rule(self.b, node, pairs)
+        assert delta is not None
+        self.deltas[node] = delta
+
+    def difference(self, node: Node) -> Node:
+        return self.deltas[node.operands[0]]
+
+
+class _EvenOdd(_Split):
+    """Half difference and half sum as two values."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        self.halves: dict[Node, Halves] = {}
+
+    def carry(self, node: Node) -> None:
+        if node in self.halves:
+            return
+        if node.op == "perturb":
+            self.halves[node] = halves_of(self.b, self.new[node.operands[1]])
+            return
+        operands: list[Operand] = [
+            (self.base_rows(operand), self.halves[operand])
+            if operand in self.perturbed
+            else (self.new[operand], UNPERTURBED)
+            for operand in node.operands
+        ]
+        self.halves[node] = even_odd_rule(self.b, node, operands)
+
+    def difference(self, node: Node) -> Node:
+        self.halves[node] = self.halves[node.operands[0]]
+        with self.b.at(node.loc):
+            return both_signs(self.b, self.halves[node], node.shape)
+
+    def visit(self, node: Node) -> None:
+        if node.op == "sum" and node.attrs["axes"] == (SIGN_AXIS,):
+            halves, source = None, node.operands[0]
+            if source.op == "difference":
+                halves = self.halves[source].even
+            elif source.op == "mul":
+                for signs, other in (source.operands, source.operands[::-1]):
+                    if other.op == "difference" and is_sign(signs):
+                        halves, source = self.halves[other].odd, other
+            if source.op == "difference":
+                with self.b.at(node.loc):
+                    self.new[node] = self._twice(halves, node.shape)
+                return
+        super().visit(node)
+
+    def _twice(self, half: Node | None, shape: tuple[int, ...]) -> Node:
+        if half is None:
+            return self.b.const(0.0, shape)
+        return self.b.reshape(self.b.mul(half, 2.0), shape)
 
 
 def _pair(p: Node, b: Node, perturbed: set[Node], bases: dict[Node, Node]) -> None:
@@ -77,38 +186,3 @@ def _pair(p: Node, b: Node, perturbed: set[Node], bases: dict[Node, Node]) -> No
                 location=p.loc,
                 hint=_ORDER,
             )
-
-
-def _deltas(
-    graph: Graph,
-    builder: Builder,
-    p: Node,
-    perturbed: set[Node],
-    bases: Mapping[Node, Node],
-    new: Mapping[Node, Node],
-    deltas: dict[Node, Node],
-) -> None:
-    """Fills `deltas` for p and everything perturbed below it."""
-    rows: dict[Node, Node] = {}
-
-    def base_rows(node: Node) -> Node:
-        """The base value of a perturbed node, [N, 1, 1, ...]."""
-        if node not in rows:
-            value = new[bases[node]]
-            rows[node] = builder.reshape(value, (value.shape[0], 1, 1, *value.shape[1:]), loc=value.loc)
-        return rows[node]
-
-    below = ancestors(graph, [p])
-    for node in graph.nodes:
-        if node not in perturbed or node not in below or node in deltas:
-            continue
-        if node.op == "perturb":
-            deltas[node] = new[node.operands[1]]
-            continue
-        pairs: list[Pair] = [
-            (base_rows(operand), deltas[operand]) if operand in perturbed else (new[operand], None)
-            for operand in node.operands
-        ]
-        delta = delta_rule(builder, node, pairs)
-        assert delta is not None
-        deltas[node] = delta

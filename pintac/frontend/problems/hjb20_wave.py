@@ -1,6 +1,6 @@
 """A 20-D Hamilton-Jacobi-Bellman equation that ranks methods: u_t + laplacian u - |grad u|^2 = 0.
 
-By the Cole-Hopf transform u = -log v, where v solves the heat equation v_t + laplacian v = 0 backwards in time. Taken is
+By the Cole-Hopf transform u = -log v, where v solves the heat equation v_t + laplacian v = 0 backwards in time. Here
 v = 1 + sin(k.x) exp(-(1 - t)) / 2 with |k| = 1, k = (1, ..., 1) / sqrt 20, on [-1, 1]^20 x [0, 1]: the reference is a
 closed form. The terminal value g(x) = u(x, 1) is built in: u = g(x) + (1 - t) net(x, t).
 """
