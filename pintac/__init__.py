@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pintac.api import Result as Result
     from pintac.api import compile as compile
+    from pintac.api import explain as explain
     from pintac.api import load as load
     from pintac.api import predict as predict
     from pintac.api import run as run
@@ -70,6 +71,7 @@ _EXPORTS = {
     "constant": "pintac.frontend",
     "cosine_decay": "pintac.frontend",
     "dt": "pintac.frontend",
+    "explain": "pintac.api",
     "grad": "pintac.frontend",
     "laplacian": "pintac.frontend",
     "linear_decay": "pintac.frontend",

@@ -12,6 +12,7 @@ from pintac.errors import PassError
 from pintac.ir import Graph
 from pintac.passes import Observer, Pass, PassManager, PipelineOptions, Verify, default_pipeline, parse_pipeline
 from pintac.program import FIRST_PARAMS
+from pintac.report import purpose
 
 if TYPE_CHECKING:
     from pintac.frontend import TestSet, TrainStep
@@ -88,6 +89,7 @@ def lower(
         "optimizer": step.optimizer.attrs(),
         "estimator": dict(graphs["step"].attrs["estimator"]),
         "terms": list(graphs["step"].attrs["terms"]),
+        "purposes": purpose.to_meta(graphs),
         "export": {
             name: {"state": state, "transposed": state in traced.layout.transposed}
             for name, state in traced.layout.aliases.items()

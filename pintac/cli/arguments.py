@@ -92,6 +92,22 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--engine", choices=["jit", "reference"], default="jit", help="simulator (default jit)")
     predict.add_argument("-o", "--output", metavar="F", help="write .npy or .csv (default: CSV to stdout)")
 
+    explain = _verb(verbs, "explain", "show where the cycles of a program go and what would help; needs no torch")
+    explain.add_argument("program", metavar="P.pinta", help="a program file")
+    explain.add_argument("--entry", default="step", metavar="E", help="what to explain: step (default) or infer")
+    explain.add_argument(
+        "--by", choices=["layer", "op", "line", "unit"], default="layer", help="what is summed (default layer)"
+    )
+    explain.add_argument("--top", type=_positive, default=20, metavar="N", help="lines of each long table (default 20)")
+    explain.add_argument(
+        "--machine", metavar="NAME|F.toml", help="the same program on this machine (default: the program's own)"
+    )
+    explain.add_argument(
+        "--machine-key", action="append", default=[], metavar="K=V", help="change one key of it: dram_gb_per_s=51.2"
+    )
+    explain.add_argument("--json", metavar="F", help="write everything as JSON (- for stdout)")
+    explain.add_argument("--trace", metavar="F", help="write a Perfetto trace")
+
     opt = _verb(verbs, "opt", "run passes over IR text")
     opt.add_argument("input", metavar="IN.ir", nargs="?", help="IR text, - for stdin")
     _pass_options(opt)

@@ -118,6 +118,26 @@ def predict(options: Options) -> int:
     return 0
 
 
+def explain(options: Options) -> int:
+    """Where the cycles of a program go: a report to stdout."""
+    from pintac import api
+
+    _check_outputs(options, "json", "trace")
+    program = api.load(options.program)
+    explanation = api.explain(
+        program, entry=options.entry, machine=options.machine, machine_keys=options.machine_key, by=options.by
+    )
+    if options.json != "-":
+        write_text(None, explanation.text(options.top))
+    if options.json:
+        write_text(options.json, explanation.to_json())
+    if options.trace:
+        from pintac.report.perfetto import trace_json
+
+        write_text(options.trace, trace_json(program, options.entry, explanation.machine))
+    return 0
+
+
 def opt(options: Options) -> int:
     """Passes over IR text; the result as IR text to stdout."""
     from pintac.ir import parse_module, print_module
