@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from pintac.runtime.jit.codegen import I8, I16, I32, LANES, NAN_BITS, Emitter, Val, vec
+from pintac.runtime.jit.codegen import I8, I16, I32, LANES, NAN_BITS, VF, VI, Emitter, Val, Var, vec
 
 E_MIN = -63
 E_MAX = 47
@@ -17,7 +17,6 @@ FLAG_NONFINITE = 2
 SMALLEST_INFINITE = 0x7F800000
 # Adding 1.5 * 2^23 leaves an fp32 number below 2^22 rounded half to even in the low mantissa bits.
 ROUND = 12582912.0
-ROUND_BITS = 0x4B400000
 
 _GROUP = 64  # elements of four blocks
 
@@ -77,41 +76,48 @@ def spread(per_block: Val) -> Val:
 def decode_rows(e: Emitter, mantissas: Val, codes: Val) -> list[Val]:
     """The four rows of four blocks in fp32."""
     scale = spread(scales(e, codes))
+    if mantissas.type.element == I8:
+        # One word a column of a block, a byte a row; moved to the top of the word a byte is 2**24 times itself.
+        columns, scale = mantissas.shuffle(TRANSPOSED).cast(VI), scale * 2.0**-24
+        return [((columns << (24 - 8 * r)) & -(1 << 24)).to_float() * scale for r in range(4)]
     return [mantissas.shuffle(row_of_blocks(r)).sext(I32).to_float() * scale for r in range(4)]
 
 
 def quantise_rows(e: Emitter, rows: Sequence[Val], bits: int, status: Val) -> tuple[list[Val], Val]:
     """Four rows of 16 fp32 elements as SMX: mantissas (four int32 vectors) and the codes of the four blocks (i8).
 
-    Flags are added to the status word at `status`. Elements beyond the tensor must be 0.
+    Of the mantissas only the low `bits` bits count. Flags are added to the status word at `status`. Elements beyond the tensor must be 0.
     """
     magnitude = [row.bits() & 0x7FFFFFFF for row in rows]
     largest = e.imax(e.imax(magnitude[0], magnitude[1]), e.imax(magnitude[2], magnitude[3]))
     largest = e.imax(largest, largest.shuffle([i ^ 1 for i in range(LANES)]))
     largest = e.imax(largest, largest.shuffle([i ^ 2 for i in range(LANES)]))
     wanted = (largest >> 23) - (BIAS + bits - 2)
+    exponent = Var(e, VI, e.imax(wanted, E_MIN))
+    code = Var(e, VI, exponent.get() + BIAS)
+    finite = [Var(e, VF, row) for row in rows]
     unusual = wanted.gt(E_MAX)
-    with e.when(Val(e, e.b.bitcast(unusual.v, I16)).ne(0)):
+    with e.when(e.any_lane([unusual])):
         infinite = largest.ge(SMALLEST_INFINITE)
         saturated = Val(e, e.b.and_(unusual.v, e.b.not_(infinite.v)))
         flags = e.load(I32, status)
         for mask, flag in ((saturated, FLAG_SATURATED), (infinite, FLAG_NONFINITE)):
-            some = Val(e, e.b.bitcast(mask.v, I16)).ne(0)
-            flags = flags | e.select(some, e.i32(flag), 0)
+            flags = flags | e.select(e.any_lane([mask]), e.i32(flag), 0)
         e.store(flags, status)
-    exponent = e.imin(e.imax(wanted, E_MIN), E_MAX)
-    infinite = largest.ge(SMALLEST_INFINITE)
-    inverse = ((BIAS - exponent) << 23).as_float()
+        exponent.set(e.imin(exponent.get(), E_MAX))
+        code.set(e.select(infinite, e.const(VI, NONFINITE), exponent.get() + BIAS))
+        for var in finite:
+            var.set(e.select(infinite, e.f(0.0), var.get()))
+    inverse = ((BIAS - exponent.get()) << 23).as_float()
     limit = float(2 ** (bits - 1) - 1)
     mantissas = []
-    for row in rows:
-        scaled = row * inverse
-        scaled = e.select(scaled.lt(limit), scaled, limit)
-        scaled = e.select(scaled.gt(-limit), scaled, -limit)
-        rounded = (scaled + ROUND).bits() - ROUND_BITS
-        mantissas.append(e.select(infinite, e.const(rounded.type, 0), rounded))
-    codes = e.select(infinite, e.const(exponent.type, NONFINITE), exponent + BIAS)
-    return mantissas, codes.shuffle([0, 4, 8, 12]).trunc(I8)
+    for var in finite:
+        # The product is exact, or so small that it vanishes in the sum.
+        rounded = e.fma(var.get(), inverse, e.f(ROUND))
+        rounded = e.select(rounded.lt(ROUND + limit), rounded, ROUND + limit)
+        rounded = e.select(rounded.gt(ROUND - limit), rounded, ROUND - limit)
+        mantissas.append(rounded.bits())
+    return mantissas, code.get().shuffle([0, 4, 8, 12]).trunc(I8)
 
 
 def _in_memory_order(e: Emitter, rows: Sequence[Val]) -> Val:
@@ -125,7 +131,9 @@ def pack_blocks(e: Emitter, mantissas: Sequence[Val], bits: int) -> list[Val]:
     if bits == 16:
         return [_in_memory_order(e, [m.trunc(I16) for m in mantissas])]
     if bits == 8:
-        return [_in_memory_order(e, [m.trunc(I8) for m in mantissas])]
+        pairs = [(mantissas[i] & 0xFF) | ((mantissas[i + 1] & 0xFF) << 8) for i in (0, 2)]
+        columns = (pairs[0] & 0xFFFF) | (pairs[1] << 16)  # a column of a block in each word
+        return [columns.cast(vec(I8, _GROUP)).shuffle(TRANSPOSED)]
     if bits == 4:
         flat = _in_memory_order(e, [m.trunc(I8) for m in mantissas])
         low, high = flat.shuffle(range(0, _GROUP, 2)), flat.shuffle(range(1, _GROUP, 2))
@@ -143,9 +151,9 @@ def pack_blocks(e: Emitter, mantissas: Sequence[Val], bits: int) -> list[Val]:
 
 
 def store_blocks(
-    e: Emitter, packed: Sequence[Val], codes: Val, pointer: Val, code_pointer: Val, blocks: Val, bits: int
+    e: Emitter, packed: Sequence[Val], codes: Val, pointer: Val, code_pointer: Val, blocks: Val | None, bits: int
 ) -> None:
-    """Store the first `blocks` (i32, 1 to 4) of four packed blocks and their codes; nothing else is touched."""
+    """Store the first `blocks` (i32, 1 to 4; None: all) of four packed blocks and their codes; nothing else is touched."""
 
     def store_all(target: Val) -> None:
         offset = 0
@@ -153,6 +161,10 @@ def store_blocks(
             e.store(vector, target, offset)
             offset += vector.type.count * vector.type.element.width // 8
 
+    if blocks is None:
+        store_all(pointer)
+        e.store(codes, code_pointer)
+        return
     with e.either(blocks.ge(4)) as (full, some):
         with full:
             store_all(pointer)

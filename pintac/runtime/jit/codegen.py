@@ -248,13 +248,18 @@ class Var:
 
 
 class Part:
-    """How many leading lanes of a vector count: a mask on AVX-512, a count elsewhere."""
+    """How many leading lanes of a vector count: a mask on AVX-512, a count elsewhere. `full`: all, as the code knows."""
 
-    def __init__(self, e: Emitter, count: Val) -> None:
+    def __init__(self, e: Emitter, count: Val, full: bool = False) -> None:
         self.e = e
         self.count = count
+        self.full = full
         lanes = Val(e, _Literal(VI, "<" + ", ".join(f"i32 {i}" for i in range(LANES)) + ">"))
         self.mask = lanes.lt(e.splat(count))
+
+    def keep(self, value: Val, other: Val | float) -> Val:
+        """The value where it counts, something else elsewhere."""
+        return value if self.full else self.e.select(self.mask, value, other)
 
 
 class Emitter:
@@ -400,8 +405,14 @@ class Emitter:
         """The first `count` (i32, 0 to LANES) lanes."""
         return Part(self, count)
 
+    def whole(self) -> Part:
+        """All lanes."""
+        return Part(self, self.i32(LANES), full=True)
+
     def load_part(self, pointer: Val, part: Part) -> Val:
         """fp32 lanes; those that do not count are 0 and their memory is not touched."""
+        if part.full:
+            return self.load(VF, pointer)
         if self.lowering.vnni:
             zeros = self.f(0.0)
             return self.intrinsic(f"llvm.masked.load.v{LANES}f32.p0", VF, pointer, _MASKED_ALIGN, part.mask, zeros)
@@ -409,7 +420,9 @@ class Emitter:
 
     def store_part(self, value: Val, pointer: Val, part: Part) -> None:
         """Store the fp32 lanes that count."""
-        if self.lowering.vnni:
+        if part.full:
+            self.store(value, pointer)
+        elif self.lowering.vnni:
             name = f"llvm.masked.store.v{LANES}f32.p0"
             self.intrinsic(name, VOID, value, pointer, _MASKED_ALIGN, part.mask)
         else:

@@ -83,7 +83,7 @@ class SmxWrite(Output):
 
     def strip(self, row: Val, values: Sequence[Val], parts: Sequence[Part], numbers: Sequence[Val]) -> None:
         e, bits = self.e, self.sink.bits
-        kept = [e.select(part.mask, value, 0.0) for value, part in zip(values, parts, strict=True)]
+        kept = [part.keep(value, 0.0) for value, part in zip(values, parts, strict=True)]
         mantissas, codes = blocks.quantise_rows(e, kept, bits, self.kernel.status)
         block = (row >> 2) * self.hi + (self.column >> 2)
         blocks.store_blocks(
@@ -92,7 +92,7 @@ class SmxWrite(Output):
             codes,
             e.at(self.address, block * (2 * bits)),
             e.at(self.kernel.group_pointer(self.group, "codes"), block),
-            (self.part.count + 3) >> 2,
+            None if self.part.full else (self.part.count + 3) >> 2,
             bits,
         )
 
@@ -191,7 +191,7 @@ class RowReduction(Reduction):
             for r, value in enumerate(values):
                 e.store(value, self.vectors, (row + r) * (4 * LANES))
             return
-        x = [values[0]] + [e.select(p.mask, v, self.neutral) for v, p in zip(values[1:], parts[1:], strict=True)]
+        x = [values[0]] + [p.keep(v, self.neutral) for v, p in zip(values[1:], parts[1:], strict=True)]
         if self.sink.grouped:
             number = row.udiv(self.inner)
             place = row - number * self.inner
@@ -250,7 +250,7 @@ class ColumnReduction(Reduction):
 
     def strip(self, row: Val, values: Sequence[Val], parts: Sequence[Part], numbers: Sequence[Val]) -> None:
         e, four = self.e, vec(F32, 4)
-        x = [e.select(self.part.mask, value, self.padding) for value in values]
+        x = [self.part.keep(value, self.padding) for value in values]
         acc = e.load(four, self.by_row, row * 4)
         if self.sums:
             pairs = [v + v.shuffle([i ^ 1 for i in range(LANES)]) for v in x]

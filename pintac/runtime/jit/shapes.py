@@ -9,6 +9,7 @@ import numpy as np
 
 from pintac import isa
 from pintac.isa import Kind, MicroOp, Opcode, Sink
+from pintac.runtime.jit.codegen import LANES
 
 # How often a value has to be computed.
 CONSTANT, PER_CHUNK, PER_STRIP, PER_ROW = range(4)
@@ -42,11 +43,12 @@ class Destination:
 
 @dataclass(frozen=True)
 class VpuShape:
-    """Everything a VPU kernel's code depends on; unused sources are None."""
+    """Everything a VPU kernel's code depends on; unused sources are None. `whole`: no block row or vector is partial."""
 
     sources: tuple[Source | None, ...]
     micro_ops: tuple[tuple[int, int, int, int], ...]
     sinks: tuple[tuple[int, Destination], ...]
+    whole: bool
 
     @property
     def key(self) -> str:
@@ -103,7 +105,7 @@ def shape_of(row: np.ndarray) -> VpuShape:
             level, split = (PER_ROW if hi else PER_CHUNK), False
         sources.append(Source(bits, level, split, _columns(get(f"{g}.cstep"), cols)))
     kept = tuple((int(op), a, b, c) if i in live else (0, 0, 0, 0) for i, (op, a, b, c) in enumerate(ops))
-    return VpuShape(tuple(sources), kept, tuple(sinks))
+    return VpuShape(tuple(sources), kept, tuple(sinks), rows % 4 == 0 and cols % LANES == 0)
 
 
 def arguments(op: MicroOp, a: int, b: int, c: int) -> tuple[int, ...]:

@@ -19,10 +19,11 @@ SIGN = -0x80000000
 ABS = 0x7FFFFFFF
 
 
-def lookup(e: Emitter, table: np.ndarray, index: Val) -> Val:
-    """table[index], 32 fp32 entries."""
-    if e.lowering.vnni:
-        halves = [e.table([float(v) for v in half], F32) for half in (table[:16], table[16:])]
+def lookup(e: Emitter, table: np.ndarray, index: Val, first: int = 0) -> Val:
+    """table[(index - first) % 32], 32 fp32 entries."""
+    if e.lowering.vnni:  # the instruction takes the low five bits, so a turned table saves the subtraction
+        turned = np.roll(table, first % 32)
+        halves = [e.table([float(v) for v in half], F32) for half in (turned[:16], turned[16:])]
         return e.intrinsic("llvm.x86.avx512.vpermi2var.ps.512", VF, halves[0], index, halves[1])
     words = table.view(np.uint32)
     name = "table_" + words.tobytes().hex()[:64]
@@ -32,7 +33,8 @@ def lookup(e: Emitter, table: np.ndarray, index: Val) -> Val:
         constant.initializer = ir.Constant(constant.value_type, [int(w) for w in words])
         constant.global_constant, constant.linkage, constant.align = True, "internal", 64
     start = Val(e, e.b.bitcast(constant, PTR))
-    lanes = [e.load(F32, start, index.lane(i).zext(I64) * 4, align=4) for i in range(VF.count)]
+    wrapped = (index - first) & 31
+    lanes = [e.load(F32, start, wrapped.lane(i).zext(I64) * 4, align=4) for i in range(VF.count)]
     return e.vector(lanes)
 
 
@@ -55,10 +57,10 @@ def exp(e: Emitter, x: Val) -> Val:
     t = a * per_ln2 + MAGIC
     nf = t - MAGIC
     n = t.bits() - MAGIC_BITS
-    j, k = n & 31, n.ashr(5)
-    r = (a - nf * step_hi) - nf * step_lo + lookup(e, offset, j)
+    k = n.ashr(5)
+    r = (a - nf * step_hi) - nf * step_lo + lookup(e, offset, n)
     q = (r * c1 + c0) * (r * r) + r
-    v = lookup(e, value, j)
+    v = lookup(e, value, n)
     p = v * q + v
     half = k.ashr(1)
     return p * _power_of_two(half) * _power_of_two(k - half)
@@ -101,31 +103,29 @@ def sigmoid(e: Emitter, x: Val) -> Val:
     return e.select(low, y - y * (y * i), i)
 
 
-def _interval(e: Emitter, magnitude: Val, lowest_exponent: int) -> Val:
-    return e.imin(e.imax((magnitude >> 21) - ((127 + lowest_exponent) << 2), 0), 31)
-
-
 def tanh(e: Emitter, x: Val) -> Val:
     """`vmath.tanh`."""
     centre, *c = vmath.TABLES["tanh"]
-    b = x.bits() & ABS
-    k = _interval(e, b, -4)
-    a = b.as_float()
-    d = e.select(a.gt(9.25), e.f(9.25), a) - lookup(e, centre, k)
-    p = _horner(lookup(e, c[5], k), d, [lookup(e, row, k) for row in c[4::-1]])
+    first = (127 - 4) << 2
+    a = e.fabs(x)
+    a = e.select(a.gt(9.25), e.f(9.25), a)
+    k = e.imax(a.bits() >> 21, first)  # all intervals above the one of 9.25 are the same constant
+    d = a - lookup(e, centre, k, first)
+    p = _horner(lookup(e, c[5], k, first), d, [lookup(e, row, k, first) for row in c[4::-1]])
     return (p.bits() | (x.bits() & SIGN)).as_float()
 
 
 def erf(e: Emitter, x: Val) -> Val:
     """`vmath.erf`."""
     centre, *c = vmath.TABLES["erf"]
+    first = (127 - 6) << 2
     b = x.bits() & ABS
-    k = _interval(e, b, -6)
+    k = e.imin(e.imax(b >> 21, first), first + 31)
     a = b.as_float()
     a = e.select(a.gt(4.0), e.f(4.0), a)
-    d = a - lookup(e, centre, k)
-    p = _horner(lookup(e, c[5], k), d, [lookup(e, row, k) for row in c[4:0:-1]])
-    p = p * d + e.select(k.eq(0), a, lookup(e, c[0], k))
+    d = a - lookup(e, centre, k, first)
+    p = _horner(lookup(e, c[5], k, first), d, [lookup(e, row, k, first) for row in c[4:0:-1]])
+    p = p * d + e.select(k.eq(first), a, lookup(e, c[0], k, first))
     return (p.bits() | (x.bits() & SIGN)).as_float()
 
 

@@ -90,7 +90,7 @@ class Kernel:
         with e.loop(0, self.cols, LANES) as column:
             self.column = column
             self.count = e.imin(self.cols - column, e.i64(LANES)).trunc(I32)
-            self.chunk = e.part(self.count)
+            self.chunk = e.whole() if self.shape.whole else e.part(self.count)
             self._sources_of(PER_CHUNK)
             self._micro_ops(PER_CHUNK)
             for out in outputs:
@@ -107,10 +107,13 @@ class Kernel:
     def _strip(self, row: Val, outputs: Sequence[Output]) -> None:
         e = self.e
         self.row = row
-        left = (self.rows - row).trunc(I32)
-        self.parts = [self.chunk] + [e.part(e.select(left.gt(r), self.count, 0)) for r in (1, 2, 3)]
-        last = self.rows - 1
-        self.row_numbers = [row] + [e.imin(row + r, last) for r in (1, 2, 3)]
+        if self.shape.whole:
+            self.parts, self.row_numbers = [self.chunk] * 4, [row + r for r in range(4)]
+        else:
+            left = (self.rows - row).trunc(I32)
+            self.parts = [self.chunk] + [e.part(e.select(left.gt(r), self.count, 0)) for r in (1, 2, 3)]
+            last = self.rows - 1
+            self.row_numbers = [row] + [e.imin(row + r, last) for r in (1, 2, 3)]
         self._sources_of(PER_STRIP)
         self._micro_ops(PER_STRIP)
         self._sources_of(PER_ROW)
