@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from pintac.frontend import Ball as Ball
     from pintac.frontend import Boundary as Boundary
     from pintac.frontend import Estimator as Estimator
+    from pintac.frontend import OrthonormalDirections as OrthonormalDirections
     from pintac.frontend import Points as Points
     from pintac.frontend import Problem as Problem
     from pintac.frontend import Product as Product
+    from pintac.frontend import QuasiRandom as QuasiRandom
     from pintac.frontend import Sampler as Sampler
     from pintac.frontend import SecondDifference as SecondDifference
     from pintac.frontend import Sphere as Sphere
@@ -53,11 +55,13 @@ _EXPORTS = {
     "Boundary": "pintac.frontend",
     "Estimator": "pintac.frontend",
     "Machine": "pintac.machine",
+    "OrthonormalDirections": "pintac.frontend",
     "PintacError": "pintac.errors",
     "Points": "pintac.frontend",
     "Problem": "pintac.frontend",
     "Product": "pintac.frontend",
     "Program": "pintac.program",
+    "QuasiRandom": "pintac.frontend",
     "Result": "pintac.api",
     "Sampler": "pintac.frontend",
     "SecondDifference": "pintac.frontend",

@@ -1,8 +1,9 @@
 """The only room that imports torch: layers, problems, operators; tracing to IR; the float twin."""
 
 from pintac.frontend.adapters import builtin_step, load_step
+from pintac.frontend.baselines import Baselines, trivial_baselines
 from pintac.frontend.eager import EagerStep
-from pintac.frontend.estimators import Estimator, SecondDifference, Stein
+from pintac.frontend.estimators import Estimator, OrthonormalDirections, QuasiRandom, SecondDifference, Stein
 from pintac.frontend.layers import TTLinear, to_dense
 from pintac.frontend.operators import dt, grad, laplacian
 from pintac.frontend.problem import Adam, Problem, Term, TrainStep
@@ -17,12 +18,15 @@ __all__ = [
     "Adam",
     "At",
     "Ball",
+    "Baselines",
     "Boundary",
     "EagerStep",
     "Estimator",
+    "OrthonormalDirections",
     "Points",
     "Problem",
     "Product",
+    "QuasiRandom",
     "SampledStep",
     "Sampler",
     "SecondDifference",
@@ -50,4 +54,5 @@ __all__ = [
     "test_set",
     "to_dense",
     "trace",
+    "trivial_baselines",
 ]

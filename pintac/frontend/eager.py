@@ -38,7 +38,8 @@ class Plan:
 class EagerStep:
     """The training step of `step` on a copy of its module, at most `chunk` points at a time.
 
-    Raises ModelError for hard constraints and for Laplacians over several ranges of columns (see `SampledStep`).
+    Raises ModelError for hard constraints, for Laplacians over several ranges of columns and for estimators whose
+    directions are not normal (see `SampledStep`).
     """
 
     def __init__(
@@ -55,6 +56,12 @@ class EagerStep:
                 f"{type(step.problem).__name__} transforms the network: its step has no plain eager form",
                 location=step.location,
                 hint="SampledStep differentiates the traced step",
+            )
+        if step.estimator.kind not in ("stein", "second-difference"):
+            raise ModelError(
+                f"the eager baseline draws normal directions, not {step.estimator.kind} ones",
+                location=step.location,
+                hint="SampledStep takes every estimator",
             )
         self.step, self.seed, self.dtype, self.chunk = step, seed, dtype, chunk
         graph, _ = trace_step(step)
@@ -118,9 +125,9 @@ class _Draws:
         """[N, P, columns] at the j-th points."""
         if j not in self._known:
             plan = self.plans[j]
-            shape = (self.term.count, plan.pairs, len(plan.columns))
+            shape = (self.term.count, plan.pairs + len(plan.axes), len(plan.columns))  # drawn for every row
             key = self.number + _POINTS_STRIDE * j
-            values = rng.normal(self.step.seed, rng.STREAM_DELTA, self.t, key, shape)
+            values = rng.normal(self.step.seed, rng.STREAM_DELTA, self.t, key, shape)[:, : plan.pairs]
             self._known[j] = torch.from_numpy(values).to(self.step.dtype)
         return self._known[j]
 

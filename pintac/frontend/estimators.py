@@ -17,10 +17,10 @@ from pintac.frontend.locate import user_location
 
 @dataclass(frozen=True)
 class Estimator:
-    """K evaluations with delta ~ N(0, sigma^2 I). `time_dims` are coordinates that the Laplacian's delta leaves alone.
+    """K evaluations a point with perturbations of size sigma.
 
-    `time_dims=None` means: the last coordinate if the problem uses `dt`, else none. Raises ModelError for K odd or
-    less than 2, or sigma not positive.
+    `time_dims` are coordinates that the Laplacian's perturbations leave alone. `time_dims=None` means: the last
+    coordinate if the problem uses `dt`, else none. Raises ModelError for K odd or less than 2, or sigma not positive.
     """
 
     kind: ClassVar[str] = ""
@@ -68,3 +68,22 @@ class SecondDifference(Estimator):
     """grad u as Stein; Laplacian = sum (u+ + u- - 2u) / (sigma^2 P). Time coordinates get a pair of their own."""
 
     kind: ClassVar[str] = "second-difference"
+
+
+@dataclass(frozen=True)
+class OrthonormalDirections(Estimator):
+    """As SecondDifference along random orthonormal directions, sigma sqrt(d) long, in place of normal ones.
+
+    With as many pairs as perturbed coordinates (K = 2 d, and a pair for time) gradient and Laplacian have no sampling
+    error, only the O(sigma^2) of a central difference; with fewer they are unbiased up to that. Where no Hadamard
+    matrix of order d exists, a whole set has a few directions more.
+    """
+
+    kind: ClassVar[str] = "orthonormal"
+
+
+@dataclass(frozen=True)
+class QuasiRandom(Estimator):
+    """As SecondDifference, its normal directions from a randomly shifted lattice: unbiased, with less variance."""
+
+    kind: ClassVar[str] = "quasi-random"

@@ -9,9 +9,9 @@ on x, on no state) or *network*. Derivatives of known values are exact. For a ne
 - mul of two network values, div by one, sum: by the exact rule if a known value takes part further down, else a leaf;
 
 to its leaves (everything else: matmul, tanh, ...), which are estimated as a whole. So in u = g(x) + d(x) net(x) only
-`net` is sampled. Leaves at one x share samples; each group of pairs (see `sampling`) is one perturbed evaluation:
+`net` is sampled. Leaves at one x share samples, the rows of one perturbed evaluation (see `sampling`):
 
-    z [N, P, c] normal (stream 2)   delta = sigma z; +delta and -delta stacked: [N, 2, P, d]
+    delta [N, P, d] (see `directions`); +delta and -delta stacked: [N, 2, P, d]
     u+-: the leaf's ops on perturb(x, delta)        difference(u+-, u): [N, 2, P, m]
     odd part u+ - u-, even part u+ + u- - 2u: sums over the sign dimension of the differences, never of the values
 """
@@ -21,14 +21,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from pintac.errors import PassError
 from pintac.ir import Builder, Graph, Node
 from pintac.ir.ops import integer
 from pintac.passes.base import Pass
 from pintac.passes.dataflow import ancestors, descendants, without_dead
 from pintac.passes.derivatives import Columns, Derivatives
+from pintac.passes.directions import directions
 from pintac.passes.lifting import lift_op
-from pintac.passes.sampling import STREAM_DELTA, Demand, Estimator, Group, plan_groups
+from pintac.passes.sampling import Block, Demand, Estimator, Plan, plan_rows
 
 _OPERATORS = ("gradient", "laplacian")
 _LINEAR = ("add", "sub", "neg", "slice", "concat", "reshape", "pad", "broadcast", "permute")
@@ -54,8 +57,8 @@ class ExpandOperators(Pass):
         for x, term, index in _point_tensors(graph, operators):
             demand = _demand(graph, x)
             at = next(node.loc for node in operators if node.operands[1] is x)
-            groups = plan_groups(estimator, x.shape[1], demand, term, index, at)
-            points[x] = _Points(graph, builder, new, x, estimator, groups)
+            plan = plan_rows(estimator, x.shape[1], demand, term, index, at)
+            points[x] = _Points(graph, builder, new, x, estimator, plan)
         for node in graph.nodes:
             with builder.at(node.loc):
                 if node.op == "gradient":
@@ -145,20 +148,20 @@ class _Points(Derivatives):
         new: dict[Node, Node],
         x: Node,
         estimator: Estimator,
-        groups: tuple[Group, ...],
+        plan: Plan,
     ) -> None:
         super().__init__(builder, x)
         self.graph = graph
         self.new = new
         self.estimator = estimator
-        self.groups = groups
+        self.plan = plan
         self.dependent = descendants(graph, [x])
         self.trained = descendants(graph, graph.of("state"))
         self._has_known: dict[Node, bool] = {}
-        self._draws: dict[Group, Node] = {}
-        self._lifted: dict[Group, dict[Node, Node]] = {}
-        self._differences: dict[tuple[Node, Group], Node] = {}
-        self._parts: dict[tuple[Node, Group, str], Node] = {}
+        self._draws: dict[Block, Node] = {}
+        self._lifted: dict[Node, Node] = {}
+        self._differences: dict[Node, Node] = {}
+        self._parts: dict[tuple[Node, str], Node] = {}
 
     def first(self, y: Node, columns: Columns) -> Node:
         """dy/dx at full shape [N, m, columns]."""
@@ -201,125 +204,145 @@ class _Points(Derivatives):
 
     def leaf_gradient(self, node: Node, columns: Columns) -> Node:
         b, sigma = self.b, self.estimator.sigma
-        m = node.type.size // node.shape[0]
-        parts = []
-        for group in self.groups:
-            position = group.positions(*columns)
-            if position is None:
-                continue
-            odd = self._odd(node, group)  # [N, P, m]
-            if group.key is None:
-                # sigma (u+ - u-) / (2 sigma^2)
-                part = b.reshape(b.mul(odd, 1.0 / (2.0 * sigma)), (node.shape[0], m, 1))
-            else:
-                delta = self._draw(group)
-                if position != (0, len(group.columns)):
-                    delta = b.slice(delta, 2, *position)
-                width = position[1] - position[0]
-                if m == 1:
-                    total = b.sum(b.mul(odd, delta), (1,), keepdims=True)
-                else:
-                    left = b.reshape(odd, (*odd.shape, 1))
-                    right = b.reshape(delta, (*delta.shape[:2], 1, width))
-                    total = b.sum(b.mul(left, right), (1,))
-                part = b.mul(total, 1.0 / (2.0 * sigma**2 * group.pairs))
-            inside = [column for column in group.columns if columns[0] <= column < columns[1]]
-            parts.append((inside, part))
+        odd = self._odd(node)  # [N, P, m]
+        parts: list[tuple[list[int], Node]] = []
+        for block in self.plan.blocks:
+            position = block.positions(*columns)
+            if position is not None:
+                total = self._contracted(odd, self._cut(block, position))
+                inside = list(block.columns[position[0] : position[1]])
+                parts.append((inside, b.mul(total, 1.0 / (2.0 * sigma**2 * block.pairs))))
+        alone = [column for column in self.plan.alone if columns[0] <= column < columns[1]]
+        if alone:
+            weights = [[0.0] * len(alone) for _ in range(self.plan.pairs)]
+            for index, column in enumerate(alone):
+                weights[self.plan.row(column)][index] = 1.0 / (2.0 * sigma)  # sigma (u+ - u-) / (2 sigma^2)
+            parts.append((alone, self._contracted(odd, self._row_weights(weights))))
         return b.reshape(_by_column(b, parts), (*node.shape, columns[1] - columns[0]))
 
+    def _contracted(self, odd: Node, weights: Node) -> Node:
+        """The sum over pairs of odd [N, P, m] times weights [N or 1, P, c]: [N, m, c]."""
+        b = self.b
+        if odd.shape[2] == 1:
+            return b.sum(b.mul(odd, weights), (1,), keepdims=True)
+        left = b.reshape(odd, (*odd.shape, 1))
+        right = b.reshape(weights, (*weights.shape[:2], 1, weights.shape[2]))
+        return b.sum(b.mul(left, right), (1,))
+
     def leaf_laplacian(self, node: Node, columns: Columns) -> Node:
-        b, sigma = self.b, self.estimator.sigma
-        parts = []
-        for group in self.groups:
-            position = group.positions(*columns)
-            if position is None:
-                continue
-            even = self._even(node, group)  # [N, P, m]
-            if self.estimator.kind == "stein":
-                delta = self._draw(group)
-                if position != (0, len(group.columns)):
-                    delta = b.slice(delta, 2, *position)
-                size = position[1] - position[0]
-                weight = b.sub(b.sum(b.mul(delta, delta), (2,), keepdims=True), size * sigma**2)
-                parts.append(b.mul(b.sum(b.mul(even, weight), (1,)), 1.0 / (2.0 * sigma**4 * group.pairs)))
+        b, sigma, plan = self.b, self.estimator.sigma, self.plan
+        even = self._even(node)  # [N, P, m]
+        if self.estimator.kind == "stein":
+            (block,) = plan.blocks
+            position = block.positions(*columns)
+            assert position is not None
+            delta = self._cut(block, position)
+            weight = b.sub(b.sum(b.mul(delta, delta), (2,), keepdims=True), (position[1] - position[0]) * sigma**2)
+            total = b.mul(b.sum(b.mul(even, weight), (1,)), 1.0 / (2.0 * sigma**4 * block.pairs))
+        else:
+            weights = [0.0] * plan.pairs
+            for block in plan.blocks:
+                if block.positions(*columns) is not None:
+                    weights[block.start : block.stop] = [1.0 / (sigma**2 * block.pairs)] * block.pairs
+            for column in plan.alone:
+                if columns[0] <= column < columns[1]:
+                    weights[plan.row(column)] = 1.0 / sigma**2
+            if len(set(weights)) == 1:
+                total = b.mul(b.sum(even, (1,)), weights[0])
             else:
-                parts.append(b.mul(b.sum(even, (1,)), 1.0 / (sigma**2 * group.pairs)))
-        total = parts[0]
-        for part in parts[1:]:
-            total = b.add(total, part)
+                total = b.sum(b.mul(even, self._row_weights([[weight] for weight in weights])), (1,))
         return b.reshape(total, node.shape) if total.shape != node.shape else total
+
+    def _row_weights(self, weights: list[list[float]]) -> Node:
+        """A weight for each pair and column: [1, P, c]."""
+        return self.b.const([weight for row in weights for weight in row], (1, len(weights), len(weights[0])))
 
     # ---- samples
 
-    def _draw(self, group: Group) -> Node:
-        """delta of the plus rows, in the group's columns: [N, P, c]."""
-        if group not in self._draws:
-            b = self.b
-            assert group.key is not None
-            shape = (self.x.shape[0], group.pairs, len(group.columns))
-            normal = b.random("normal", STREAM_DELTA, group.key, shape)
-            self._draws[group] = b.mul(normal, self.estimator.sigma)
-        return self._draws[group]
+    def _draw(self, block: Block) -> Node:
+        """delta of the plus rows, in the block's columns: [N, P, c]."""
+        if block not in self._draws:
+            points, kind, sigma = self.x.shape[0], self.estimator.kind, self.estimator.sigma
+            self._draws[block] = directions(self.b, kind, block, points, self.plan.pairs, sigma)
+        return self._draws[block]
 
-    def _delta(self, group: Group) -> Node:
+    def _cut(self, block: Block, position: tuple[int, int]) -> Node:
+        """Some columns of a block's delta."""
+        delta = self._draw(block)
+        return delta if position == (0, len(block.columns)) else self.b.slice(delta, 2, *position)
+
+    def _delta(self) -> Node:
         """delta of all rows, plus and minus, in all columns of x: [N, 2, P, d]."""
         b, (points, d) = self.b, self.x.shape
-        if group.key is None:
-            sigma, zeros = self.estimator.sigma, [0.0] * d
-            rows = [zeros[:] for _ in range(2)]
-            rows[0][group.columns[0]], rows[1][group.columns[0]] = sigma, -sigma
-            return b.broadcast(b.const(rows[0] + rows[1], (1, 2, 1, d)), (points, 2, 1, d))
-        drawn = self._draw(group)
-        signed = b.mul(b.reshape(drawn, (points, 1, *drawn.shape[1:])), self._signs(4))
-        first, last = group.columns[0], group.columns[-1]
-        if last - first + 1 == len(group.columns):
-            return signed if len(group.columns) == d else b.pad(signed, 3, first, d - 1 - last)
-        zero = b.const(0.0, (*signed.shape[:3], 1))
-        columns = [
-            b.slice(signed, 3, group.columns.index(c), group.columns.index(c) + 1) if c in group.columns else zero
-            for c in range(d)
-        ]
-        return b.concat(columns, 3)
+        shape = (points, 2, self.plan.pairs, d)
+        single: Node | None = None
+        if self.plan.alone:
+            rows = np.zeros(shape[2:])
+            for column in self.plan.alone:
+                rows[self.plan.row(column), column] = self.estimator.sigma
+            if not self.plan.blocks:
+                both = np.stack([rows, -rows]) + 0.0  # no negative zeros
+                return b.broadcast(b.const(both.ravel().tolist(), (1, *shape[1:])), shape)
+            single = b.const(rows.ravel().tolist(), (1, 1, *rows.shape))
+        drawn = self._columns()
+        plus = b.reshape(drawn, (points, 1, *drawn.shape[1:]))
+        if single is not None:
+            plus = b.add(plus, single)
+        return b.mul(plus, b.const((1.0, -1.0), (1, 2, 1, 1)))
 
-    def _signs(self, rank: int) -> Node:
-        return self.b.const((1.0, -1.0), (1, 2, *(1,) * (rank - 2)))
+    def _columns(self) -> Node:
+        """delta of the plus rows that are drawn, in all columns of x: [N, P, d]."""
+        b, d = self.b, self.x.shape[1]
+        if len(self.plan.blocks) == 1:
+            (block,) = self.plan.blocks
+            first, last = block.columns[0], block.columns[-1]
+            if last - first + 1 == len(block.columns):
+                drawn = self._draw(block)
+                return drawn if len(block.columns) == d else b.pad(drawn, 2, first, d - 1 - last)
+        source = {column: block for block in self.plan.blocks for column in block.columns}
+        columns = []
+        for column in range(d):
+            if column in source:
+                index = source[column].columns.index(column)
+                columns.append(self._cut(source[column], (index, index + 1)))
+            else:
+                columns.append(b.const(0.0, (self.x.shape[0], self.plan.pairs, 1)))
+        return b.concat(columns, 2)
 
-    def _difference(self, node: Node, group: Group) -> Node:
+    def _difference(self, node: Node) -> Node:
         """u(x + delta) - u(x) of a leaf u [N, ...] as [N, 2, P, m]."""
-        if (node, group) not in self._differences:
+        if node not in self._differences:
             b, n = self.b, node.shape[0]
-            perturbed, base = self._perturbed(node, group), self.new[node]
+            perturbed, base = self._perturbed(node), self.new[node]
             m = node.type.size // n
             if node.type.rank != 2:
                 perturbed = b.reshape(perturbed, (*perturbed.shape[:3], m))
-            self._differences[node, group] = b.difference(perturbed, b.reshape(base, (n, 1, 1, m)))
-        return self._differences[node, group]
+            self._differences[node] = b.difference(perturbed, b.reshape(base, (n, 1, 1, m)))
+        return self._differences[node]
 
-    def _even(self, node: Node, group: Group) -> Node:
+    def _even(self, node: Node) -> Node:
         """u+ + u- - 2u: [N, P, m]."""
-        key = (node, group, "even")
-        if key not in self._parts:
-            self._parts[key] = self.b.sum(self._difference(node, group), (1,))
-        return self._parts[key]
+        if (node, "even") not in self._parts:
+            self._parts[node, "even"] = self.b.sum(self._difference(node), (1,))
+        return self._parts[node, "even"]
 
-    def _odd(self, node: Node, group: Group) -> Node:
+    def _odd(self, node: Node) -> Node:
         """u+ - u-: [N, P, m]."""
-        key = (node, group, "odd")
-        if key not in self._parts:
-            self._parts[key] = self.b.sum(self.b.mul(self._difference(node, group), self._signs(4)), (1,))
-        return self._parts[key]
+        if (node, "odd") not in self._parts:
+            signs = self.b.const((1.0, -1.0), (1, 2, 1, 1))
+            self._parts[node, "odd"] = self.b.sum(self.b.mul(self._difference(node), signs), (1,))
+        return self._parts[node, "odd"]
 
-    def _perturbed(self, leaf: Node, group: Group) -> Node:
-        """The leaf at the perturbed points; every op between x and it is built once a group."""
-        b = self.b
-        lifted = self._lifted.setdefault(group, {})
+    def _perturbed(self, leaf: Node) -> Node:
+        """The leaf at the perturbed points; every op between x and it is built once."""
+        b, lifted = self.b, self._lifted
         if self.x not in lifted:
-            lifted[self.x] = b.perturb(self.new[self.x], self._delta(group))
+            lifted[self.x] = b.perturb(self.new[self.x], self._delta())
         needed = ancestors(self.graph, [leaf]) & self.dependent
         for node in self.graph.nodes:
             if node in needed and node not in lifted:
                 with b.at(node.loc):
-                    lifted[node] = lift_op(b, node, self.new, lifted, group.pairs)
+                    lifted[node] = lift_op(b, node, self.new, lifted, self.plan.pairs)
         return lifted[leaf]
 
 

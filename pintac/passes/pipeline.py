@@ -139,8 +139,9 @@ SCHEMES = ("prs", "sequential", "dense")
 class PipelineOptions:
     """The switches of a compilation.
 
-    `quant`: DiffQuant, even/odd DiffQuant (ours), naive quantisation of X + delta, or fp32 throughout. `scheme`: the order in which TT layers are
-    contracted. `weight`, `base`, `delta`, `grad`: bits by role. `saved`: how backward reads the perturbed path.
+    `quant`: DiffQuant, even/odd DiffQuant (ours), naive quantisation of X + delta, or fp32 throughout. `scheme`: the
+    order in which TT layers are contracted. `weight`, `base`, `delta`, `grad`: bits by role. `saved`: how backward
+    reads the perturbed path.
     """
 
     quant: str = "diff"

@@ -14,7 +14,7 @@ from pintac.ir.evaluate import evaluate
 from pintac.ir.ops import UNARY
 from pintac.ir.verify import verify
 from pintac.passes.expand_operators import ExpandOperators
-from pintac.passes.sampling import STREAM_DELTA, Demand, Estimator, draw_key, plan_groups
+from pintac.passes.sampling import STREAM_DELTA, Demand, Estimator, draw_key, plan_rows
 from tests.passes.models import LOC, PARAMS, distance, feeds_for, linear, mlp, poisson, shared_state, step_graph, values
 
 STEIN = {"kind": "stein", "K": 12, "sigma": 0.1}
@@ -103,7 +103,7 @@ def test_second_difference_with_time_in_a_pair_of_its_own() -> None:
     graph = expand(residual, dims=3, estimator={**SECOND, "time_dims": [2]})
     u, x, sigma = network(feeds_for(graph)), points(3), SECOND["sigma"]
     delta = np.zeros((POINTS, 5, 3))
-    delta[..., :2] = sigma * draw((POINTS, 5, 2))
+    delta[..., :2] = sigma * draw((POINTS, 6, 2))[:, :5]  # drawn for every row
     laplacian = odd_even(u, x, delta)[1].sum(1) / (sigma**2 * 5)
     dt = odd_even(u, x, np.array([[[0, 0, sigma]]]))[0][:, 0] / (2 * sigma)
     assert distance(np.concatenate([dt, laplacian], 1), values(graph)["residual:r"]) < 1e-12
@@ -128,7 +128,7 @@ def test_second_difference_time_between_the_columns() -> None:
     graph = expand(residual, dims=3, estimator={**SECOND, "time_dims": [1]})
     u, x, sigma = network(feeds_for(graph)), points(3), SECOND["sigma"]
     delta = np.zeros((POINTS, 5, 3))
-    delta[..., [0, 2]] = sigma * draw((POINTS, 5, 2))
+    delta[..., [0, 2]] = sigma * draw((POINTS, 6, 2))[:, :5]
     odd, even = odd_even(u, x, delta)
     time_odd, time_even = odd_even(u, x, np.array([[[0, sigma, 0]]]))
     gradient = np.einsum("npc,npm->nmc", delta, odd) / (2 * sigma**2 * 5)
@@ -138,7 +138,7 @@ def test_second_difference_time_between_the_columns() -> None:
     assert distance(expected, values(graph)["residual:r"]) < 1e-12
 
 
-def test_laplacians_over_different_columns_have_groups_of_their_own() -> None:
+def test_laplacians_over_different_columns_have_blocks_of_their_own() -> None:
     def residual(b: Builder, x: Node) -> Node:
         u = NET(b, x)
         return b.sub(b.laplacian(u, x, 0, 1), b.mul(b.laplacian(u, x, 0, 2), 3.0))
@@ -146,9 +146,10 @@ def test_laplacians_over_different_columns_have_groups_of_their_own() -> None:
     graph = expand(residual, dims=2, estimator=SECOND)
     u, x, sigma = network(feeds_for(graph)), points(2), SECOND["sigma"]
     second = []
-    for group in range(2):
+    for block in range(2):
         delta = np.zeros((POINTS, 3, 2))
-        delta[..., [group]] = sigma * draw((POINTS, 3, 1), draw_key(0, 0, group, LOC))
+        rows = slice(3 * block, 3 * block + 3)
+        delta[..., [block]] = sigma * draw((POINTS, 6, 1), draw_key(0, 0, block, LOC))[:, rows]
         second.append(odd_even(u, x, delta)[1].sum(1) / (sigma**2 * 3))
     assert distance(second[0] - 3 * (second[0] + second[1]), values(graph)["residual:r"]) < 1e-12
 
@@ -517,9 +518,11 @@ def test_weights_that_depend_on_the_points_are_refused() -> None:
 
 def plan(dims: int, laplacians: list, gradients: list, time: tuple[int, ...] = (), K: int = 16) -> list:
     estimator = Estimator("second-difference", K, 0.1, time)
-    groups = plan_groups(estimator, dims, Demand(laplacians, gradients), 0, 0, LOC)
-    assert sum(group.pairs for group in groups) <= K // 2
-    return [(group.columns, group.pairs, group.key is not None) for group in groups]
+    rows = plan_rows(estimator, dims, Demand(laplacians, gradients), 0, 0, LOC)
+    assert rows.pairs <= K // 2
+    assert [block.start for block in rows.blocks] == [0, *(block.stop for block in rows.blocks)][: len(rows.blocks)]
+    assert [rows.row(column) for column in rows.alone] == list(range(rows.pairs))[rows.pairs - len(rows.alone) :]
+    return [*((block.columns, block.pairs, True) for block in rows.blocks), *(((c,), 1, False) for c in rows.alone)]
 
 
 def test_plans() -> None:
@@ -538,8 +541,8 @@ def test_plans() -> None:
     ]
 
 
-def test_draws_of_different_points_and_groups_differ_in_16_bits() -> None:
-    keys = {draw_key(t, x, group, LOC) for t in (0, 1, 255) for x in (0, 1, 15) for group in (0, 1, 15)}
+def test_draws_of_different_points_and_blocks_differ_in_16_bits() -> None:
+    keys = {draw_key(t, x, block, LOC) for t in (0, 1, 255) for x in (0, 1, 15) for block in (0, 1, 15)}
     assert len(keys) == 27 and max(keys) < 1 << 16 and draw_key(2, 0, 0, LOC) == 2
     for numbers in ((256, 0, 0), (0, 16, 0), (0, 0, 16)):
         with pytest.raises(PassError, match="more than"):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 from pintac.errors import UsageError, suggest
-from pintac.frontend.estimators import Estimator, SecondDifference, Stein
+from pintac.frontend.estimators import Estimator, OrthonormalDirections, QuasiRandom, SecondDifference, Stein
 from pintac.frontend.layers import TTLinear
 from pintac.frontend.problem import Adam, Problem, TrainStep
 from pintac.frontend.schedules import linear_decay
 
-ESTIMATORS: dict[str, type[Estimator]] = {"stein": Stein, "second-difference": SecondDifference}
+ESTIMATORS: dict[str, type[Estimator]] = {
+    estimator.kind: estimator for estimator in (Stein, SecondDifference, OrthonormalDirections, QuasiRandom)
+}
 """Estimators by the name that the option `estimator` takes."""
 
 SCHEMES = ("prs", "sequential", "dense")
