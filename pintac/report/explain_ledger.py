@@ -196,7 +196,9 @@ class Ledger:
             return (found[0] if found else NO_LAYER), SPILL
         if symbol.kind == "state":
             trained = purpose.is_moment(symbol.name) or opcode is Opcode.STORE
-            return purpose.layer_of(symbol.name), "optimizer" if trained else "weights"
+            layer = purpose.layer_of(symbol.name)
+            layer = found[0] if found and layer == NO_LAYER else layer
+            return layer, "optimizer" if trained else "weights"
         return NO_LAYER, OUTPUTS if opcode is Opcode.STORE else INPUTS
 
     # --- sums ---------------------------------------------------------------------------------------------------------

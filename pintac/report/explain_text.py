@@ -48,9 +48,12 @@ def kib(size: float) -> str:
     return f"{size / 1024:,.0f}" if size >= 10240 else f"{size / 1024:.1f}" if size else "-"
 
 
-def mib(size: float) -> str:
-    """MiB with one digit behind the point; `-` for nothing."""
-    return f"{size / 2**20:,.1f}" if size else "-"
+def size(amount: float) -> str:
+    """`500`, `1.5K`, `141.7M`: bytes, KiB, MiB; `-` for nothing."""
+    for unit, name in ((2**20, "M"), (2**10, "K")):
+        if amount >= unit:
+            return f"{amount / unit:,.1f}{name}"
+    return f"{amount:.0f}" if amount else "-"
 
 
 def short(text: str, width: int = LABEL_WIDTH) -> str:
@@ -123,7 +126,7 @@ def _groups(e: Explanation, top: int) -> str:
     title = f"by {e.by}, the longest first{more(min(top, len(e.groups)), len(e.groups), 'groups')}\n"
     tails = ", ".join(f"{unit} {count(cycles)}" for unit, cycles in e.tails.items() if cycles)
     note = (
-        "SRAM, PSUM, DRAM in MiB. Busy and waited of all groups of a unit and its tail are all cycles; tails: "
+        "Bytes of SRAM, PSUM, DRAM. Busy and waited of all groups of a unit and its tail are all cycles; tails: "
         f"{tails or 'none'}\n"
     )
     return title + table((*labels, *columns), "l" * len(labels) + "l" + "r" * 12, rows) + note
@@ -141,8 +144,8 @@ def _row(e: Explanation, g: Group) -> tuple[str, ...]:
         percent(g.ideal, e.bound.cycles if e.bound else 0),
         count(g.gap),
         count(g.stalled),
-        *(mib(size) for size in (g.sram_bytes, g.psum_bytes, g.dram_bytes)),
-        f"{1e3 * g.joules:.3f}",
+        *(size(amount) for amount in (g.sram_bytes, g.psum_bytes, g.dram_bytes)),
+        f"{1e3 * g.joules:.3g}",
     )
 
 
@@ -153,8 +156,8 @@ def _rest(groups: Sequence[Group], labels: int) -> tuple[str, ...]:
     return (
         *("others", *[""] * labels)[: labels + 1],
         *(count(total("busy")), "", "", "", count(total("ideal")), "", count(total("gap")), count(total("stalled"))),
-        *(mib(total(name)) for name in ("sram_bytes", "psum_bytes", "dram_bytes")),
-        f"{1e3 * total('joules'):.3f}",
+        *(size(total(name)) for name in ("sram_bytes", "psum_bytes", "dram_bytes")),
+        f"{1e3 * total('joules'):.3g}",
     )
 
 
@@ -185,7 +188,9 @@ def _picture(e: Explanation) -> str:
     width = e.timing.bucket_cycles
     if not width:
         return ""
-    lines = [f"busy over time, {width:,} cycles a column; the shades '{SHADES}' are 0 to 100 %\n"]
+    lines = [
+        f"busy over time, {width:,} cycle{'s' if width > 1 else ''} a column; the shades '{SHADES}' are 0 to 100 %\n"
+    ]
     for u in e.units:
         full = len(SHADES) - 1
         shades = "".join(SHADES[min(full, -(-b * full // width))] for b in u.busy_by_bucket)
@@ -247,8 +252,8 @@ def _memory(m: Memory) -> str:
 
 
 def _crossing(crossing: Mapping[str, object]) -> tuple[str, ...]:
-    size = crossing.get("bytes_per_point")
-    point = kib(size) if isinstance(size, (int, float)) else "-"
+    amount = crossing.get("bytes_per_point")
+    point = kib(amount) if isinstance(amount, (int, float)) else "-"
     fractions = (_fraction(crossing, key) for key in ("kept", "spilled", "recomputed"))
     return (f"  {short(str(crossing.get('name')))}", *fractions, point)
 

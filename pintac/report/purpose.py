@@ -42,7 +42,7 @@ def layer_of(state: str) -> str:
     for prefix in _MOMENTS:
         state = state.removeprefix(prefix)
     *module, name = state.split(".")
-    if name.isdigit() and module:
+    if name.isdigit() and len(module) > 1:
         module.pop()
     return ".".join(module) or NO_LAYER
 
