@@ -10,18 +10,9 @@ from pintac import isa, smx
 from pintac.errors import ExecutionError
 from pintac.isa import Space
 from pintac.program import Program, Symbol
+from pintac.runtime.memory import aligned_bytes
 
-ALIGNMENT = 64
-GUARD = 256  # bytes behind each address space that an engine may read (never use, never write)
 FILL = 0xA5  # SRAM and PSUM before anything is written: reading them early gives the same wrong numbers everywhere
-
-
-def aligned_bytes(size: int, fill: int) -> np.ndarray:
-    """uint8 [size rounded up to 64], 64-byte aligned, with `GUARD` readable bytes behind it."""
-    padded = -(-size // ALIGNMENT) * ALIGNMENT
-    raw = np.full(padded + ALIGNMENT + GUARD, fill, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + padded]
 
 
 class MachineState:

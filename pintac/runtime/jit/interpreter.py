@@ -15,10 +15,13 @@ TICKS, RUNS = 5, 6  # positions in an EXECUTE step, where a timed interpreter co
 # LOOP: level, count, parameter that holds the count (or NO_PARAM), step behind the end of the loop,
 #     first flag and number of flags to clear on entry
 # END_LOOP: level, first step of the body
-# EXECUTE: kernel address, first record, records, first word of the kernel's arguments
+# EXECUTE: kernel address, first word of its records, records, first word of the kernel's arguments
 
-# A record: how one address argument depends on the loop indices.
-RECORD = ("slot", "base", *(f"step{i}" for i in range(isa.LOOP_LEVELS)), "ring_level", "ring_size", "ring_step")
+# EXECUTE's records say how its address arguments depend on the loop indices. Each is RECORD_HEAD words, then two for each
+# term (offset of the level's index, bytes an iteration), then RING_WORDS more if there is a ring (offset of the level's
+# index, slots, bytes a slot).
+RECORD_HEAD = 4  # argument, address at index 0, terms, whether there is a ring
+RING_WORDS = 3
 
 
 def write_interpreter(module: ir.Module, symbol: str, style: Lowering, timed: bool = False) -> None:
@@ -48,8 +51,9 @@ def write_interpreter(module: ir.Module, symbol: str, style: Lowering, timed: bo
         with execute:
             words = e.at(arguments, d * 8)
             began = e.intrinsic("llvm.readcyclecounter", I64) if timed else None
-            with e.loop(0, c) as i:
-                _address(e, e.at(records, (b + i) * (8 * len(RECORD))), index, words)
+            record = Var(e, PTR, e.at(records, b * 8))
+            with e.loop(0, c):
+                record.set(_address(e, record.get(), index, words))
             kernel = e.b.inttoptr(a.v, PTR)
             result = _call_kernel(e, kernel, words)
             if began is not None:
@@ -98,17 +102,27 @@ def _ieee_mode(e: Emitter) -> Val:
     return caller
 
 
-def _address(e: Emitter, record: Val, index: Val, words: Val) -> None:
-    """Evaluate a record and store the address in its slot."""
-    field = {name: e.load(I64, record, 8 * i, align=8) for i, name in enumerate(RECORD)}
-    value = field["base"]
-    for level in range(isa.LOOP_LEVELS):
-        value = value + e.load(I64, index, 8 * level) * field[f"step{level}"]
-    e.store(value, words, field["slot"] * 8, align=8)
-    with e.when(field["ring_size"].gt(0)):
-        index_of_ring = e.load(I64, index, field["ring_level"] * 8).trunc(I32)
-        slot = index_of_ring.urem(field["ring_size"].trunc(I32)).zext(I64)
-        e.store(value + slot * field["ring_step"], words, field["slot"] * 8, align=8)
+def _address(e: Emitter, record: Val, index: Val, words: Val) -> Val:
+    """Evaluate a record and store the address in its slot; gives the record behind it."""
+
+    def word(pointer: Val, i: int) -> Val:
+        return e.load(I64, pointer, 8 * i, align=8)
+
+    value = Var(e, I64, word(record, 1))
+    terms = e.at(record, 8 * RECORD_HEAD)
+    size = word(record, 2) * 16
+    with e.loop(0, size, 16) as at:
+        term = e.at(terms, at)
+        value.set(value.get() + e.load(I64, index, word(term, 0), align=8) * word(term, 1))
+    after = e.at(terms, size)
+    following = Var(e, PTR, after)
+    with e.when(word(record, 3).ne(0)):
+        number = e.load(I64, index, word(after, 0), align=8).trunc(I32)
+        slot = number.urem(word(after, 1).trunc(I32)).zext(I64)
+        value.set(value.get() + slot * word(after, 2))
+        following.set(e.at(after, 8 * RING_WORDS))
+    e.store(value.get(), words, word(record, 0) * 8, align=8)
+    return following.get()
 
 
 class _Kernel(ir.Value):

@@ -30,24 +30,23 @@ class Arguments(Protocol):
 
     e: Emitter
     rows: Val
-    status: Val
-    scratch: Val
 
-    def group(self, group: int, name: str) -> Val: ...
+    def word(self, name: str) -> Val: ...
 
-    def group_pointer(self, group: int, name: str) -> Val: ...
+    def pointer(self, name: str) -> Val: ...
 
-    def row_offset(self, group: int, inner: bool, row: Val) -> Val: ...
+    def row_offset(self, group: str, inner: bool, row: Val) -> Val: ...
 
 
 class Output:
     """What a sink does at each point of the walk."""
 
-    def __init__(self, kernel: Arguments, group: int, sink: Destination) -> None:
+    def __init__(self, kernel: Arguments, group: str, sink: Destination) -> None:
         self.kernel, self.e, self.group, self.sink = kernel, kernel.e, group, sink
-        self.address = kernel.group_pointer(group, "address")
-        self.hi = kernel.group(group, "hi")
-        self.cstep = kernel.group(group, "cstep")
+        self.address = kernel.pointer(f"{group}.address")
+        self.hi = kernel.word(f"{group}.hi")
+        if sink.columns == "strided":
+            self.cstep = kernel.word(f"{group}.cstep")
 
     def begin(self) -> None:
         """Before the first column."""
@@ -84,14 +83,14 @@ class SmxWrite(Output):
     def strip(self, row: Val, values: Sequence[Val], parts: Sequence[Part], numbers: Sequence[Val]) -> None:
         e, bits = self.e, self.sink.bits
         kept = [part.keep(value, 0.0) for value, part in zip(values, parts, strict=True)]
-        mantissas, codes = blocks.quantise_rows(e, kept, bits, self.kernel.status)
+        mantissas, codes = blocks.quantise_rows(e, kept, bits, self.kernel.pointer("status"))
         block = (row >> 2) * self.hi + (self.column >> 2)
         blocks.store_blocks(
             e,
             blocks.pack_blocks(e, mantissas, bits),
             codes,
             e.at(self.address, block * (2 * bits)),
-            e.at(self.kernel.group_pointer(self.group, "codes"), block),
+            e.at(self.kernel.pointer(f"{self.group}.codes"), block),
             None if self.part.full else (self.part.count + 3) >> 2,
             bits,
         )
@@ -137,14 +136,14 @@ SCRATCH_ROW = 80  # bytes of scratch a row of the instruction takes, for each si
 class Reduction(Output):
     """What sums and maxima share: the operation, its neutral element, where accumulators start."""
 
-    def __init__(self, kernel: Arguments, group: int, sink: Destination, number: int) -> None:
+    def __init__(self, kernel: Arguments, group: str, sink: Destination, number: int) -> None:
         super().__init__(kernel, group, sink)
         e = self.e
         self.sums = sink.kind in (Sink.SUM_ROWS, Sink.SUM_COLS, Sink.SUM_ALL)
         self.neutral = 0.0 if self.sums else float("-inf")
         self.rows = kernel.rows
         padded = (self.rows + 3) & -4
-        self.vectors = e.at(kernel.scratch, padded * (SCRATCH_ROW * number))
+        self.vectors = e.at(kernel.pointer("scratch"), padded * (SCRATCH_ROW * number))
         self.by_row = e.at(self.vectors, padded * (4 * LANES))
 
     def combine(self, acc: Val, x: Sequence[Val]) -> Val:
@@ -161,10 +160,12 @@ class RowReduction(Reduction):
 
     def begin(self) -> None:
         self.acc = Var(self.e, VF, self.neutral)
-        self.inner = self.kernel.group(self.group, "inner")
+        if self.sink.grouped:
+            self.inner = self.kernel.word(f"{self.group}.inner")
 
     def _place(self, number: Val) -> Val:
-        return self.e.at(self.address, number * self.hi + self.column * self.cstep)
+        cstep = 4 if self.sink.columns == "unit" else self.cstep
+        return self.e.at(self.address, number * self.hi + self.column * cstep)
 
     def _start(self, number: Val) -> Val:
         if not self.sink.acc:
@@ -226,7 +227,7 @@ class RowReduction(Reduction):
 class ColumnReduction(Reduction):
     """One value a row, or (all) a single one: columns first, then rows."""
 
-    def __init__(self, kernel: Arguments, group: int, sink: Destination, number: int) -> None:
+    def __init__(self, kernel: Arguments, group: str, sink: Destination, number: int) -> None:
         super().__init__(kernel, group, sink, number)
         self.all = sink.kind in (Sink.SUM_ALL, Sink.MAX_ALL)
 
@@ -280,8 +281,8 @@ class ColumnReduction(Reduction):
         e.store(e.canonical(acc.get()), self.address)
 
 
-def output(kernel: Arguments, group: int, sink: Destination, number: int) -> Output:
-    """The code of sink `number`, which is operand group `group`."""
+def output(kernel: Arguments, group: str, sink: Destination, number: int) -> Output:
+    """The code of sink `number`, which is operand group `group` ("d0" or "d1")."""
     if sink.kind == Sink.WRITE:
         return SmxWrite(kernel, group, sink) if sink.bits else Fp32Write(kernel, group, sink)
     if sink.kind in (Sink.SUM_ROWS, Sink.MAX_ROWS):

@@ -21,10 +21,10 @@ from pintac.program import Program
 from pintac.runtime.jit import gemm, interpreter, shapes, transfers, vpu
 from pintac.runtime.jit.codegen import Lowering
 from pintac.runtime.jit.gemm import MATMUL_ARGS
-from pintac.runtime.jit.interpreter import RECORD
 from pintac.runtime.jit.outputs import SCRATCH_ROW
 from pintac.runtime.jit.transfers import TRANSFER_ARGS
 from pintac.runtime.listing import execution_error, loop_ends
+from pintac.runtime.memory import aligned_bytes
 from pintac.runtime.state import MachineState
 
 MAX_KEPT_BYTES = 32 << 20  # packed operands kept by one plan
@@ -68,6 +68,12 @@ class _Place:
     def fixed(self) -> bool:
         return not any(self.steps) and not (self.ring_size and self.ring_step)
 
+    def record(self, slot: int) -> list[int]:
+        """The words by which the interpreter evaluates it (see `interpreter.RECORD_HEAD`)."""
+        terms = [word for level, step in enumerate(self.steps) if step for word in (8 * level, step)]
+        ring = [8 * self.ring_level, self.ring_size, self.ring_step] if self.ring_size and self.ring_step else []
+        return [slot, self.base, len(terms) // 2, int(bool(ring)), *terms, *ring]
+
 
 class _Range(NamedTuple):
     """Bytes [low, high) of an address space, over all loop indices."""
@@ -82,8 +88,12 @@ class _Range(NamedTuple):
 
 @dataclass(frozen=True)
 class _Panel:
-    """The packed right operand of a matmul, which may be kept from one execution to the next."""
+    """The packed right operand of a matmul, which may be kept from one execution to the next.
 
+    `form`: what its bytes depend on but for the operand's address; equal ones in one loop are packed once.
+    """
+
+    form: tuple[object, ...]
     step: int
     first_argument: int
     operand: tuple[_Range, ...]
@@ -99,7 +109,7 @@ class _Builder:
     program: Program
     state: MachineState
     steps: list[_Step] = field(default_factory=list)
-    records: list[list[int]] = field(default_factory=list)
+    records: list[int] = field(default_factory=list)
     arguments: list[int] = field(default_factory=list)
     kernels: dict[str, Writer] = field(default_factory=dict)
     counts: list[int] = field(default_factory=list)  # of the open loops
@@ -170,21 +180,15 @@ class _Builder:
 
     def execute(self, key: str, writer: Writer, values: Sequence[int], places: Mapping[int, _Place]) -> None:
         """A kernel call with these arguments; `places` are the addresses among them, by position."""
-        first_record, first = len(self.records), len(self.arguments)
+        first_record, first, records = len(self.records), len(self.arguments), 0
         self.arguments += values
         for slot, place in places.items():
             self.arguments[first + slot] = place.base
             if not place.fixed:
-                record = {
-                    "slot": slot,
-                    "base": place.base,
-                    "ring_level": place.ring_level,
-                    "ring_size": place.ring_size,
-                }
-                record |= {"ring_step": place.ring_step} | {f"step{i}": s for i, s in enumerate(place.steps)}
-                self.records.append([record[name] for name in RECORD])
+                self.records += place.record(slot)
+                records += 1
         self.kernels[key] = writer
-        fields = [0, first_record, len(self.records) - first_record, first]
+        fields = [0, first_record, records, first]
         self.steps.append(_Step(interpreter.EXECUTE, fields, self.pc, key))
         self.executed += int(np.prod(self.counts, dtype=object)) if self.counts else 1
 
@@ -230,23 +234,25 @@ class _Builder:
             offset = self.scratch(MATMUL_ARGS.index(name), offset, size)
         operand = (places["right"], places["right_codes"])
         first = self.steps[-1].fields[3]
-        self.panels.append(_Panel(len(self.steps) - 1, first, right_ranges, operand, tuple(self.loops), sizes[2]))
+        form = (shape, right.hi, n, k)
+        self.panels.append(_Panel(form, len(self.steps) - 1, first, right_ranges, operand, tuple(self.loops), sizes[2]))
 
     def vpu(self, instruction: isa.Instruction) -> None:
         rows, cols = instruction["rows"], instruction["cols"]
         shape = shapes.shape_of(self.program.table[self.pc])
-        values = [0] * vpu.VPU_WORDS
-        places: dict[int, _Place] = {}
+        words: dict[str, int] = {"rows": rows, "cols": cols, "params": self.state.params.ctypes.data}
+        words["status"] = self.state.status.ctypes.data
+        words |= {f"imm{i}": instruction[f"imm{i}"] for i in range(isa.IMMEDIATES)}
+        words |= {f"p{i}": instruction[f"scalar{i}"] for i in range(isa.SCALARS)}
+        places: dict[str, _Place] = {}
 
         def group(name: str, o: Operand) -> None:
-            g = isa.GROUPS.index(name)
             scale = 1 if o.bits or o.kind == Kind.INDEX else 4  # blocks, elements, bytes of fp32
-            places[vpu.group_word(g, "address")] = self.place(o)
+            places[f"{name}.address"] = self.place(o)
             if o.bits:
-                places[vpu.group_word(g, "codes")] = self.place(o, exponents=True)
-            for field_name, value in (("hi", o.hi * scale), ("lo", o.lo * scale), ("cstep", o.cstep * scale)):
-                values[vpu.group_word(g, field_name)] = value
-            values[vpu.group_word(g, "inner")] = o.inner
+                places[f"{name}.codes"] = self.place(o, exponents=True)
+            strides = {"hi": o.hi * scale, "lo": o.lo * scale, "cstep": o.cstep * scale, "inner": o.inner}
+            words.update({f"{name}.{key}": value for key, value in strides.items()})
 
         for i, source in enumerate(shape.sources):
             if source is not None:
@@ -267,14 +273,15 @@ class _Builder:
                     )
             self.check_tensor(f"d{i}", target, *extent)
             group(f"d{i}", replace(o, inner=o.inner or rows))
-        header = {"rows": rows, "cols": cols, "params": self.state.params.ctypes.data}
-        header["status"] = self.state.status.ctypes.data
-        header |= {f"imm{i}": instruction[f"imm{i}"] for i in range(isa.IMMEDIATES)}
-        header |= {f"p{i}": instruction[f"scalar{i}"] for i in range(isa.SCALARS)}
-        for name, value in header.items():
-            values[vpu.VPU_ARGS.index(name)] = value
-        self.execute(shape.key, partial(vpu.write_vpu, shape), values, places)
-        self.scratch(vpu.VPU_ARGS.index("scratch"), 0, -(-rows // 4) * 4 * SCRATCH_ROW * isa.SINKS)
+        names = vpu.kernel_words(shape)
+        self.execute(
+            shape.key,
+            partial(vpu.write_vpu, shape),
+            [words.get(name, 0) for name in names],
+            {names.index(name): place for name, place in places.items()},
+        )
+        if "scratch" in names:
+            self.scratch(names.index("scratch"), 0, -(-rows // 4) * 4 * SCRATCH_ROW * isa.SINKS)
 
     def transfer(self, instruction: isa.Instruction) -> None:
         size, count, outer = instruction["size"], instruction["count"], instruction["outer"]
@@ -363,28 +370,33 @@ class _Builder:
 
 def _keep_panels(b: _Builder, steps: np.ndarray, arguments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give kept panels memory and a flag, and have their loops clear the flag on entry; (flags, memory)."""
-    kept = b.kept()
-    panels = [panel for group in kept.values() for panel in group]
-    flags = np.zeros(1 + len(panels), np.int64)
-    memory = _aligned(sum(-(-panel.size // 64) * 64 for panel in panels))
+    groups = {
+        opening: list(_same(group).values()) for opening, group in b.kept().items()
+    }  # one list of panels for each packed operand
+    packed = [same for group in groups.values() for same in group]
+    flags = np.zeros(1 + len(packed), np.int64)
+    memory = aligned_bytes(sum(-(-same[0].size // 64) * 64 for same in packed), 0)
     flag_argument, keep_argument, panel_argument = (MATMUL_ARGS.index(n) for n in ("flag", "keep", "right_panel"))
     for panel in b.panels:
         arguments[panel.first_argument + flag_argument] = flags.ctypes.data
     number, offset = 1, 0
-    for opening, group in kept.items():
+    for opening, group in groups.items():
         steps[opening, interpreter.FIRST_FLAG : interpreter.FIRST_FLAG + 2] = number, len(group)
-        for panel in group:
-            arguments[panel.first_argument + flag_argument] = flags.ctypes.data + 8 * number
-            arguments[panel.first_argument + keep_argument] = 1
-            arguments[panel.first_argument + panel_argument] = memory.ctypes.data + offset
-            number, offset = number + 1, offset + -(-panel.size // 64) * 64
+        for same in group:
+            for panel in same:
+                arguments[panel.first_argument + flag_argument] = flags.ctypes.data + 8 * number
+                arguments[panel.first_argument + keep_argument] = 1
+                arguments[panel.first_argument + panel_argument] = memory.ctypes.data + offset
+            number, offset = number + 1, offset + -(-same[0].size // 64) * 64
     return flags, memory
 
 
-def _aligned(size: int) -> np.ndarray:
-    """`size` bytes or more, 64-byte aligned."""
-    raw = np.zeros(size + 128, np.uint8)
-    return raw[-raw.ctypes.data % 64 :]
+def _same(panels: Sequence[_Panel]) -> dict[object, list[_Panel]]:
+    """Panels that always hold the same bytes, together."""
+    out: dict[object, list[_Panel]] = {}
+    for panel in panels:
+        out.setdefault((panel.form, panel.places), []).append(panel)
+    return out
 
 
 def build(
@@ -403,10 +415,10 @@ def build(
         if step.kernel:
             row[1] = kernel[step.kernel]
     arguments = np.array(b.arguments or [0], np.uint64).view(np.int64)
-    scratch = _aligned(b.scratch_bytes)
+    scratch = aligned_bytes(b.scratch_bytes, 0)
     for slot, offset in b.scratch_slots:
         arguments[slot] = scratch.ctypes.data + offset
     flags, panels = _keep_panels(b, steps, arguments)
-    records = np.array(b.records, np.int64).reshape(-1, len(RECORD))
+    records = np.array(b.records or [0], np.int64)
     pcs = np.array([s.pc for s in b.steps], np.int64)
     return Plan(steps, records, arguments, flags, pcs, b.macs, b.executed, (scratch, panels))

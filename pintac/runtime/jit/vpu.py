@@ -17,15 +17,39 @@ from pintac.runtime.jit.codegen import F32, I8, I16, I32, I64, LANES, PTR, Emitt
 from pintac.runtime.jit.outputs import Output, load_strided, output
 from pintac.runtime.jit.shapes import CONSTANT, PER_CHUNK, PER_ROW, PER_STRIP, Source, VpuShape, arguments
 
-# Arguments of a kernel: one pointer to 64-bit words. First these, then GROUP_ARGS for each operand group.
-VPU_ARGS = ("params", "status", "scratch", "rows", "cols", "imm0", "imm1", "imm2", "imm3", "p0", "p1", "p2")
-GROUP_ARGS = ("address", "codes", "hi", "lo", "inner", "cstep")
-VPU_WORDS = len(VPU_ARGS) + len(GROUP_ARGS) * len(isa.GROUPS)
+def kernel_words(shape: VpuShape) -> tuple[str, ...]:
+    """Arguments of a shape's kernel: the names of the 64-bit words that its one argument points to.
+
+    `s0.address`, `d1.codes`, `s2.hi` and so on belong to operand groups.
+    """
+    used = used_selectors(shape)
+    philox = [b for op, _, b, _ in shape.micro_ops if op in vector_math.PHILOX]
+    scalars = [f"p{i}" for i in range(isa.SCALARS) if isa.SELECT_SCALAR + i in used]
+    words = ["rows", "cols", *scalars]
+    words += [f"imm{i}" for i in range(isa.IMMEDIATES) if isa.SELECT_IMM + i in (*used, *philox)]
+    if scalars or philox:
+        words.append("params")
+    if any(sink.bits for _, sink in shape.sinks):
+        words.append("status")
+    if any(sink.kind != Sink.WRITE for _, sink in shape.sinks):
+        words.append("scratch")
+    for i, source in enumerate(shape.sources):
+        if source is not None:
+            names = ["address", "hi"]
+            names += ["codes"] * (source.bits > 0) + ["lo", "inner"] * source.inner
+            names += ["cstep"] * (source.bits < 0 or source.columns == "strided")
+            words += [f"s{i}.{name}" for name in names]
+    for i, sink in shape.sinks:
+        names = ["address", "hi"] + ["codes"] * (sink.bits > 0) + ["lo"] * sink.inner
+        names += ["inner"] * (sink.inner or bool(sink.grouped)) + ["cstep"] * (sink.columns == "strided")
+        words += [f"d{i}.{name}" for name in names]
+    return tuple(words)
 
 
-def group_word(group: int, name: str) -> int:
-    """Position of an operand group's argument."""
-    return len(VPU_ARGS) + group * len(GROUP_ARGS) + GROUP_ARGS.index(name)
+def used_selectors(shape: VpuShape) -> set[int]:
+    """Values that micro-operations and sinks take."""
+    used = {s for op, a, b, c in shape.micro_ops for s in arguments(MicroOp(op), a, b, c)}
+    return used | {sink.select for _, sink in shape.sinks}
 
 
 class _Value:
@@ -46,35 +70,25 @@ class Kernel:
         self.shape = shape
         self.e = e = Emitter(function, style)
         (self.words,) = e.args()
-        self._loaded: dict[int, Val] = {}
+        self._place = {name: i for i, name in enumerate(kernel_words(shape))}
+        self._loaded: dict[str, Val] = {}
         self.rows, self.cols = self.word("rows"), self.word("cols")
-        self.status = self.pointer("status")
-        self.params = self.pointer("params")
-        self.scratch = self.pointer("scratch")
         self.values: dict[int, _Value] = {}
-        self.used = {s for op, a, b, c in shape.micro_ops for s in arguments(MicroOp(op), a, b, c)}
-        self.used |= {sink.select for _, sink in shape.sinks}
+        self.used = used_selectors(shape)
 
     # --- arguments
 
-    def word(self, name: str | int) -> Val:
+    def word(self, name: str) -> Val:
         """A 64-bit argument; loaded once, on entry (a store in a loop might change it, for all that LLVM knows)."""
-        place = VPU_ARGS.index(name) if isinstance(name, str) else name
-        if place not in self._loaded:
+        if name not in self._loaded:
             with self.e.on_entry():
-                self._loaded[place] = self.e.load(I64, self.words, 8 * place, align=8)
-        return self._loaded[place]
+                self._loaded[name] = self.e.load(I64, self.words, 8 * self._place[name], align=8)
+        return self._loaded[name]
 
-    def pointer(self, name: str | int) -> Val:
+    def pointer(self, name: str) -> Val:
         word = self.word(name)
         with self.e.on_entry():
             return Val(self.e, self.e.b.inttoptr(word.v, PTR))
-
-    def group(self, group: int, name: str) -> Val:
-        return self.word(group_word(group, name))
-
-    def group_pointer(self, group: int, name: str) -> Val:
-        return self.pointer(group_word(group, name))
 
     # --- the walk
 
@@ -84,7 +98,7 @@ class Kernel:
         # fp32 writes may be in place, so they come last: LLVM's instruction combiner moves a masked load down into a
         # select on the same mask without looking at the stores between.
         sinks = sorted(self.shape.sinks, key=lambda s: s[1].kind == Sink.WRITE and not s[1].bits)
-        outputs = [output(self, isa.GROUPS.index(f"d{i}"), sink, i) for i, sink in sinks]
+        outputs = [output(self, f"d{i}", sink, i) for i, sink in sinks]
         for out in outputs:
             out.begin()
         with e.loop(0, self.cols, LANES) as column:
@@ -136,7 +150,7 @@ class Kernel:
                 self.values[isa.SELECT_IMM + i] = _Value(CONSTANT, [e.splat(bits.cast(F32))])
         for i in range(isa.SCALARS):
             if isa.SELECT_SCALAR + i in self.used:
-                scalar = e.load(F32, self.params, self.word(f"p{i}") * 4)
+                scalar = e.load(F32, self.pointer("params"), self.word(f"p{i}") * 4)
                 self.values[isa.SELECT_SCALAR + i] = _Value(CONSTANT, [e.splat(scalar)])
 
     def _sources_of(self, level: int) -> None:
@@ -153,32 +167,33 @@ class Kernel:
 
     def _smx_rows(self, i: int, bits: int) -> list[Val]:
         e = self.e
-        block = (self.row >> 2) * self.group(i, "hi") + (self.column >> 2)
+        block = (self.row >> 2) * self.word(f"s{i}.hi") + (self.column >> 2)
         word = I8 if bits <= 8 else I16
-        mantissas = blocks.load_blocks(e, e.at(self.group_pointer(i, "address"), block * (2 * bits)), bits, word)
-        codes = blocks.load_codes(e, e.at(self.group_pointer(i, "codes"), block))
+        mantissas = blocks.load_blocks(e, e.at(self.pointer(f"s{i}.address"), block * (2 * bits)), bits, word)
+        codes = blocks.load_codes(e, e.at(self.pointer(f"s{i}.codes"), block))
         return blocks.decode_rows(e, mantissas, codes)
 
-    def row_offset(self, group: int, inner: bool, row: Val) -> Val:
+    def row_offset(self, group: str, inner: bool, row: Val) -> Val:
         """Where a row begins, in units of its strides (bytes of fp32, elements of an index)."""
-        hi = self.group(group, "hi")
+        hi = self.word(f"{group}.hi")
         if not inner:
             return row * hi
-        size, number = self.group(group, "inner").trunc(I32), row.trunc(I32)
-        return number.udiv(size).zext(I64) * hi + number.urem(size).zext(I64) * self.group(group, "lo")
+        size, number = self.word(f"{group}.inner").trunc(I32), row.trunc(I32)
+        return number.udiv(size).zext(I64) * hi + number.urem(size).zext(I64) * self.word(f"{group}.lo")
 
     def _row(self, i: int, source: Source, row: Val, part: Part) -> Val:
         e = self.e
-        offset = e.i64(0) if source.level == PER_CHUNK else self.row_offset(i, source.inner, row)
-        cstep = self.group(i, "cstep")
+        offset = e.i64(0) if source.level == PER_CHUNK else self.row_offset(f"s{i}", source.inner, row)
         if source.bits < 0:
-            first = (self.group(i, "address") + offset + self.column * cstep).trunc(I32)
+            cstep = self.word(f"s{i}.cstep")
+            first = (self.word(f"s{i}.address") + offset + self.column * cstep).trunc(I32)
             return e.splat(first) + e.table(range(LANES), I32) * e.splat(cstep.trunc(I32))
-        start = e.at(self.group_pointer(i, "address"), offset)
+        start = e.at(self.pointer(f"s{i}.address"), offset)
         if source.columns == "same":
             return e.splat(e.load(F32, start))
         if source.columns == "unit":
             return e.load_part(e.at(start, self.column * 4), part)
+        cstep = self.word(f"s{i}.cstep")
         return load_strided(e, e.at(start, self.column * cstep), cstep, part)
 
     def _micro_ops(self, level: int) -> None:
@@ -192,7 +207,7 @@ class Kernel:
                     continue
                 counter = self.values[a]
                 stream = self.word(f"imm{b - isa.SELECT_IMM}").trunc(I32)
-                rows = [vector_math.philox(self.e, op, x, stream, self.params) for x in counter.rows]
+                rows = [vector_math.philox(self.e, op, x, stream, self.pointer("params")) for x in counter.rows]
                 self.values[n] = _Value(counter.level, rows)
                 continue
             selectors = arguments(op, a, b, c)
@@ -207,5 +222,5 @@ class Kernel:
 
 
 def write_vpu(shape: VpuShape, module: ir.Module, symbol: str, style: Lowering) -> None:
-    """The kernel of a VPU shape: i64(words of `VPU_ARGS` and `GROUP_ARGS`)."""
+    """The kernel of a VPU shape: i64(its `kernel_words`)."""
     Kernel(shape, ir.Function(module, ir.FunctionType(I64, [PTR]), symbol), style).emit()
