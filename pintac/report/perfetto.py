@@ -1,8 +1,9 @@
 """A timeline as a Chrome/Perfetto trace: open the file in ui.perfetto.dev or chrome://tracing.
 
-Each queue has a track of its instructions and one of its waits and signals; an arrow leads from each signal to the wait
-it releases. Counters show how many units work and what the DRAM bus carries. A microsecond of the trace is a
-microsecond of the machine.
+Each queue has a track of its instructions, one of its waits and signals, and one of the times at which its unit stood
+still, each with its cause; an arrow leads from each signal to the wait it releases. Values in SRAM and PSUM have a
+track each, from their write to their last use. Counters show how many units work, what the DRAM bus carries and how
+many bytes are alive. A microsecond of the trace is a microsecond of the machine.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from pintac.cost import cost_table
 from pintac.isa import Opcode, Queue
 from pintac.machine import Machine
 from pintac.program import Program
-from pintac.timeline import CAUSE_NAMES, Timing, program_machine, simulate
-from pintac.timeline_core import EVENT_OP, EVENT_SIGNAL, EVENT_WAIT
+from pintac.report.residency import Resident, residents
+from pintac.timeline import CAUSE_NAMES, Timing, parameter_block, program_machine, simulate
+from pintac.timeline_core import EVENT_OP, EVENT_SIGNAL, EVENT_WAIT, ISSUE
 
 MAX_EVENTS = 50_000
 _PROCESS = 1
 _SEMAPHORE_TRACK = 10
+_STALL_TRACK = 20
 
 Event = dict[str, Any]
 
@@ -47,6 +50,7 @@ def trace(program: Program, entry: str, machine: Machine, timing: Timing, limit:
     for q in Queue:
         out.append(name_track(1 + q, q.name.lower()))
         out.append(name_track(_SEMAPHORE_TRACK + q, f"{q.name.lower()} semaphores"))
+        out.append(name_track(_STALL_TRACK + q, f"{q.name.lower()} stalls"))
     start, stop = program.entry(entry)
     costs = cost_table(program.table[start:stop], machine)
     names = {s.number: s.name or f"semaphore {s.number}" for s in program.semaphores}
@@ -75,6 +79,16 @@ def trace(program: Program, entry: str, machine: Machine, timing: Timing, limit:
             })  # fmt: skip
     out += _flows(rows, us, names)
     out += _counters(rows, costs["dram_read"] + costs["dram_write"], start, us)
+    horizon = int(rows[-1, 3]) if len(rows) else 0
+    sources = {s.number: s.source.name.lower() for s in program.semaphores}
+    for queue, pc, begin, end, cause, semaphore in stalls(timing.events, horizon):
+        name = CAUSE_NAMES[cause] if semaphore < 0 else f"waiting for {sources.get(semaphore, 'a semaphore')}"
+        args = {"pc": pc} if semaphore < 0 else {"pc": pc, "semaphore": semaphore}
+        out.append({
+            "ph": "X", "pid": _PROCESS, "tid": _STALL_TRACK + queue, "cat": "stall", "name": name, "ts": begin * us,
+            "dur": (end - begin) * us, "args": args,
+        })  # fmt: skip
+    out += _residency(residents(program, entry, parameter_block(program), rows), us)
     return {
         "displayTimeUnit": "ns",
         "otherData": {
@@ -91,6 +105,51 @@ def _complete(events: np.ndarray, limit: int) -> np.ndarray:
         horizon = min(events[events[:, 1] == q, 3].max() for q in range(4) if (events[:, 1] == q).any())
         events = events[events[:, 3] <= horizon]
     return events[np.lexsort((events[:, 2], events[:, 1], events[:, 3]))]
+
+
+def stalls(events: np.ndarray, horizon: int) -> list[tuple[int, int, int, int, int, int]]:
+    """(queue, instruction, from, to, cause, semaphore or -1) of each time at which a unit stood still.
+
+    Events of a queue are in the order in which they were recorded, which is that of its listing. What starts after
+    `horizon` is left out, and so are the cycles in which a sequencer only takes the next instruction.
+    """
+    out: list[tuple[int, int, int, int, int, int]] = []
+    for q in Queue:
+        idle = 0
+        for kind, _, pc, begin, end, _, cause, _ in events[events[:, 1] == q].tolist():
+            if begin > horizon:
+                break
+            if kind == EVENT_WAIT:
+                idle = max(idle, begin)
+                if end > idle:
+                    out.append((int(q), pc, idle, end, ISSUE, cause))
+                    idle = end
+            elif kind == EVENT_OP:
+                if begin > idle and cause != ISSUE:
+                    out.append((int(q), pc, idle, begin, cause, -1))
+                idle = end
+    return out
+
+
+def _residency(values: list[Resident], us: float) -> list[Event]:
+    """A slice for each value on a track of its name, and the bytes alive in each memory."""
+    out: list[Event] = []
+    changes: dict[str, dict[int, int]] = {}
+    for number, value in enumerate(values):
+        memory = value.space.name
+        both = {"pid": _PROCESS, "tid": 0, "cat": memory.lower(), "name": f"{memory} {value.name}", "id": number}
+        args = {"first": value.start, "last": value.stop - 1, "bytes": value.bytes}
+        out.append({**both, "ph": "b", "ts": value.since * us, "args": args})
+        out.append({**both, "ph": "e", "ts": value.until * us})
+        of = changes.setdefault(f"{memory} bytes alive", {})
+        of[value.since] = of.get(value.since, 0) + value.bytes
+        of[value.until] = of.get(value.until, 0) - value.bytes
+    for name, of in changes.items():
+        alive = 0
+        for at in sorted(of):
+            alive += of[at]
+            out.append({"ph": "C", "pid": _PROCESS, "tid": 0, "name": name, "ts": at * us, "args": {"bytes": alive}})
+    return out
 
 
 def _flows(rows: np.ndarray, us: float, names: dict[int, str]) -> list[Event]:
