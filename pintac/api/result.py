@@ -33,6 +33,8 @@ class Result:
     steps           steps done, those before a resume included
     cost            modelled cost of a step; None for quant="none", which runs no program
     weights         trained masters by the names of the module's state_dict
+    saturated       whether a block ever exceeded the largest SMX exponent, `nonfinite` whether one ever held an
+                    infinity or a NaN; None where no machine ran
     history         (step, loss, l2) as they were shown; l2 is None where it was not measured
     """
 
@@ -50,6 +52,8 @@ class Result:
     sim_seconds_per_step: float | None = None
     compile_seconds: float | None = None
     interrupted: bool = False
+    saturated: bool | None = None
+    nonfinite: bool | None = None
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
     program: Program | None = field(default=None, repr=False)
 
@@ -87,6 +91,8 @@ class Result:
             "engine": self.engine,
             "machine": self.machine,
             "interrupted": self.interrupted,
+            "saturated": self.saturated,
+            "nonfinite": self.nonfinite,
             "history": [list(row) for row in self.history],
             **self.details,
         }

@@ -162,6 +162,8 @@ def finish(session: Session, program: Program, outcome: Outcome, *, engine: str,
         history=tuple(outcome.history),
         sim_seconds_per_step=outcome.seconds_per_step,
         interrupted=outcome.interrupted,
+        saturated=session.saturated,
+        nonfinite=session.nonfinite,
         program=program,
         details=details(program),
     )

@@ -31,6 +31,10 @@ def summary(result: Mapping[str, Any]) -> str:
         add("note", "cycles and joules are model values (docs/MACHINE.md)")
     elif r["engine"] == "torch":
         add("cycles", "none: fp32 in torch runs no program")
+    if r.get("saturated"):
+        add("saturated", "some blocks exceeded the largest SMX exponent and were clipped (NUMERICS 1)")
+    if r.get("nonfinite"):
+        add("non-finite", "some blocks held an infinity or a NaN: the run diverged")
     add("simulation", f"{r['sim_seconds_per_step'] or 0:.3f} s a step", r["sim_seconds_per_step"])
     if r["interrupted"]:
         add("interrupted", f"after {steps} steps")
