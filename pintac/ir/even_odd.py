@@ -185,20 +185,23 @@ def _linear(b: Builder, node: Node, operands: Sequence[Operand]) -> Halves:
 
 def _product(b: Builder, node: Node, operands: Sequence[Operand]) -> Halves:
     """matmul and tt_matmul: each half by itself, with the same weights."""
-    halves = operands[0][1]
-    if not halves.perturbed or any(weight.perturbed for _, weight in operands[1:]):
+    start = operands[2][1] if node.op == "matmul" and len(operands) == 3 else UNPERTURBED
+    weights = operands[1:2] if node.op == "matmul" else operands[1:]
+    if any(weight.perturbed for _, weight in weights):
         raise IRError(
             f"{node.op}: a weight depends on the perturbed point",
             location=node.loc,
             hint="only the left operand of a matmul can be perturbed",
         )
-    weights = [weight for weight, _ in operands[1:]]
     attrs = {**node.attrs, "lhs_role": "delta"}
 
-    def apply(half: Node | None) -> Node | None:
-        return None if half is None else b.add_op(node.op, [half, *weights], attrs)
+    def apply(half: Node | None, acc: Node | None) -> Node | None:
+        if half is None:
+            return acc
+        return b.add_op(node.op, [half, *(weight for weight, _ in weights), *([] if acc is None else [acc])], attrs)
 
-    return Halves(apply(halves.odd), apply(halves.even))
+    halves = operands[0][1]
+    return Halves(apply(halves.odd, start.odd), apply(halves.even, start.even))
 
 
 def _concat(b: Builder, node: Node, operands: Sequence[Operand]) -> Halves:

@@ -7,7 +7,8 @@ Saved values (NUMERICS 6). With `saved=smx` backward reads a value of the pertur
 
 - v that a forward matmul reads (itself, or a reshape or permutation of it): the same Q that the matmul reads;
 - base + v, base - v: from the fp32 base rows and the saved v;
-- p and q of which the path goes on with the halves (p - q) / 2 and (p + q) / 2 (even/odd): from the saved halves;
+- p and q of which the path goes on with the halves (p - q) / 2 and (p + q) / 2, or one of them (even/odd): from the
+  saved halves; a half that forward does not need is made for it;
 - any other v (D for the derivative of sin): a quantisation of its own at the delta bits.
 
 A value of the perturbed path is one that depends on a matmul of perturbed rows and that a later such matmul depends on.
@@ -82,8 +83,9 @@ class _Rewriter:
         self.path = perturbed_path(graph, self.forward) if options.saved == "smx" else set()
         self.codes: dict[tuple[Node, int], Node] = {}
         self.restored: dict[Node, Node] = {}
+        self.made: dict[tuple[Node, str], Node] = {}
         self.read = self._read_by_matmuls(graph)
-        self.halves = _halved(graph)
+        self.pairs = _halved(graph)
 
     def _read_by_matmuls(self, graph: Graph) -> dict[Node, Node]:
         """value -> what a forward matmul of perturbed rows reads of it: itself, or a view of it."""
@@ -144,6 +146,17 @@ class _Rewriter:
                 self.restored[value] = self._restore(value)
         return self.restored[value]
 
+    def _half(self, pair: _Pair, which: Literal["even", "odd"]) -> Node:
+        """A half of a pair as backward reads it."""
+        half = pair.even if which == "even" else pair.odd
+        if half is not None:
+            return self.saved(half)
+        if (pair.plus, which) not in self.made:
+            total = self.b.add_op("add" if which == "even" else "sub", [self.new[pair.plus], self.new[pair.minus]])
+            code = self.b.quantize(self.b.mul(total, 0.5), self.options.delta)
+            self.made[pair.plus, which] = self.b.decode(code)
+        return self.made[pair.plus, which]
+
     def _restore(self, value: Node) -> Node:
         delta = self.options.delta
         operand = self.read.get(value)
@@ -156,10 +169,11 @@ class _Rewriter:
             for view in views:
                 result = _undo(self.b, view, result)
             return result
-        if value in self.halves:
-            op, even, odd = self.halves[value]
-            if even in self.path and odd in self.path:
-                return self.b.add_op(op, [self.saved(even), self.saved(odd)])
+        if value in self.pairs:
+            pair = self.pairs[value]
+            return self.b.add_op(
+                "add" if value is pair.plus else "sub", [self._half(pair, "even"), self._half(pair, "odd")]
+            )
         source = value.operands[0] if value.operands else None
         if value.op in _VIEWS and source in self.path:
             return self.b.copy(value, [self.saved(value.operands[0])])
@@ -169,19 +183,32 @@ class _Rewriter:
         return self.b.decode(self.code(value, delta))
 
 
-def _halved(graph: Graph) -> dict[Node, tuple[str, Node, Node]]:
-    """p -> ("add", even, odd) and q -> ("sub", even, odd) for even = (p + q) / 2 and odd = (p - q) / 2."""
-    half: dict[tuple[str, Node, Node], Node] = {}
+@dataclass(eq=False)
+class _Pair:
+    """Two values whose half sum, half difference, or both are what a path goes on with."""
+
+    plus: Node
+    minus: Node
+    even: Node | None = None
+    odd: Node | None = None
+
+
+def _halved(graph: Graph) -> dict[Node, _Pair]:
+    """The pair of every p and q of which (p + q) / 2 or (p - q) / 2 is a node."""
+    found: dict[Node, _Pair] = {}
     for node in graph.of("mul"):
         total, factor = node.operands
-        if total.op in ("add", "sub") and factor.op == "const" and factor.attrs["values"] == (0.5,):
-            half[total.op, *total.operands] = node  # type: ignore[index]
-    found: dict[Node, tuple[str, Node, Node]] = {}
-    for (op, p, q), odd in half.items():
-        even = half.get(("add", p, q))
-        if op == "sub" and even is not None:
-            found.setdefault(p, ("add", even, odd))
-            found.setdefault(q, ("sub", even, odd))
+        if total.op not in ("add", "sub") or factor.op != "const" or factor.attrs["values"] != (0.5,):
+            continue
+        plus, minus = total.operands
+        pair = found.get(plus) or _Pair(plus, minus)
+        if plus.type != minus.type or (pair.plus, pair.minus) != (plus, minus):
+            continue
+        if total.op == "add":
+            pair.even = node
+        else:
+            pair.odd = node
+        found[plus] = found[minus] = pair
     return found
 
 

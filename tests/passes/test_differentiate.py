@@ -29,10 +29,10 @@ def difference_quotient(graph: Graph, direction: dict[str, np.ndarray], step: fl
     return float(losses[0] - losses[1]) / (2 * step)
 
 
-@pytest.mark.parametrize("form", ["plus-minus", "none"])
+@pytest.mark.parametrize("form", ["plus-minus", "even-odd", "none"])
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_gradients_are_those_of_the_loss(network: str, form: str) -> None:
-    """Along three random directions; both forms of the perturbed path."""
+    """Along three random directions; every form of the perturbed path."""
     graph = poisson(NETWORKS[network], estimator={"kind": "second-difference", "K": 4, "sigma": 0.1}, points=3)
     graph = verify(run(graph, ExpandOperators(), SplitStein(form), ReorderTT(), Differentiate()))
     found = values(graph)
@@ -46,9 +46,31 @@ def test_gradients_are_those_of_the_loss(network: str, form: str) -> None:
 
 def test_split_and_naive_have_equal_gradients() -> None:
     graph = ExpandOperators().run(poisson(mlp(5, 5, 1), points=3))
-    found = [values(run(graph, SplitStein(form), Differentiate())) for form in ("plus-minus", "none")]
+    found = [values(run(graph, SplitStein(form), Differentiate())) for form in ("plus-minus", "even-odd", "none")]
     for key in found[0]:
-        assert distance(found[0][key], found[1][key]) < 1e-9
+        assert distance(found[0][key], found[2][key]) < 1e-9 and distance(found[1][key], found[2][key]) < 1e-9
+
+
+def test_the_backward_of_even_and_odd_halves() -> None:
+    """NUMERICS 5, written out: g+- = (gb +- ga) / 2, grad b = r+ + r-, grad a = r+ - r- with r+- = g+- fn'(Y + d+-)."""
+    rng = np.random.default_rng(0)
+    y, a, b, ga, gb = (0.3 * rng.standard_normal((2, 1, 3, 4)) for _ in range(5))
+    builder = Builder("g", {"terms": [{"name": "r", "points": 2, "weight": 1.0}]})
+    with builder.at(Location("model.py", 1)):
+        nodes = [builder.state(name, (2, 1, 3, 4)) for name in ("y", "a", "b")]
+        plus, minus = builder.add(nodes[2], nodes[1]), builder.sub(nodes[2], nodes[1])
+        after = [builder.delta_act("tanh", nodes[0], d) for d in (plus, minus)]
+        odd = builder.mul(builder.sub(*after), 0.5)
+        even = builder.mul(builder.add(*after), 0.5)
+        weighted = [builder.mul(odd, builder.data("ga", ga.shape)), builder.mul(even, builder.data("gb", gb.shape))]
+        builder.output("loss", builder.sum(builder.add(*weighted)))
+    found = evaluate(Differentiate().run(builder.finish()), {"y": y, "a": a, "b": b, "ga": ga, "gb": gb}, PARAMS)
+    g_plus, g_minus = (gb + ga) / 2, (gb - ga) / 2
+    slope = {name: 1 - np.tanh(y + d) ** 2 for name, d in (("plus", b + a), ("minus", b - a), ("base", 0 * a))}
+    r_plus, r_minus = g_plus * slope["plus"], g_minus * slope["minus"]
+    expected_y = g_plus * (slope["plus"] - slope["base"]) + g_minus * (slope["minus"] - slope["base"])
+    for name, expected in (("a", r_plus - r_minus), ("b", r_plus + r_minus), ("y", expected_y)):
+        np.testing.assert_allclose(found[f"grad:{name}"], expected, rtol=1e-9, atol=1e-12)
 
 
 def test_the_loss_is_the_weighted_mean_of_squares() -> None:

@@ -31,7 +31,8 @@ def smx(network: str, form: str = "plus-minus", order: str = "prs", **options: o
     return verify(InsertSMX(**options).run(before(network, form, order)))  # type: ignore[arg-type]
 
 
-EVERY = [(network, form) for network in sorted(NETWORKS) for form in ("plus-minus", "none")]
+FORMS = ("plus-minus", "even-odd", "none")
+EVERY = [(network, form) for network in sorted(NETWORKS) for form in FORMS]
 
 
 @pytest.mark.parametrize(("network", "form"), EVERY)
@@ -75,8 +76,8 @@ def test_both_gradients_read_one_quantised_adjoint() -> None:
 
 
 def backward_reads(graph: Graph) -> list[tuple[Node, Node]]:
-    """(reader, value): forward values that backward nodes other than matmuls read."""
-    forward = forward_nodes(graph)
+    """(reader, value): forward values that backward nodes other than matmuls read; what makes saved codes is forward."""
+    forward = forward_nodes(graph) | ancestors(graph, (node.operands[0] for node in graph.of("decode")))
     return [
         (node, operand)
         for node in graph.nodes
@@ -111,6 +112,21 @@ def test_saved_activations_are_what_the_forward_matmul_read() -> None:
         readers = [user for user in graph.users(code) if user.op == "matmul"]
         assert code.type.bits == 8 and [reader.attrs["lhs_role"] for reader in readers] == ["delta"]
         assert any(user.op == "matmul_tn" for user in graph.users(code))
+
+
+def test_backward_reads_pairs_from_their_saved_halves() -> None:
+    """c+ and c- of an activation are b' + a' and b' - a' of the codes that the next matmuls read.
+
+    The Laplacian needs no odd half of u: that of the last activation is made for backward alone.
+    """
+    graph = smx("mlp", "even-odd")
+    decoded = graph.of("decode")
+    assert sorted(node.shape for node in decoded) == [(3, 1, 4, 5)] * 2 + [(3, 1, 4, 7)] * 2
+    read = [any(user.op == "matmul" for user in graph.users(node.operands[0])) for node in decoded]
+    assert read.count(True) == 3
+    assert all(node.operands[0].operands[0].op == "mul" for node in decoded)  # halves, no activations
+    restored = [n for n in graph.of("add", "sub") if {operand.op for operand in n.operands} == {"decode"}]
+    assert sorted(n.op for n in restored) == ["add", "add", "sub", "sub"]
 
 
 def test_values_that_no_matmul_reads_get_a_quantisation_of_their_own() -> None:
@@ -156,7 +172,7 @@ def test_sequential_layers_save_through_their_views() -> None:
     assert set(Counter(node.operands[0] for node in graph.of("quantize")).values()) == {1}
 
 
-@pytest.mark.parametrize("form", ["plus-minus", "none"])
+@pytest.mark.parametrize("form", FORMS)
 def test_estimator_and_loss_are_never_quantised(form: str) -> None:
     graph = smx("mlp", form)
     draws = [node for node in graph.of("random") if node.attrs["stream"] == STREAM_DELTA]
