@@ -18,8 +18,10 @@ from pintac.machine import Machine
 from pintac.program import Program
 from pintac.report.explain_choices import Choices, Memory, choices, memory_use
 from pintac.report.explain_ledger import Group, Ledger
+from pintac.report.explain_path import MOST_EVENTS, Path, critical_path
 from pintac.report.explain_stalls import Wait, op_pairs, stall_causes
 from pintac.report.explain_whatif import WhatIf, what_if
+from pintac.stream import executions
 from pintac.timeline import Timing, parameter_block, program_machine, simulate
 
 COLUMNS = 60  # of the picture of a run
@@ -63,6 +65,7 @@ class Explanation:
 
     `same_machine` says whether `machine` is the one that the program was compiled for; only then there is a bound.
     `groups` are by labels of `by` and unit; `tails` the cycles of each unit that no instruction of its own waited for.
+    `path` is None for runs that are too long for it.
     """
 
     title: str
@@ -76,6 +79,7 @@ class Explanation:
     units: tuple[Unit, ...]
     groups: tuple[Group, ...]
     tails: Mapping[str, int]
+    path: Path | None
     waits: tuple[Wait, ...]
     choices: Choices
     what_if: tuple[WhatIf, ...]
@@ -117,6 +121,7 @@ class Explanation:
             ],
             "groups": [g.to_dict(cycles) for g in self.groups],
             "tails": dict(self.tails),
+            "critical_path": None if self.path is None else self.path.to_dict(),
             "waits": [w.to_dict() for w in self.waits],
             "choices": self.choices.to_dict(),
             "what_if": [w.to_dict() for w in self.what_if],
@@ -138,7 +143,9 @@ def explain(program: Program, entry: str = "step", machine: Machine | None = Non
     start, stop = program.entry(entry)
     params = parameter_block(program)
     check_fits(memory_use(program.table, start, stop, params, chosen), chosen)
-    timing = simulate(program, entry, chosen, params, buckets=COLUMNS)
+    steps = int(executions(program.table, start, stop, params).sum())
+    events = steps if steps <= MOST_EVENTS else 0
+    timing = simulate(program, entry, chosen, params, events=events, buckets=COLUMNS)
     ledger = Ledger(program, entry, chosen, timing, cost_table(program.table[start:stop], chosen))
     described = program.meta.get("backend", {}).get(entry, {})
     stored = described.get("bound", {}) if chosen == own else {}
@@ -157,6 +164,7 @@ def explain(program: Program, entry: str = "step", machine: Machine | None = Non
         units=units,
         groups=tuple(groups),
         tails={unit: timing.cycles - sum(g.busy + g.stalled for g in groups if g.unit == unit) for unit in UNITS},
+        path=critical_path(ledger, timing.events, by) if steps <= MOST_EVENTS else None,
         waits=tuple(op_pairs(ledger, timing)),
         choices=choices(ledger, params),
         what_if=tuple(what_if(program, entry, chosen, params, timing.cycles)),

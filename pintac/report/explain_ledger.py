@@ -201,19 +201,23 @@ class Ledger:
             return layer, "optimizer" if trained else "weights"
         return NO_LAYER, OUTPUTS if opcode is Opcode.STORE else INPUTS
 
-    # --- sums ---------------------------------------------------------------------------------------------------------
-
-    def groups(self, by: str) -> list[Group]:
-        """The groups, the longest first."""
+    def labels(self, pc: int, by: str) -> tuple[str, ...]:
+        """What groups by `by` (of `BY`) an instruction belongs to."""
         label: dict[str, Callable[[int], tuple[str, ...]]] = {
             "layer": lambda pc: self.purposes[pc],
             "op": lambda pc: (self.op(pc),),
             "line": lambda pc: (self.line(pc),),
             "unit": lambda pc: (),
         }
+        return label[by](pc)
+
+    # --- sums ---------------------------------------------------------------------------------------------------------
+
+    def groups(self, by: str) -> list[Group]:
+        """The groups, the longest first."""
         members: dict[tuple[str, tuple[str, ...]], list[int]] = {}
         for pc in np.flatnonzero(self.is_data & (self.executed > 0)):
-            members.setdefault((self.unit(int(pc)), label[by](int(pc))), []).append(int(pc))
+            members.setdefault((self.unit(int(pc)), self.labels(int(pc), by)), []).append(int(pc))
         found = [self._sum(unit, labels, pcs) for (unit, labels), pcs in members.items()]
         return sorted(found, key=lambda g: (-g.busy, -g.stalled, g.unit, g.labels))
 

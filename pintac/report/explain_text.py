@@ -18,7 +18,17 @@ FULL_NAMES = {"tcu": "the tensor unit", "vpu": "the vector unit", "dram": "the D
 
 def render(e: Explanation, top: int) -> str:
     """The whole report; `top` lines of each long table. Ends in a newline."""
-    parts = [_head(e), _units(e), _gap(e), _groups(e, top), _waits(e, top), _picture(e), _choices(e, top), _helps(e)]
+    parts = [
+        _head(e),
+        _units(e),
+        _gap(e),
+        _path(e, top),
+        _groups(e, top),
+        _waits(e, top),
+        _picture(e),
+        _choices(e, top),
+        _helps(e),
+    ]
     return "\n".join(part for part in parts if part)
 
 
@@ -111,6 +121,23 @@ def _gap(e: Explanation) -> str:
     rows = [(what, count(cycles), percent(cycles, total)) for what, cycles in e.bound.gap.items()]
     rows.append(("sum", count(total), percent(total, total)))
     return table((f"the gap, on {FULL_NAMES.get(e.bound.limit, e.bound.limit)}", "cycles", "%"), "lrr", rows)
+
+
+def _path(e: Explanation, top: int) -> str:
+    """The units on the left, the longest groups beside them."""
+    if e.path is None or not e.path.by_unit:
+        return ""
+    cycles = e.timing.cycles
+    rows = [(p.unit, p.kind, count(p.cycles), percent(p.cycles, cycles)) for p in e.path.by_unit]
+    parts = e.path.by_labels[:top] if e.by != "unit" else ()
+    title = "the critical path: what the last cycle waited for, back to the first\n"
+    text = title + table(("unit", "", "cycles", "%"), "llrr", rows)
+    if parts:
+        rest = more(len(parts), len(e.path.by_labels), "parts")
+        heads = (*LABELS[e.by], "unit", "", "cycles", "%")
+        lines = [(*map(short, p.labels), p.unit, p.kind, count(p.cycles), percent(p.cycles, cycles)) for p in parts]
+        text += f"\nof which by {e.by}{rest}\n" + table(heads, "l" * len(LABELS[e.by]) + "llrr", lines)
+    return text
 
 
 # ------------------------------------------------------------------------------------------------- groups

@@ -17,6 +17,7 @@ from pintac.machine import Machine
 from pintac.program import Origin, Program, Symbol
 from pintac.report.explain import BUS, COLUMNS, Explanation, explain
 from pintac.report.explain_ledger import BY, names_in
+from pintac.report.explain_path import SYNC
 from pintac.timeline import simulate
 from tests.machine.listings import end, load, loop, semaphore, signal, store, wait
 from tests.machine.test_timeline import CHAIN, CHAIN_SEMAPHORES, DOUBLE_BUFFERED, add, double_buffer, listings, mm
@@ -75,6 +76,13 @@ def balanced(e: Explanation) -> None:
         assert sum(u.busy_by_bucket) == u.busy and len(u.busy_by_bucket) == COLUMNS
     if e.bound is not None:
         assert sum(e.bound.gap.values()) == pytest.approx(t.cycles - e.bound.cycles)
+    assert e.path is not None and e.path.cycles == t.cycles
+    on_path = {(p.unit, p.kind): p.cycles for p in e.path.by_unit}
+    assert all(cycles > 0 for cycles in on_path.values())
+    taken = {u.name: u.busy for u in e.units}
+    assert all(cycles <= taken[unit] for (unit, kind), cycles in on_path.items() if kind == "busy")
+    passed = sum(cycles for (_, kind), cycles in on_path.items() if kind == SYNC)
+    assert sum(p.cycles for p in e.path.by_labels) >= t.cycles - passed
     assert [w.saved for w in e.what_if] == sorted((w.saved for w in e.what_if), reverse=True)
     assert all(w.cycles + w.saved == t.cycles for w in e.what_if)
 
@@ -107,6 +115,36 @@ def test_who_waited_for_whom() -> None:
         ("vpu", "tanh_0+quantize_1", "net.0", "forward base", "tcu", "matmul_0", ("sem1",), 29),
         ("tcu", "matmul_0", "net.0", "forward base", "load", "load w", ("sem0",), 14),
     ]
+
+
+def path_of(e: Explanation) -> dict[tuple[str, str], int]:
+    assert e.path is not None
+    return {(p.unit, p.kind): p.cycles for p in e.path.by_unit}
+
+
+def test_the_path_of_the_chain() -> None:
+    """Nothing overlaps in it: every part of 53 is on the path."""
+    assert path_of(explain(chain())) == {
+        ("dram", "busy"): 8, ("dram", "latency"): 20, ("tcu", "busy"): 8, ("tcu", "latency"): 6, ("vpu", "busy"): 4,
+        ("vpu", "latency"): 4, ("all", SYNC): 3,
+    }  # fmt: skip
+
+
+def test_the_path_prefers_what_keeps_a_unit_busy() -> None:
+    # arrays 0-8, 8-16; the second's results 20, complete 22
+    assert path_of(explain(program([mm(0), mm(256)]))) == {("tcu", "busy"): 16, ("tcu", "latency"): 6}
+    # 19 cycles: the first matmul's and three more times the port (3), then results and hops of the last (4 + 2)
+    ports = explain(program([mm(256 * i, k=4, bits=4) for i in range(4)]))
+    assert path_of(ports) == {("tcu", "busy"): 4, ("tcu", "result port"): 9, ("tcu", "latency"): 6}
+    # preload 2, array 2-18, 18-34, the last results 2, hops 2
+    held = explain(program([mm(d, m=16, flow=Dataflow.WEIGHT) for d in (0, 512)]))
+    assert path_of(held) == {("tcu", "preload"): 2, ("tcu", "busy"): 32, ("tcu", "latency"): 4}
+    # the result that is accumulated into: 14, read back 4, array 8, results and hops 6
+    again = explain(program([mm(), mm(acc=1)]))
+    assert path_of(again) == {("tcu", "busy"): 16, ("tcu", "latency"): 12, ("tcu", "preload"): 4}
+    # two transfers outstanding: 0-4, complete 14; the third at 14-18, complete 28. The one in between is not on it.
+    bus = explain(program([load(0, 0, 64), store(0x100, 0x100, 64), load(0, 0x200, 64)]))
+    assert path_of(bus) == {("dram", "busy"): 8, ("dram", "latency"): 20}
 
 
 def test_waits_round_a_loop() -> None:
