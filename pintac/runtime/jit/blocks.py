@@ -29,30 +29,43 @@ def row_of_blocks(row: int) -> list[int]:
 TRANSPOSED = [16 * block + 4 * row + column for block in range(4) for column in range(4) for row in range(4)]
 
 
-def load_blocks(e: Emitter, pointer: Val, bits: int, word: ir.Type) -> Val:
-    """The mantissas of four consecutive blocks, sign-extended, <64 x word> (i8 or i16) in memory order.
+def load_blocks(e: Emitter, pointer: Val, bits: int, word: ir.Type, order: Sequence[int] | None = None) -> Val:
+    """The mantissas of four consecutive blocks, sign-extended, <64 x word> (i8 or i16) in memory order or in `order`.
 
     Reads 8 * bits bytes even where fewer blocks exist: the engine keeps slack behind every address space.
     """
-    if bits == 8:
-        values = e.load(vec(I8, _GROUP), pointer)
-    elif bits == 16:
-        values = e.load(vec(I16, _GROUP), pointer)
+    if bits in (8, 16):
+        values = e.load(vec(I8 if bits == 8 else I16, _GROUP), pointer)
     elif bits == 4:
         raw = e.load(vec(I8, _GROUP // 2), pointer)
         low, high = (raw << 4).ashr(4), raw.ashr(4)
         values = low.shuffle([i // 2 + (_GROUP // 2) * (i % 2) for i in range(_GROUP)], high)
     else:
-        # Eight elements are 12 bytes. Spread to 16 bytes each, then made words: a pair of elements is three bytes, and
-        # the low one ends, the high one begins in the middle of the second.
-        spread_out = [3 * (i // 4) + min(i % 4, 2) for i in range(16)]
-        words = [16 * lane + 3 * (i // 2) + i % 2 + h for lane in range(4) for i in range(8) for h in range(2)]
-        halves = []
-        for offset, first in ((0, 0), (32, 4)):  # the second load overlaps the first, so that it ends with the blocks
-            raw = e.load(vec(I32), pointer, offset).shuffle([first + i for i in spread_out])
-            pairs = raw.cast(vec(I8, _GROUP)).shuffle(words).cast(vec(I16, 32))
-            halves.append((pairs << e.table([4, 0] * 16, I16)).ashr(4))
-        values = e.concat(halves)
+        return _load_triples(e, pointer, word, order)
+    values = values.shuffle(order) if order is not None else values
+    return values if values.type.element == word else values.sext(word)
+
+
+def _load_triples(e: Emitter, pointer: Val, word: ir.Type, order: Sequence[int] | None) -> Val:
+    """`load_blocks` for 12 bits: two rows of a block, eight elements, are 12 bytes.
+
+    Spread to 16 bytes each, then made words: a pair of elements is three bytes, and the low one ends, the high one
+    begins in the middle of the second. With an order, half h of the vectors takes rows 2 h and 2 h + 1 of all blocks, as
+    products of words want them.
+    """
+    raw = [e.load(vec(I32), pointer, offset) for offset in (0, 32)]  # they overlap, so that the second ends with the blocks
+    words = [16 * lane + 3 * (i // 2) + i % 2 + h for lane in range(4) for i in range(8) for h in range(2)]
+    halves = []
+    eights = [[4 * half + i if order is None else 2 * i + half for i in range(4)] for half in range(2)]
+    for group in eights:
+        picked = [3 * eight + min(i, 2) for eight in group for i in range(4)]
+        spread_out = raw[0].shuffle([i if i < LANES else i + 8 for i in picked], raw[1])
+        pairs = spread_out.cast(vec(I8, _GROUP)).shuffle(words).cast(vec(I16, 32))
+        halves.append((pairs << e.table([4, 0] * 16, I16)).ashr(4))
+    values = e.concat(halves)
+    if order is not None:
+        place = {8 * eight + j: 32 * half + 8 * i + j for half in range(2) for i, eight in enumerate(eights[half]) for j in range(8)}
+        values = values.shuffle([place[i] for i in order])
     return values if values.type.element == word else values.sext(word)
 
 
@@ -96,8 +109,14 @@ def quantise_rows(e: Emitter, rows: Sequence[Val], bits: int, status: Val) -> tu
     exponent = Var(e, VI, e.imax(wanted, E_MIN))
     code = Var(e, VI, exponent.get() + BIAS)
     finite = [Var(e, VF, row) for row in rows]
+    limit = float(2 ** (bits - 1) - 1)
+    # A mantissa beyond the limit comes from a largest number that is rounded up, or from a saturated exponent. From 8
+    # bits on that is rare enough for a branch.
+    clamped_later = bits < 8
+    rounds_up = 0x7FFFFF & -(1 << (24 - bits))
     unusual = wanted.gt(E_MAX)
-    with e.when(e.any_lane([unusual])):
+    seldom = [unusual] if clamped_later else [unusual, (largest & rounds_up).eq(rounds_up)]
+    with e.when(e.any_lane(seldom)):
         infinite = largest.ge(SMALLEST_INFINITE)
         saturated = Val(e, e.b.and_(unusual.v, e.b.not_(infinite.v)))
         flags = e.load(I32, status)
@@ -106,16 +125,20 @@ def quantise_rows(e: Emitter, rows: Sequence[Val], bits: int, status: Val) -> tu
         e.store(flags, status)
         exponent.set(e.imin(exponent.get(), E_MAX))
         code.set(e.select(infinite, e.const(VI, NONFINITE), exponent.get() + BIAS))
+        largest_kept = ((exponent.get() + BIAS) << 23).as_float() * limit
         for var in finite:
-            var.set(e.select(infinite, e.f(0.0), var.get()))
+            row = var.get()
+            row = e.select(row.lt(largest_kept), row, largest_kept)
+            row = e.select(row.gt(e.neg(largest_kept)), row, e.neg(largest_kept))
+            var.set(e.select(infinite, e.f(0.0), row))
     inverse = ((BIAS - exponent.get()) << 23).as_float()
-    limit = float(2 ** (bits - 1) - 1)
     mantissas = []
     for var in finite:
         # The product is exact, or so small that it vanishes in the sum.
         rounded = e.fma(var.get(), inverse, e.f(ROUND))
-        rounded = e.select(rounded.lt(ROUND + limit), rounded, ROUND + limit)
-        rounded = e.select(rounded.gt(ROUND - limit), rounded, ROUND - limit)
+        if clamped_later:
+            rounded = e.select(rounded.lt(ROUND + limit), rounded, ROUND + limit)
+            rounded = e.select(rounded.gt(ROUND - limit), rounded, ROUND - limit)
         mantissas.append(rounded.bits())
     return mantissas, code.get().shuffle([0, 4, 8, 12]).trunc(I8)
 

@@ -428,6 +428,16 @@ class Emitter:
         else:
             self.b.call(_store_part_function(self), [value.v, pointer.v, part.count.v])
 
+    def gather(self, pointer: Val, offsets: Val, mask: Val) -> Val:
+        """Eight fp32 lanes at byte offsets, 0 where the mask is not set (AVX-512)."""
+        eight = vec(F32, 8)
+        name = "llvm.x86.avx512.mask.gather.qps.512"
+        return self.intrinsic(name, eight, self.const(eight, 0.0), pointer, offsets, mask, self.i32(1))
+
+    def scatter(self, value: Val, pointer: Val, offsets: Val, mask: Val) -> None:
+        """Store the eight fp32 lanes that the mask selects at byte offsets (AVX-512)."""
+        self.intrinsic("llvm.x86.avx512.mask.scatter.qps.512", VOID, pointer, mask, offsets, value, self.i32(1))
+
     # --- control flow
 
     @contextmanager

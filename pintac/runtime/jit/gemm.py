@@ -117,10 +117,8 @@ def pack_left(module: ir.Module, name: str, p: _Packing) -> ir.Function:
     outer, inner = (blocks, strips) if p.transposed else (strips, blocks)
     with e.loop(0, outer) as i, e.loop(0, inner, 4) as j:
         block = i * stride + j
-        values = load_blocks(e, e.at(source, block * size), p.bits, p.kind.word)
+        values = load_blocks(e, e.at(source, block * size), p.bits, p.kind.word, TRANSPOSED if p.transposed else None)
         factor = scales(e, load_codes(e, e.at(codes, block)))
-        if p.transposed:
-            values = values.shuffle(TRANSPOSED)
         units = _left_unit(e, values, factor, p.kind)
         if p.transposed:  # i is the k-block, j the first of four strips
             for q in range(4):
@@ -172,7 +170,7 @@ def pack_right(module: ir.Module, name: str, p: _Packing) -> ir.Function:
         if not p.transposed:
             with e.loop(0, blocks) as k:
                 block = k * stride + chunk * 4
-                values = load_blocks(e, e.at(source, block * size), p.bits, p.kind.word).shuffle(TRANSPOSED)
+                values = load_blocks(e, e.at(source, block * size), p.bits, p.kind.word, TRANSPOSED)
                 per_column = spread(scales(e, load_codes(e, e.at(codes, block))))
                 _store_right(e, values, per_column, p, e.at(panel, (chunk * padded + k) * p.kind.right_unit))
         else:
@@ -363,9 +361,9 @@ def write_matmul(shape: MatmulShape, module: ir.Module, symbol: str, style: Lowe
 class _Kernel:
     """Emits the function of one shape.
 
-    Up to `_NARROW` columns of results: 16 rows of the left operand are packed, used and forgotten. Wider ones take it
-    whole, and pack the right operand `_NARROW` columns at a time. Either way what was packed is still in the nearest
-    cache when it is used.
+    16 rows of the left operand are packed, used and forgotten; the right operand is packed 64 columns at a time while
+    the first rows need it. So what was packed is in the nearest cache when it is used, and results are written row
+    after row.
     """
 
     def __init__(self, shape: MatmulShape, module: ir.Module, style: Lowering) -> None:
@@ -374,7 +372,7 @@ class _Kernel:
         self.pack_left = pack_left(module, "pack_left", _Packing(shape.left_bits, shape.ta, kind, style))
         self.pack_right = pack_right(module, "pack_right", _Packing(shape.right_bits, shape.tb, kind, style))
         tall, pair = (16, 8) if style.vnni else (4, 4)
-        sizes = {(tall, 1, True), (4, 1, False), (pair, 2, True), (4, 2, False), (1, 4, True), (1, 1, False)}
+        sizes = {(tall, 1, True), (4, 1, False), (pair, 2, True), (4, 2, False), (1, 4, True), (2, 4, True)}
         self.tiles = {size: _tiles(module, kind, _Tile(*size), style) for size in sorted(sizes)}
         self.tall, self.pair = tall, pair
 
@@ -387,21 +385,15 @@ class _Kernel:
         self.blocks = (a["k"] + 3) >> 2
         self.padded = (self.blocks + 3) & -4
         fresh = e.load(I64, self.pointer["flag"], align=8).eq(0)
-        with e.either(self.n.gt(_NARROW)) as (wide, narrow):
-            with wide:
-                self.pack_rows(e.i64(0), self.m)
-                with e.loop(0, self.n, _NARROW) as column:
-                    width = e.imin(self.n - column, _NARROW)
-                    with e.when(fresh):
-                        self.pack_columns(column, width)
-                    self.multiply(e.i64(0), self.m, column, width)
-            with narrow:
-                with e.when(fresh):
-                    self.pack_columns(e.i64(0), self.n)
-                with e.loop(0, self.m, _GROUP_ROWS) as row:
-                    height = e.imin(self.m - row, _GROUP_ROWS)
-                    self.pack_rows(row, height)
-                    self.multiply(row, height, e.i64(0), self.n)
+        with e.loop(0, self.m, _GROUP_ROWS) as row:
+            height = e.imin(self.m - row, _GROUP_ROWS)
+            self.pack_rows(row, height)
+            pack = Val(e, e.b.and_(fresh.v, row.eq(0).v))
+            with e.loop(0, self.n, _GROUP_COLUMNS) as column:
+                width = e.imin(self.n - column, _GROUP_COLUMNS)
+                with e.when(pack):
+                    self.pack_columns(column, width)
+                self.multiply(row, height, column, width)
         with e.when(fresh):
             e.store(a["keep"], self.pointer["flag"], align=8)
 
@@ -427,10 +419,10 @@ class _Kernel:
                                  self._right_panel(column), self.padded])  # fmt: skip
 
     def multiply(self, row: Val, height: Val, column: Val, width: Val) -> None:
-        """Packed rows times packed columns; `row` is the first one in the panel."""
+        """The packed rows, of which `row` is the first, times up to `_GROUP_COLUMNS` packed columns."""
         e = self.e
 
-        def tiles(first: Val, last: Val, at: Val, rows: int, vectors: int, full: bool, columns: Val) -> None:
+        def tiles(first: Val, last: Val, at: Val, rows: int, vectors: int, full: bool) -> None:
             strip = first >> 2
             left_step, scale_step = self.padded * self.kind.left, self.padded * 4
             with e.when(last.gt(first)):
@@ -439,26 +431,24 @@ class _Kernel:
                     e.at(self.pointer["left_scales"], strip * scale_step), scale_step,
                     self._right_panel(column + at), self.padded * self.kind.right_unit,
                     e.at(self.pointer["c"], (row + first) * self.word["c_stride"] + (column + at) * 4),
-                    self.word["c_stride"], self.blocks, self.word["acc"], last - first, columns,
+                    self.word["c_stride"], self.blocks, self.word["acc"], last - first, width - at,
                 ])  # fmt: skip
 
         zero = e.i64(0)
-        with e.either(height.eq(1)) as (single, several):
-            with single:
-                whole = width & -64
-                with e.loop(0, whole, 64) as at:
-                    tiles(zero, height, at, 1, 4, True, e.i64(64))
-                with e.loop(whole, width, 16) as at:
-                    tiles(zero, height, at, 1, 1, False, width - at)
-            with several, e.loop(0, width, 32) as at, e.either((width - at).gt(16)) as (two, one):
-                for branch, rows, vectors in ((two, self.pair, 2), (one, self.tall, 1)):
-                    with branch:
-                        columns = width - at
-                        whole = e.select(columns.ge(16 * vectors), height & -rows, zero)
-                        tiles(zero, whole, at, rows, vectors, True, columns)
-                        tiles(whole, height, at, 4, vectors, False, columns)
+        done = Var(e, I64, 0)
+        for few in (1, 2):  # a row or two, four vectors at a time
+            with e.when(height.eq(few)):
+                done.set(width & -64)
+                with e.loop(0, done.get(), 64) as at:
+                    tiles(zero, height, at, few, 4, True)
+        with e.loop(done.get(), width, 32) as at, e.either((width - at).gt(16)) as (two, one):
+            for branch, rows, vectors in ((two, self.pair, 2), (one, self.tall, 1)):
+                with branch:
+                    whole = e.select((width - at).ge(16 * vectors), height & -rows, zero)
+                    tiles(zero, whole, at, rows, vectors, True)
+                    tiles(whole, height, at, 4, vectors, False)
 
 
-_NARROW = 32
 _GROUP_ROWS = 16
+_GROUP_COLUMNS = 64
 _POINTERS = ("left", "left_codes", "right", "right_codes", "c", "left_panel", "left_scales", "right_panel", "flag")

@@ -96,8 +96,16 @@ class SmxWrite(Output):
         )
 
 
+def _halves(e: Emitter, step: Val, part: Part) -> list[tuple[Val, Val]]:
+    """Offsets `step` apart and which of them count, eight lanes at a time."""
+    lanes = [range(8 * i, 8 * i + 8) for i in range(2)]
+    return [(e.table(half, I64) * e.splat(step, 8), part.mask.shuffle(half)) for half in lanes]
+
+
 def load_strided(e: Emitter, pointer: Val, step: Val, part: Part) -> Val:
     """fp32 lanes `step` bytes apart; those that do not count are 0."""
+    if e.lowering.vnni:
+        return e.concat([e.gather(pointer, offsets, mask) for offsets, mask in _halves(e, step, part)])
     name = "load_strided"
     function = e.module.globals.get(name)
     if function is None:
@@ -115,6 +123,10 @@ def load_strided(e: Emitter, pointer: Val, step: Val, part: Part) -> Val:
 
 def store_strided(e: Emitter, value: Val, pointer: Val, step: Val, part: Part) -> None:
     """Store the fp32 lanes that count `step` bytes apart."""
+    if e.lowering.vnni:
+        for i, (offsets, mask) in enumerate(_halves(e, step, part)):
+            e.scatter(value.shuffle(range(8 * i, 8 * i + 8)), pointer, offsets, mask)
+        return
     name = "store_strided"
     function = e.module.globals.get(name)
     if function is None:

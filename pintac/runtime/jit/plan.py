@@ -18,7 +18,7 @@ from llvmlite import ir
 from pintac import isa
 from pintac.isa import Kind, Opcode, Operand, Sink, Space
 from pintac.program import Program
-from pintac.runtime.jit import gemm, interpreter, shapes, transfers, vpu
+from pintac.runtime.jit import gemm, interpreter, reshape, shapes, transfers, vpu
 from pintac.runtime.jit.codegen import Lowering
 from pintac.runtime.jit.gemm import MATMUL_ARGS
 from pintac.runtime.jit.outputs import SCRATCH_ROW
@@ -238,8 +238,11 @@ class _Builder:
         self.panels.append(_Panel(form, len(self.steps) - 1, first, right_ranges, operand, tuple(self.loops), sizes[2]))
 
     def vpu(self, instruction: isa.Instruction) -> None:
+        instruction, row = reshape.widened(instruction), self.program.table[self.pc]
         rows, cols = instruction["rows"], instruction["cols"]
-        shape = shapes.shape_of(self.program.table[self.pc])
+        if instruction is not self.program.instructions[self.pc]:
+            row = isa.decode_table([instruction])[0]
+        shape = shapes.shape_of(row)
         words: dict[str, int] = {"rows": rows, "cols": cols, "params": self.state.params.ctypes.data}
         words["status"] = self.state.status.ctypes.data
         words |= {f"imm{i}": instruction[f"imm{i}"] for i in range(isa.IMMEDIATES)}
