@@ -97,7 +97,23 @@ def _head(e: Explanation) -> str:
         rows.append(("predicted", f"{e.predicted_cycles:,} cycles by the schedule's cost model, {error}"))
     work = f"{t.macs:,} MACs, {t.instructions:,} instructions, {kib(t.dram_bytes)} KiB of DRAM"
     rows.append(("work", f"{work}, {t.joules * 1e3:.4g} mJ"))
+    rows += [("in short" if i == 0 else "", line) for i, line in enumerate(_short(e))]
     return "".join(f"{name:<10}{text}\n" for name, text in rows)
+
+
+def _short(e: Explanation) -> list[str]:
+    """What the tables below say first."""
+    cycles, lines = e.timing.cycles, []
+    if e.bound is not None and cycles > e.bound.cycles:
+        what, part = max(e.bound.gap.items(), key=lambda x: x[1])
+        lines.append(f"most of the gap: {what} ({percent(part, cycles - e.bound.cycles)} %)")
+    if e.path is not None and cycles:
+        parts = ", ".join(f"{p.unit} {p.kind} {percent(p.cycles, cycles)} %" for p in e.path.by_unit[:3])
+        lines.append(f"on the critical path: {parts}")
+    best = next((w for w in e.what_if if w.kind != IDEAL and w.saved > 0), None)
+    if best is not None:
+        lines.append(f"would help most: {best.name} (-{percent(best.saved, cycles)} %)")
+    return lines
 
 
 def _units(e: Explanation) -> str:
