@@ -224,6 +224,15 @@ HEADER_COLUMNS = 48
 GROUP_COLUMNS = 20
 COLUMNS = HEADER_COLUMNS + len(GROUPS) * GROUP_COLUMNS
 
+# The names of an operand's parts in `Instruction.values`: those of single fields, those of the steps.
+_OPERAND_KEYS = {
+    group: (
+        tuple((f.name, f"{group}.{f.name}") for f in fields(Operand) if f.name != "steps"),
+        tuple(f"{group}.step{i}" for i in range(LOOP_LEVELS)),
+    )
+    for group in GROUPS
+}
+
 # (name, bits, signed, doc) of an operand group, twelve 32-bit words.
 _GROUP_FIELDS: tuple[tuple[str, int, bool, str], ...] = (
     ("kind", 3, False, "source: none/tensor/index; destination: none/write/reduction"),
@@ -425,8 +434,8 @@ class Instruction:
 
     def operand(self, group: str) -> Operand:
         """The operand group as one object."""
-        g = {f.name: self[f"{group}.{f.name}"] for f in fields(Operand) if f.name != "steps"}
-        return Operand(steps=tuple(self[f"{group}.step{i}"] for i in range(LOOP_LEVELS)), **g)
+        get, (names, steps) = self.values.get, _OPERAND_KEYS[group]
+        return Operand(**{name: get(key, 0) for name, key in names}, steps=tuple([get(key, 0) for key in steps]))
 
     @property
     def queue(self) -> Queue | None:

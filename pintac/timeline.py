@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -269,13 +270,15 @@ class _Played:
 
 def _pairs(part: np.ndarray, start: int, cycles: np.ndarray, pairs_at: np.ndarray) -> np.ndarray:
     """Cycles by wait and signal of each semaphore -> rows of (wait, signal, cycles), those of no cycles left out."""
+    ends: dict[tuple[int, int], list[int]] = {}
+    for pc in np.flatnonzero(_is(part, Opcode.SIGNAL, Opcode.WAIT)):
+        ends.setdefault((int(part[pc, 0]), int(part[pc, _SEM])), []).append(start + int(pc))
     out: list[tuple[int, int, int]] = []
-    for sem in np.flatnonzero(np.diff(pairs_at)):
-        of = part[:, _SEM] == sem
-        waits = start + np.flatnonzero(_is(part, Opcode.WAIT) & of)
-        signals = start + np.flatnonzero(_is(part, Opcode.SIGNAL) & of)
-        table = cycles[pairs_at[sem] : pairs_at[sem + 1]].reshape(len(waits), len(signals))
-        out += [(int(waits[w]), int(signals[s]), int(table[w, s])) for w, s in zip(*np.nonzero(table), strict=True)]
+    for at in np.flatnonzero(cycles):
+        sem = int(np.searchsorted(pairs_at, at, "right")) - 1
+        signals = ends[Opcode.SIGNAL, sem]
+        wait, signal = divmod(int(at - pairs_at[sem]), len(signals))
+        out.append((ends[Opcode.WAIT, sem][wait], signals[signal], int(cycles[at])))
     return np.array(sorted(out), np.int64).reshape(-1, 3)
 
 
@@ -307,9 +310,6 @@ def _listings(
     rows: list[list[int]] = []
     ranges: list[np.ndarray] = []
     first = [0]
-    nothing = np.zeros((RANGES, RANGE_COLUMNS), np.int64)
-    nothing[:, timeline_core.SPACE] = timeline_core.NOWHERE
-    areas: dict[bytes, np.ndarray] = {}
     ordinals = _ordinals(part)
     for q in Queue:
         open_loops: list[int] = []  # row numbers
@@ -333,7 +333,7 @@ def _listings(
                     rows[begin][timeline_core.PARTNER] = len(rows)
             elif queue[pc] != q:
                 continue
-            area = nothing
+            area = _NOTHING
             if opcode in (Opcode.SIGNAL, Opcode.WAIT):
                 row[timeline_core.SEM] = int(part[pc, _SEM])
                 row[timeline_core.ORDINAL] = ordinals[pc]
@@ -346,10 +346,7 @@ def _listings(
                 if opcode in (Opcode.LOAD, Opcode.STORE):
                     row[timeline_core.GATHER] = int(part[pc, _GATHER] != 0)
                 else:
-                    key = part[pc].tobytes()
-                    if key not in areas:
-                        areas[key] = _ranges(part[pc], nothing)
-                    area = areas[key]
+                    area = _ranges(part[pc].tobytes())
             rows.append(row)
             ranges.append(area)
         first.append(len(rows))
@@ -370,10 +367,19 @@ def _ordinals(part: np.ndarray) -> dict[int, int]:
     return out
 
 
-def _ranges(row: np.ndarray, nothing: np.ndarray) -> np.ndarray:
-    """First to last byte of each operand at loop indices 0, and how it moves: int64 [RANGES, RANGE_COLUMNS]."""
-    out = nothing.copy()
-    instruction = instruction_of(row)
+_NOTHING = np.zeros((RANGES, RANGE_COLUMNS), np.int64)
+_NOTHING[:, timeline_core.SPACE] = timeline_core.NOWHERE
+_NOTHING.flags.writeable = False
+
+
+@lru_cache(maxsize=8192)
+def _ranges(row: bytes) -> np.ndarray:
+    """First to last byte of each operand at loop indices 0, and how it moves: int64 [RANGES, RANGE_COLUMNS].
+
+    Remembered, because one program is often timed on many machines.
+    """
+    out = _NOTHING.copy()
+    instruction = instruction_of(np.frombuffer(row, np.int64))
     matmul = instruction.opcode is Opcode.MATMUL
     for slot, group in enumerate(isa.GROUPS):
         o = instruction.operand(group)
