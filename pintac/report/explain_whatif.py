@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pintac.cost import CostTable, cost_table
+from pintac.errors import MachineError
 from pintac.isa import Opcode
 from pintac.machine import KEYS, Machine
 from pintac.program import Program
@@ -90,13 +91,15 @@ def what_if(program: Program, entry: str, machine: Machine, params: np.ndarray, 
 
 
 def _machines(machine: Machine) -> Iterator[tuple[str, Machine]]:
-    """Variants that differ in a few keys, as far as these can have such values."""
-    for name, keys in _DOUBLED:
-        changes = {key: 2 * getattr(machine, key) for key in keys}
-        if all(KEYS[key].low <= value <= KEYS[key].high for key, value in changes.items()):
-            yield name, machine.replace(**changes)
-    for name, keys in _ZEROED:
-        yield name, machine.replace(**{key: KEYS[key].kind(0) for key in keys})
+    """Variants that differ in a few keys, as far as there can be such machines."""
+    variants = [(name, {key: 2 * getattr(machine, key) for key in keys}) for name, keys in _DOUBLED]
+    variants += [(name, {key: KEYS[key].kind(0) for key in keys}) for name, keys in _ZEROED]
+    for name, changes in variants:
+        try:
+            changed = machine.replace(**changes)
+        except MachineError:  # out of range, or more than the banks of the scratchpad deliver
+            continue
+        yield name, changed
 
 
 def _instant(part: np.ndarray, costs: CostTable, opcodes: tuple[Opcode, ...]) -> CostTable:

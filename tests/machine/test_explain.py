@@ -179,6 +179,14 @@ def test_what_would_help_the_chain() -> None:
     assert cycles["tensor unit: engines x2"] == 53
 
 
+def test_variants_that_cannot_be_are_left_out() -> None:
+    # 448 of the 512 bytes that the banks deliver in a cycle are taken: neither bandwidth nor read rate can double
+    full = TINY.replace(tcu_sram_read_bytes_per_cycle=400, vpu_lanes=4096)
+    names = {w.name for w in explain(chain(), machine=full).what_if}
+    assert "tensor unit: SRAM read rate x2" not in names and "vector unit: lanes x2" not in names
+    assert {"tensor unit: PSUM write rate x2", "DRAM latency 0", "vector unit infinitely fast"} <= names
+
+
 def test_padding_and_ports() -> None:
     # 13x8x8: 4x2x2 block products of four cycles on four engines are 16, without padding 13; two passes of 8
     e = explain(program([mm(m=13)]))
@@ -284,6 +292,14 @@ def test_golden(golden: Callable[[str, str], None]) -> None:
     e = explain(chain(backend=bound(8, tcu=8.0, vpu=4.0, dram=8.0), problem="chain"))
     golden("machine/explain_chain.txt", e.text())
     golden("machine/explain_chain.json", e.to_json())
+
+
+def test_without_debug_information() -> None:
+    bare = replace(chain(), debug=(), meta={})
+    e = explain(bare, machine=TINY)
+    balanced(e)
+    assert {g.labels[1] for g in e.groups} == {"weights", "matmul", "vpu", "optimizer"}
+    assert {w.op for w in e.waits} == {"(no op)"}
 
 
 def test_no_instructions() -> None:
