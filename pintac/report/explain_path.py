@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from pintac.cost import cost_table
 from pintac.isa import Queue
+from pintac.machine import Machine
+from pintac.program import Program
 from pintac.report.explain_ledger import Ledger
+from pintac.stream import executions
+from pintac.timeline import parameter_block, simulate
 from pintac.timeline_core import (
     BUS,
     DEPENDENCY,
@@ -49,6 +55,16 @@ class _Item:
     turn: int = -1  # a transfer: its turn on the bus
 
 
+class Segment(NamedTuple):
+    """A piece of the path: cycles [start, stop) of an instruction (of the listing) in a queue."""
+
+    start: int
+    stop: int
+    queue: Queue
+    pc: int
+    kind: str
+
+
 @dataclass(frozen=True)
 class Part:
     """Cycles of the path: instructions with these labels, on this unit (`dram` is the bus, `all` every sequencer)."""
@@ -82,7 +98,10 @@ class Path:
 
 def critical_path(ledger: Ledger, events: np.ndarray, by: str) -> Path:
     """The path of a run of which every event was recorded."""
-    found = _Walk(ledger, events, ledger.machine.dram_outstanding).found
+    found: dict[tuple[int, str, str], int] = {}
+    for start, stop, queue, pc, kind in path_segments(ledger, events):
+        unit = "all" if kind == SYNC else "dram" if queue in _DMA else queue.name.lower()
+        found[pc, unit, kind] = found.get((pc, unit, kind), 0) + stop - start
     units: dict[tuple[tuple[str, ...], str, str], int] = {}
     labels: dict[tuple[tuple[str, ...], str, str], int] = {}
     for (pc, unit, kind), cycles in found.items():
@@ -98,9 +117,26 @@ def critical_path(ledger: Ledger, events: np.ndarray, by: str) -> Path:
     return Path(parts(units), parts(labels))
 
 
+def path_segments(ledger: Ledger, events: np.ndarray) -> list[Segment]:
+    """The pieces of the path in order of time: each begins where the one before ends, from 0 to the last cycle."""
+    return _Walk(ledger, events, ledger.machine.dram_outstanding).segments[::-1]
+
+
+def path_of(program: Program, entry: str, machine: Machine) -> list[Segment]:
+    """The pieces of the path of an entry on a machine; none for a run of more than `MOST_EVENTS`."""
+    start, stop = program.entry(entry)
+    steps = int(executions(program.table, start, stop, parameter_block(program)).sum())
+    if steps > MOST_EVENTS:
+        return []
+    timing = simulate(program, entry, machine, events=steps)
+    return path_segments(
+        Ledger(program, entry, machine, timing, cost_table(program.table[start:stop], machine)), timing.events
+    )
+
+
 class _Walk:
     def __init__(self, ledger: Ledger, events: np.ndarray, outstanding: int) -> None:
-        self.found: dict[tuple[int, str, str], int] = {}  # instruction, unit, kind -> cycles
+        self.segments: list[Segment] = []  # the last first
         self.outstanding = outstanding
         self.busy: Mapping[int, int] = {ledger.start + i: int(b) for i, b in enumerate(ledger.costs["busy"])}
         self.preload: Mapping[int, int] = {ledger.start + i: int(b) for i, b in enumerate(ledger.costs["preload"])}
@@ -145,10 +181,9 @@ class _Walk:
     def _at(self, at: tuple[Queue, int]) -> _Item:
         return self.items[at[0]][at[1]]
 
-    def _add(self, q: Queue, pc: int, kind: str, cycles: int) -> None:
-        if cycles:
-            unit = "all" if kind == SYNC else "dram" if q in _DMA else q.name.lower()
-            self.found[pc, unit, kind] = self.found.get((pc, unit, kind), 0) + cycles
+    def _add(self, start: int, stop: int, q: Queue, pc: int, kind: str) -> None:
+        if stop > start:
+            self.segments.append(Segment(start, stop, q, pc, kind))
 
     def _back(self, time: int, whole: bool, q: Queue, i: int) -> None:
         """Walk back from a moment: `whole` if an instruction ended then, else its sequencer stood before item `i`."""
@@ -162,11 +197,11 @@ class _Walk:
     def _work(self, q: Queue, i: int, time: int) -> None:
         """The part of instruction `i` from its start to `time`."""
         item = self.items[q][i]
-        self._add(q, item.pc, LATENCY, max(0, time - item.end))
-        held = min(time, item.end) - item.start
-        busy = min(held, self.busy[item.pc])
-        self._add(q, item.pc, BUSY, busy)
-        self._add(q, item.pc, RESULTS, held - busy)
+        end = min(time, item.end)
+        busy = min(end, item.start + self.busy[item.pc])
+        self._add(item.end, time, q, item.pc, LATENCY)
+        self._add(busy, end, q, item.pc, RESULTS)
+        self._add(item.start, busy, q, item.pc, BUSY)
 
     def _before_start(self, q: Queue, i: int) -> tuple[int, bool, Queue, int]:
         """What an instruction's start waited for: (time, whole, queue, item) as `_back` takes them."""
@@ -180,8 +215,8 @@ class _Walk:
         elif item.before >= 0 and items[item.before].end == time:
             return time, True, q, item.before
         if item.cause == PRELOADING:
-            self._add(q, item.pc, PRELOAD, self.preload[item.pc])
             time -= self.preload[item.pc]
+            self._add(time, item.start, q, item.pc, PRELOAD)
         if item.cause in (DEPENDENCY, PRELOADING, BUS, OUTSTANDING) and time > item.issue:
             return time, True, q, self._finished(q, i, time)
         return item.issue, False, q, i
@@ -203,17 +238,17 @@ class _Walk:
         i -= 1
         item = items[i]
         if item.kind == EVENT_WAIT:
-            self._add(q, item.pc, SYNC, time - item.end)
+            self._add(item.end, time, q, item.pc, SYNC)
             if item.end == item.now:
                 return item.end, False, q, i
             source, signal = self.signals[item.cause, item.match]
             sent = self.items[source][signal]
             if sent.latest >= 0 and self.items[source][sent.latest].done == sent.end:
                 return sent.end, True, source, sent.latest
-            self._add(source, sent.pc, SYNC, sent.end - sent.now)
+            self._add(sent.now, sent.end, source, sent.pc, SYNC)
             return sent.now, False, source, signal
         passed = item.issue if item.kind == EVENT_OP else item.now
-        self._add(q, item.pc, SYNC, time - passed)
+        self._add(passed, time, q, item.pc, SYNC)
         if item.kind == EVENT_OP and item.issue > item.now:
             return self._before_start(q, item.before)
         return passed, False, q, i

@@ -1,9 +1,9 @@
 """A timeline as a Chrome/Perfetto trace: open the file in ui.perfetto.dev or chrome://tracing.
 
 Each queue has a track of its instructions, one of its waits and signals, and one of the times at which its unit stood
-still, each with its cause; an arrow leads from each signal to the wait it releases. Values in SRAM and PSUM have a
-track each, from their write to their last use. Counters show how many units work, what the DRAM bus carries and how
-many bytes are alive. A microsecond of the trace is a microsecond of the machine.
+still, each with its cause; an arrow leads from each signal to the wait it releases. The critical path of the run has a
+track, and values in SRAM and PSUM one each, from their write to their last use. Counters show how many units work, what
+the DRAM bus carries and how many bytes are alive. A microsecond of the trace is a microsecond of the machine.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pintac.cost import cost_table
 from pintac.isa import Opcode, Queue
 from pintac.machine import Machine
 from pintac.program import Program
+from pintac.report.explain_path import path_of
 from pintac.report.residency import Resident, residents
 from pintac.timeline import CAUSE_NAMES, Timing, parameter_block, program_machine, simulate
 from pintac.timeline_core import EVENT_OP, EVENT_SIGNAL, EVENT_WAIT, ISSUE
@@ -25,6 +26,7 @@ MAX_EVENTS = 50_000
 _PROCESS = 1
 _SEMAPHORE_TRACK = 10
 _STALL_TRACK = 20
+_PATH_TRACK = 30
 
 Event = dict[str, Any]
 
@@ -88,6 +90,15 @@ def trace(program: Program, entry: str, machine: Machine, timing: Timing, limit:
             "ph": "X", "pid": _PROCESS, "tid": _STALL_TRACK + queue, "cat": "stall", "name": name, "ts": begin * us,
             "dur": (end - begin) * us, "args": args,
         })  # fmt: skip
+    out.append(name_track(_PATH_TRACK, "critical path"))
+    for segment in path_of(program, entry, machine):
+        if segment.start < rows[:, 5].max(initial=0):
+            op = program.origin(segment.pc).op
+            out.append({
+                "ph": "X", "pid": _PROCESS, "tid": _PATH_TRACK, "cat": "path", "ts": segment.start * us,
+                "dur": (segment.stop - segment.start) * us, "args": {"pc": segment.pc, "op": op},
+                "name": f"{segment.queue.name.lower()} {segment.kind}",
+            })  # fmt: skip
     out += _residency(residents(program, entry, parameter_block(program), rows), us)
     return {
         "displayTimeUnit": "ns",

@@ -18,7 +18,8 @@ from pintac.program import Origin, Program, Symbol
 from pintac.report.explain import BUS, COLUMNS, Explanation, explain
 from pintac.report.explain_ledger import BY, names_in
 from pintac.report.explain_path import SYNC
-from pintac.timeline import simulate
+from pintac.report.explain_path import path_of as segments_of
+from pintac.timeline import program_machine, simulate
 from tests.machine.listings import end, load, loop, semaphore, signal, store, wait
 from tests.machine.test_timeline import CHAIN, CHAIN_SEMAPHORES, DOUBLE_BUFFERED, add, double_buffer, listings, mm
 
@@ -122,8 +123,18 @@ def path_of(e: Explanation) -> dict[tuple[str, str], int]:
     return {(p.unit, p.kind): p.cycles for p in e.path.by_unit}
 
 
+def contiguous(p: Program, cycles: int) -> None:
+    """The segments of the path follow on each other from 0 to the end."""
+    at = 0
+    for segment in segments_of(p, "step", program_machine(p)):
+        assert segment.start == at < segment.stop
+        at = segment.stop
+    assert at == cycles
+
+
 def test_the_path_of_the_chain() -> None:
     """Nothing overlaps in it: every part of 53 is on the path."""
+    contiguous(chain(), 53)
     assert path_of(explain(chain())) == {
         ("dram", "busy"): 8, ("dram", "latency"): 20, ("tcu", "busy"): 8, ("tcu", "latency"): 6, ("vpu", "busy"): 4,
         ("vpu", "latency"): 4, ("all", SYNC): 3,
@@ -324,5 +335,6 @@ def test_accounts_of_random_programs_balance(
     p = program([loop(0, rounds), *listing, end(0)], semaphores, backend=bound(3, "vpu", vpu=3.0))
     e = explain(p, by=by)
     balanced(e)
+    contiguous(p, e.timing.cycles)
     assert e.timing.cycles == simulate(p, machine=TINY).cycles
     assert e.to_json()

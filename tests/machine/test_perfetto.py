@@ -33,12 +33,20 @@ def test_slices_flows_and_counters() -> None:
     text = trace_json(chain(), machine=TINY)
     tracks = {e["tid"]: e["args"]["name"] for e in events(text, "M") if e["name"] == "thread_name"}
     slices = {
-        (tracks[e["tid"]], e["args"]["pc"]): (round(1000 * e["ts"]), round(1000 * e["dur"])) for e in events(text, "X")
-    }
+        (tracks[e["tid"]], e["args"]["pc"]): (round(1000 * e["ts"]), round(1000 * e["dur"]))
+        for e in events(text, "X") if e["cat"] != "path"
+    }  # fmt: skip
     stood = {
         (tracks[e["tid"]], e["name"], round(1000 * e["ts"]), round(1000 * e["dur"]))
         for e in events(text, "X") if e["cat"] == "stall"
     }  # fmt: skip
+    path = [(e["name"], e["args"]["op"], round(1000 * e["dur"])) for e in events(text, "X") if e["cat"] == "path"]
+    assert path == [
+        ("load busy", "op0", 4), ("load latency", "op0", 10), ("tcu signals, waits, issue", "op2", 1),
+        ("tcu busy", "op3", 8), ("tcu latency", "op3", 6), ("vpu signals, waits, issue", "op5", 1),
+        ("vpu busy", "op6", 4), ("vpu latency", "op6", 4), ("store signals, waits, issue", "op8", 1),
+        ("store busy", "op9", 4), ("store latency", "op9", 10),
+    ]  # fmt: skip
     assert stood == {
         ("tcu stalls", "waiting for load", 0, 14),
         ("vpu stalls", "waiting for tcu", 0, 29),
@@ -123,7 +131,7 @@ def test_long_runs_are_cut_at_one_time_for_all_queues() -> None:
     short = json.loads(trace_json(p, machine=TINY, events=200))
     whole = json.loads(trace_json(p, machine=TINY))
     assert not short["otherData"]["complete"] and whole["otherData"]["complete"]
-    kept = [e for e in short["traceEvents"] if e["ph"] == "X" and e["cat"] != "stall"]
+    kept = [e for e in short["traceEvents"] if e["ph"] == "X" and e["cat"] not in ("stall", "path")]
     assert 0 < len(kept) <= 200
     horizon = max(e["ts"] for e in kept if e["cat"] != "semaphore")
     expected = [
