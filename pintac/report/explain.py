@@ -16,7 +16,7 @@ from pintac.cost import cost_table
 from pintac.errors import MachineError
 from pintac.machine import Machine
 from pintac.program import Program
-from pintac.report.explain_choices import Choices, Memory, choices, memory_use
+from pintac.report.explain_choices import Choices, Memory, backend_meta, choices, memory_use
 from pintac.report.explain_ledger import Group, Ledger
 from pintac.report.explain_path import MOST_EVENTS, Path, critical_path
 from pintac.report.explain_stalls import Wait, op_pairs, stall_causes
@@ -147,11 +147,12 @@ def explain(program: Program, entry: str = "step", machine: Machine | None = Non
     events = steps if steps <= MOST_EVENTS else 0
     timing = simulate(program, entry, chosen, params, events=events, buckets=COLUMNS)
     ledger = Ledger(program, entry, chosen, timing, cost_table(program.table[start:stop], chosen))
-    described = program.meta.get("backend", {}).get(entry, {})
-    stored = described.get("bound", {}) if chosen == own else {}
+    described = backend_meta(program, entry)
+    stored = stored_bound(described) if chosen == own else {}
     groups = ledger.groups(by)
     units = _units(ledger, timing, stored)
     predicted = described.get("predicted_cycles") if chosen == own else None
+    predicted = predicted if isinstance(predicted, (int, float)) else None
     return Explanation(
         title=_title(program),
         entry=entry,
@@ -181,6 +182,12 @@ def check_fits(memory: Mapping[str, Memory], machine: Machine) -> None:
             )
 
 
+def stored_bound(described: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The bound in what a backend wrote down of an entry; empty if there is none."""
+    bound = described.get("bound")
+    return bound if isinstance(bound, Mapping) and isinstance(bound.get("cycles"), (int, float)) else {}
+
+
 def _title(program: Program) -> str:
     meta = program.meta
     words = [str(meta[key]) for key in ("problem", "quant", "scheme") if key in meta]
@@ -195,17 +202,22 @@ def _units(ledger: Ledger, timing: Timing, stored: Mapping[str, Any]) -> tuple[U
         total = totals.get(name)
         ideal, useful = (total.ideal, total.useful) if total else (0.0, 0.0)
         buckets = tuple(int(b) for b in timing.histogram[q])
-        out.append(Unit(name, timing.busy[name], ideal, useful, stored.get(name), causes[name], buckets))
+        out.append(Unit(name, timing.busy[name], ideal, useful, _number(stored, name), causes[name], buckets))
     load, store = out[0], out[3]
     busy = load.busy + store.busy
     out.append(
         Unit(
-            BUS, busy, load.ideal + store.ideal, load.useful + store.useful, stored.get(BUS),
+            BUS, busy, load.ideal + store.ideal, load.useful + store.useful, _number(stored, BUS),
             {"no transfer asked for or allowed": timing.cycles - busy},
             tuple(int(b) for b in np.asarray(load.busy_by_bucket) + np.asarray(store.busy_by_bucket)),
         )
     )  # fmt: skip
     return tuple(out)
+
+
+def _number(stored: Mapping[str, Any], key: str) -> float | None:
+    value = stored.get(key)
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _bound(ledger: Ledger, timing: Timing, units: tuple[Unit, ...], stored: Mapping[str, Any]) -> Bound:

@@ -18,6 +18,7 @@ from pintac.cost_matmul import Mapping as Placement
 from pintac.cost_matmul import Matmul, map_matmul
 from pintac.isa import Dataflow, Opcode, Space
 from pintac.machine import Machine
+from pintac.program import Program
 from pintac.report.explain_ledger import SPILL, Ledger, names_in
 from pintac.stream import loop_counts
 
@@ -96,16 +97,24 @@ class Choices:
 
 def choices(ledger: Ledger, params: np.ndarray) -> Choices:
     """What was chosen for the entry of a ledger."""
-    described = ledger.program.meta.get("backend", {}).get(ledger.entry, {})
-    crossing = described.get("bound", {}).get("crossing", [])
+    described = backend_meta(ledger.program, ledger.entry)
+    bound = described.get("bound")
+    crossing = bound.get("crossing", ()) if isinstance(bound, Mapping) else ()
     return Choices(
         settings={key: value for key, value in sorted(described.items()) if key != "bound"},
-        crossing=tuple(c for c in crossing if isinstance(c, dict)),
+        crossing=tuple(c for c in crossing if isinstance(c, Mapping)),
         matmuls=tuple(_matmuls(ledger)),
         micro_ops=_micro_ops(ledger),
         spilled=tuple(_spilled(ledger)),
         memory=memory_use(ledger.program.table, ledger.start, ledger.stop, params, ledger.machine),
     )
+
+
+def backend_meta(program: Program, entry: str) -> Mapping[str, Any]:
+    """What the backend wrote down of an entry; nothing may rely on a key of it."""
+    backend = program.meta.get("backend")
+    described = backend.get(entry) if isinstance(backend, Mapping) else None
+    return described if isinstance(described, Mapping) else {}
 
 
 def _matmuls(ledger: Ledger) -> list[MatmulChoice]:

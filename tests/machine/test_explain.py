@@ -250,6 +250,15 @@ def test_choices() -> None:
     assert c.micro_ops == {}
 
 
+@pytest.mark.parametrize(
+    "backend", [None, [], {"step": 3}, {"step": {"bound": 4}}, {"step": {"bound": {"limit": "tcu"}}}]
+)
+def test_whatever_a_backend_writes_down(backend: object) -> None:
+    e = explain(chain(backend=backend))
+    balanced(e)
+    assert e.bound is None and e.text()
+
+
 def test_spill_is_what_no_symbol_names() -> None:
     listing = [add(0, 512), store(512, 1024, 64), load(1024, 512, 64), load(1024, 512, 64), store(512, 0, 64)]
     names = ["tanh_0", "store tanh_0", "load tanh_0", "load tanh_0", "output state:w"]
