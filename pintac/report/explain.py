@@ -167,7 +167,7 @@ def explain(program: Program, entry: str = "step", machine: Machine | None = Non
         tails={unit: timing.cycles - sum(g.busy + g.stalled for g in groups if g.unit == unit) for unit in UNITS},
         path=critical_path(ledger, timing.events, by) if steps <= MOST_EVENTS else None,
         waits=tuple(op_pairs(ledger, timing)),
-        choices=choices(ledger, params),
+        choices=choices(ledger, params, timing.events),
         what_if=tuple(what_if(program, entry, chosen, params, timing.cycles)),
     )
 

@@ -19,8 +19,15 @@ from pintac.cost_matmul import Matmul, map_matmul
 from pintac.isa import Dataflow, Opcode, Space
 from pintac.machine import Machine
 from pintac.program import Program
+from pintac.report import purpose
 from pintac.report.explain_ledger import SPILL, Ledger, names_in
+from pintac.report.purpose import NO_LAYER
+from pintac.report.residency import peak, residents
 from pintac.stream import loop_counts
+from pintac.timeline_core import EVENT_OP
+
+PEAK_INSTRUCTIONS = 8000
+"""Executions among which the peak of SRAM is looked for: several rounds of every loop."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,22 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Holding:
+    """A value in SRAM at the moment at which most bytes are alive, with all its copies (tiles, ring slots)."""
+
+    value: str
+    layer: str
+    copies: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Choices:
-    """What was chosen; see the classes. `micro_ops` is VPU cycles by micro-ops an instruction."""
+    """What was chosen; see the classes.
+
+    `micro_ops` is VPU cycles by micro-ops an instruction. `peak` is what is alive in SRAM at cycle `peak_cycle`, looked
+    for among the first `PEAK_INSTRUCTIONS` instructions.
+    """
 
     settings: Mapping[str, Any]
     crossing: tuple[Mapping[str, Any], ...]
@@ -79,6 +100,8 @@ class Choices:
     micro_ops: Mapping[int, int]
     spilled: tuple[Traffic, ...]
     memory: Mapping[str, Memory]
+    peak_cycle: int
+    peak: tuple[Holding, ...]
 
     def to_dict(self) -> dict[str, object]:
         """JSON-able."""
@@ -92,11 +115,14 @@ class Choices:
             "micro_ops": {str(count): cycles for count, cycles in self.micro_ops.items()},
             "spilled": [vars(t) for t in self.spilled],
             "memory": {name: vars(m) for name, m in self.memory.items()},
+            "peak_cycle": self.peak_cycle,
+            "peak": [vars(h) for h in self.peak],
         }
 
 
-def choices(ledger: Ledger, params: np.ndarray) -> Choices:
-    """What was chosen for the entry of a ledger."""
+def choices(ledger: Ledger, params: np.ndarray, events: np.ndarray) -> Choices:
+    """What was chosen for the entry of a ledger; `events` are those of its run."""
+    peak_cycle, held = _peak(ledger, params, events)
     described = backend_meta(ledger.program, ledger.entry)
     bound = described.get("bound")
     crossing = bound.get("crossing", ()) if isinstance(bound, Mapping) else ()
@@ -106,6 +132,8 @@ def choices(ledger: Ledger, params: np.ndarray) -> Choices:
         matmuls=tuple(_matmuls(ledger)),
         micro_ops=_micro_ops(ledger),
         spilled=tuple(_spilled(ledger)),
+        peak_cycle=peak_cycle,
+        peak=tuple(held),
         memory=memory_use(ledger.program.table, ledger.start, ledger.stop, params, ledger.machine),
     )
 
@@ -176,6 +204,21 @@ def _spilled(ledger: Ledger) -> list[Traffic]:
             amounts[1] += int(ledger.costs["dram_read"][pc] * ledger.executed[pc])
     traffic = [Traffic(value, layers[value], stored, loaded) for value, (stored, loaded) in found.items()]
     return sorted(traffic, key=lambda t: (-t.stored - t.loaded, t.value))
+
+
+def _peak(ledger: Ledger, params: np.ndarray, events: np.ndarray) -> tuple[int, list[Holding]]:
+    begun = events[events[:, 0] == EVENT_OP]
+    begun = begun[np.argsort(begun[:, 3], kind="stable")][:PEAK_INSTRUCTIONS]
+    cycle, values = peak(residents(ledger.program, ledger.entry, params, begun), Space.SRAM)
+    known = purpose.from_meta(ledger.program.meta, ledger.entry)
+    found: dict[str, list[int]] = {}
+    for value in values:
+        found.setdefault(value.name, []).append(value.bytes)
+    holdings = []
+    for name, sizes in found.items():
+        layer = next((known[n][0] for n in names_in(name) if n in known), NO_LAYER)
+        holdings.append(Holding(name, layer, len(sizes), sum(sizes)))
+    return cycle, sorted(holdings, key=lambda h: (-h.bytes, h.value))
 
 
 def memory_use(table: np.ndarray, start: int, stop: int, params: np.ndarray, machine: Machine) -> dict[str, Memory]:

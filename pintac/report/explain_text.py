@@ -255,6 +255,12 @@ def _choices(e: Explanation, top: int) -> str:
         busy = sum(c.micro_ops.values())
         parts = ", ".join(f"{ops}: {percent(cycles, busy)} %" for ops, cycles in c.micro_ops.items())
         lines.append(f"  VPU cycles by micro-ops an instruction: {parts}\n")
+    if c.peak:
+        held = sum(h.bytes for h in c.peak)
+        shown = more(min(top, len(c.peak)), len(c.peak), "values")
+        lines.append(f"\nin SRAM at its fullest, cycle {c.peak_cycle:,}, {kib(held)} KiB alive{shown}\n")
+        rows = [(f"  {short(h.value)}", h.layer, str(h.copies), kib(h.bytes)) for h in c.peak[:top]]
+        lines.append(table(("  value", "layer", "tiles", "KiB"), "llrr", rows))
     if c.spilled:
         rows = [(f"  {short(t.value)}", t.layer, kib(t.stored), kib(t.loaded)) for t in c.spilled[:top]]
         lines.append(f"\nvalues that go through DRAM{more(min(top, len(c.spilled)), len(c.spilled), 'values')}\n")

@@ -104,6 +104,21 @@ def residents(program: Program, entry: str, params: np.ndarray, events: np.ndarr
     return out
 
 
+def peak(values: Sequence[Resident], space: Space) -> tuple[int, list[Resident]]:
+    """(cycle, values): the first moment at which most bytes of a memory are alive, and what is alive then."""
+    mine = [v for v in values if v.space == space]
+    changes: dict[int, int] = {}
+    for value in mine:
+        changes[value.since] = changes.get(value.since, 0) + value.bytes
+        changes[value.until] = changes.get(value.until, 0) - value.bytes
+    alive = most = at = 0
+    for cycle in sorted(changes):
+        alive += changes[cycle]
+        if alive > most:
+            most, at = alive, cycle
+    return at, [v for v in mine if v.since <= at < v.until]
+
+
 def _use(place: _Map, region: Region, until: int) -> bool:
     """Lengthen the lives of the values in a region; whether there are any."""
     found = False

@@ -248,6 +248,10 @@ def test_choices() -> None:
     assert (c.memory["sram"].touched, c.memory["sram"].top) == (4 * 64 + 2 * (64 + 4), 0x1504)
     assert (c.memory["psum"].touched, c.memory["psum"].top) == (256, 256)
     assert c.micro_ops == {}
+    # the four loads go to places of their own and nobody reads them: 0-4, 4-8, then two outstanding: 14-18, 18-22
+    assert [(h.value, h.copies, h.bytes) for h in c.peak] == [("op1", 2, 128)] and c.peak_cycle == 4
+    (held,) = explain(chain()).choices.peak
+    assert (held.value, held.layer, held.bytes) == ("tanh_0", "net.0", 256)
 
 
 @pytest.mark.parametrize(
