@@ -5,7 +5,7 @@
   matrix (scaled: all entries +-sigma), rotated by an independent random angle in each plane of columns (j, j + c/2);
   every further basis is rotated on by a fixed fraction of a right angle. So each direction by itself has E[q q^T] = I
   / c, and a whole basis has sum q q^T = I. Where no Hadamard matrix of order c exists, the next one loses columns:
-  its rows are then a tight frame with the same two properties, of up to seven more directions.
+  its rows are then a tight frame with the same two properties (up to 128 columns, of at most seven more directions).
 - quasi-random: a rank-1 lattice, shifted modulo 1 by random numbers of the point (Cranley and Patterson), made normal
   by Box and Muller. Each direction by itself is N(0, sigma^2 I).
 

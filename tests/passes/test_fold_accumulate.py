@@ -13,7 +13,7 @@ from pintac.ir.evaluate import evaluate
 from pintac.ir.verify import verify
 from pintac.passes import PipelineOptions, default_pipeline
 from pintac.passes.fold_accumulate import FoldAccumulate
-from tests.passes.models import LOC, PARAMS, distance, feeds_for, poisson, run
+from tests.passes.models import LOC, PARAMS, distance, feeds_for, mlp, poisson, run
 from tests.passes.networks import NETWORKS
 
 
@@ -146,3 +146,17 @@ def test_products_added_out_of_order_accumulate_in_the_order_of_the_graph() -> N
             break
         last = last.operands[2]
     assert chain == [("g", "g"), ("x", "g"), ("x", "x")]
+
+
+def test_products_over_the_same_perturbed_rows_stay_apart() -> None:
+    """Odd and even halves: two accumulators filled in one loop over the points, then added, then the base rows."""
+    options = PipelineOptions(quant="even-odd")
+    graph = run(poisson(mlp(5, 4, 1), points=3), *default_pipeline(options))
+    rows = [node for node in graph.of("matmul_tn") if node.operands[0].type.rank == 4]
+    assert [node.shape for node in rows].count((5, 4)) == 2
+    assert all(len(node.operands) == 2 for node in rows)
+    (total,) = [node for node in graph.of("add") if set(node.operands) <= set(rows) and node.shape == (5, 4)]
+    chained = [node for node in graph.of("matmul_tn") if len(node.operands) == 3 and node.shape == (5, 4)]
+    assert len(chained) == 2 and any(node.operands[2] is total for node in chained)
+    plus_minus = run(poisson(mlp(5, 4, 1), points=3), *default_pipeline())
+    assert not [node for node in plus_minus.of("add") if node.shape == (5, 4) and node.operands[0].op == "matmul_tn"]

@@ -76,7 +76,7 @@ def test_both_gradients_read_one_quantised_adjoint() -> None:
 
 
 def backward_reads(graph: Graph) -> list[tuple[Node, Node]]:
-    """(reader, value): forward values that backward nodes other than matmuls read; what makes saved codes is forward."""
+    """(reader, value): forward values that backward nodes other than matmuls read; what makes codes is forward."""
     forward = forward_nodes(graph) | ancestors(graph, (node.operands[0] for node in graph.of("decode")))
     return [
         (node, operand)

@@ -2,7 +2,8 @@
 
 By the Cole-Hopf transform u = -log v, where v solves the heat equation v_t + laplacian v = 0 backwards in time. Here
 v = 1 + sin(k.x) exp(-(1 - t)) / 2 with |k| = 1, k = (1, ..., 1) / sqrt 20, on [-1, 1]^20 x [0, 1]: the reference is a
-closed form. The terminal value g(x) = u(x, 1) is built in: u = g(x) + (1 - t) net(x, t).
+closed form. The terminal value g(x) = u(x, 1) is built in, u = g(x) + (1 - t) net(x, t); the solution is known on the
+faces of the box, without which it would not be unique.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from pintac.frontend.operators import dt, grad, laplacian
 from pintac.frontend.problem import Problem, Term, TrainStep
 from pintac.frontend.problems.common import training_step
-from pintac.frontend.samplers import Uniform
+from pintac.frontend.samplers import Boundary, Product, Uniform
 
 SPACE = 20
 WAVE_NUMBER = 1 / math.sqrt(SPACE)
@@ -28,11 +29,17 @@ AMPLITUDE = 0.5
 class HJB20Wave(Problem):
     """Points (x, t) with 20 + 1 coordinates."""
 
-    def __init__(self, points: int = 100) -> None:
-        self.points = points
+    def __init__(self, points: int = 100, surface: int = 100, surface_weight: float = 100.0) -> None:
+        self.points, self.surface, self.surface_weight = points, surface, surface_weight
 
     def terms(self) -> list[Term]:
-        return [Term("interior", Uniform([(-1.0, 1.0)] * SPACE + [(0.0, 1.0)]), self.pde, points=self.points)]
+        box = [(-1.0, 1.0)] * SPACE
+        time = Uniform([(0.0, 1.0)])
+        faces = Product(Boundary(box), time)
+        return [
+            Term("interior", Product(Uniform(box), time), self.pde, points=self.points),
+            Term("surface", faces, self.known, points=self.surface, weight=self.surface_weight),
+        ]
 
     def u(self, net: nn.Module, x: Tensor) -> Tensor:
         result: Tensor = self.terminal(x) + (1 - x[:, SPACE:]) * net(x)
@@ -49,6 +56,10 @@ class HJB20Wave(Problem):
         slope = grad(u, x)[:, 0, :SPACE]
         return dt(u, x) + laplacian(u, x, dims=slice(0, SPACE)) - (slope**2).sum(-1, keepdim=True)
 
+    def known(self, u: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """The condition u = exact on the faces."""
+        return u(x) - self.exact(x)
+
     def exact(self, x: Tensor) -> Tensor:
         return -torch.log(1 + AMPLITUDE * self.wave(x) * torch.exp(x[:, SPACE:] - 1))
 
@@ -64,11 +75,13 @@ def hjb20_wave(
     lr: float = 1e-3,
     schedule_steps: int = 1000,
     points: int = 100,
+    surface: int = 100,
+    surface_weight: float = 100.0,
 ) -> TrainStep:
     """The training step; options as in `training_step`."""
     return training_step(
         "hjb20-wave",
-        HJB20Wave(points),
+        HJB20Wave(points, surface, surface_weight),
         SPACE + 1,
         width=width,
         hidden=hidden,
