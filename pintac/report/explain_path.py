@@ -1,8 +1,9 @@
 """The critical path of a run: the work and waiting, from the last cycle back to the first, that set its length.
 
 Each cycle of the run stands in one segment of the chain: an instruction keeping its unit, its way through the pipeline
-or the DRAM's latency after that, reading a stationary operand, standing behind the results of the matmul before it, or
-a sequencer passing signals and waits. Where two things ended at the same time, the unit itself goes before the wait.
+or the DRAM's latency after that, reading a stationary operand, writing the results that the next matmul's stand behind,
+or a sequencer passing signals and waits. Where two things ended at the same time, the unit itself goes before the wait.
+What has no segment could take no time, and the run would last as long (but for the order on the bus).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pintac.timeline_core import (
 )
 
 BUSY, LATENCY, PRELOAD, RESULTS, SYNC = "busy", "latency", "preload", "result port", "signals, waits, issue"
-MOST_EVENTS = 4_000_000
+MOST_EVENTS = 2_000_000
 """Longer runs have no path: their events would take too much memory."""
 _DMA = (Queue.LOAD, Queue.STORE)
 
@@ -138,8 +139,11 @@ class _Walk:
     def __init__(self, ledger: Ledger, events: np.ndarray, outstanding: int) -> None:
         self.segments: list[Segment] = []  # the last first
         self.outstanding = outstanding
-        self.busy: Mapping[int, int] = {ledger.start + i: int(b) for i, b in enumerate(ledger.costs["busy"])}
-        self.preload: Mapping[int, int] = {ledger.start + i: int(b) for i, b in enumerate(ledger.costs["preload"])}
+        costs, first = ledger.costs, ledger.start
+        later = (costs["passes"] - 1) * np.maximum(costs["compute"], costs["drain"])
+        self.later_passes = {first + i: int(cycles) for i, cycles in enumerate(later)}
+        self.compute = {first + i: int(cycles) for i, cycles in enumerate(costs["compute"])}
+        self.preload = {first + i: int(cycles) for i, cycles in enumerate(costs["preload"])}
         self.items: dict[Queue, list[_Item]] = {}
         self.signals: dict[tuple[int, int], tuple[Queue, int]] = {}
         self.bus: list[tuple[Queue, int]] = []  # transfers in the order of their turns
@@ -189,19 +193,23 @@ class _Walk:
         """Walk back from a moment: `whole` if an instruction ended then, else its sequencer stood before item `i`."""
         while time > 0:
             if whole:
-                self._work(q, i, time)
-                time, whole, q, i = self._before_start(q, i)
+                time, whole, q, i = self._work(q, i, time)
             else:
                 time, whole, q, i = self._before_item(q, i, time)
 
-    def _work(self, q: Queue, i: int, time: int) -> None:
-        """The part of instruction `i` from its start to `time`."""
+    def _work(self, q: Queue, i: int, time: int) -> tuple[int, bool, Queue, int]:
+        """The part of instruction `i` up to `time`, and what that waited for: as `_back` takes it."""
         item = self.items[q][i]
         end = min(time, item.end)
-        busy = min(end, item.start + self.busy[item.pc])
         self._add(item.end, time, q, item.pc, LATENCY)
-        self._add(busy, end, q, item.pc, RESULTS)
-        self._add(item.start, busy, q, item.pc, BUSY)
+        taken = item.end - self.later_passes[item.pc]  # its first pass leaves the array
+        if q is Queue.TCU and item.before >= 0 and taken > item.start + self.compute[item.pc]:
+            before = self.items[q][item.before]
+            self._add(taken, end, q, item.pc, BUSY)
+            self._add(before.end, taken, q, before.pc, RESULTS)
+            return before.end, True, q, item.before
+        self._add(item.start, end, q, item.pc, BUSY)
+        return self._before_start(q, i)
 
     def _before_start(self, q: Queue, i: int) -> tuple[int, bool, Queue, int]:
         """What an instruction's start waited for: (time, whole, queue, item) as `_back` takes them."""
