@@ -167,7 +167,7 @@ def simulate_listing(
     used = set(part[_is(part, Opcode.SIGNAL, Opcode.WAIT), _SEM].tolist())
     if len(used) > machine.semaphores:
         raise MachineError(f"{len(used)} semaphores are used, machine {machine.name!r} has {machine.semaphores}")
-    rows, ranges, first = _listings(table, start, stop, costs, machine, params)
+    rows, ranges, first = _listings(table, start, stop, costs, params)
     numbers = [s.number for s in semaphores]
     size = max([*numbers, *part[_is(part, Opcode.SIGNAL, Opcode.WAIT), _SEM].tolist(), -1]) + 1
     credit = np.zeros(size, np.int64)
@@ -298,7 +298,7 @@ def _is(table: np.ndarray, *opcodes: Opcode) -> np.ndarray:
 
 
 def _listings(
-    table: np.ndarray, start: int, stop: int, costs: CostTable, machine: Machine, params: np.ndarray
+    table: np.ndarray, start: int, stop: int, costs: CostTable, params: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The four queues' listings one after the other: (rows, address ranges, where each begins).
 
@@ -339,11 +339,11 @@ def _listings(
                 row[timeline_core.ORDINAL] = ordinals[pc]
             elif row[timeline_core.KIND] == timeline_core.DATA:
                 row[timeline_core.BUSY] = int(costs["busy"][pc])
-                row[timeline_core.TAIL] = machine.dram_latency_cycles
                 for name in ("passes", "compute", "drain", "preload", "skew"):
                     row[getattr(timeline_core, name.upper())] = int(costs[name][pc])
                 row[timeline_core.ACC] = int(any(part[pc, c] for c in _ACC.get(opcode, ())))
                 if opcode in (Opcode.LOAD, Opcode.STORE):
+                    row[timeline_core.TAIL] = int(costs["latency"][pc] - costs["busy"][pc])
                     row[timeline_core.GATHER] = int(part[pc, _GATHER] != 0)
                 else:
                     area = _ranges(part[pc].tobytes())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,9 @@ class Explanation:
     @property
     def prediction_error(self) -> float | None:
         """(predicted - simulated) / simulated cycles of the schedule's own cost model."""
-        return None if self.predicted_cycles is None else self.predicted_cycles / self.timing.cycles - 1.0
+        if self.predicted_cycles is None or not self.timing.cycles:
+            return None
+        return self.predicted_cycles / self.timing.cycles - 1.0
 
     def text(self, top: int = 20) -> str:
         """The report; `top` lines of each long table."""
@@ -159,7 +161,7 @@ def explain(program: Program, entry: str = "step", machine: Machine | None = Non
         by=by,
         machine=chosen,
         same_machine=chosen == own,
-        timing=timing,
+        timing=replace(timing, events=timing.events[:0]),  # they are large and have been read
         bound=_bound(ledger, timing, units, stored) if stored else None,
         predicted_cycles=None if predicted is None else round(predicted),
         units=units,
@@ -168,7 +170,7 @@ def explain(program: Program, entry: str = "step", machine: Machine | None = Non
         path=critical_path(ledger, timing.events, by) if steps <= MOST_EVENTS else None,
         waits=tuple(op_pairs(ledger, timing)),
         choices=choices(ledger, params, timing.events),
-        what_if=tuple(what_if(program, entry, chosen, params, timing.cycles)),
+        what_if=tuple(what_if(ledger, params, timing.cycles)),
     )
 
 

@@ -2,21 +2,21 @@
 
 Nothing is compiled again, so tile sizes and the order of work stay those chosen for the program's own machine: what a
 variant gains here is what is left without changing the schedule. Memory sizes and the length of chains decide what the
-program is; they are not among the variants.
+program is; they are not among the variants, but that transfers of values that SRAM had no room for take no time is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pintac.cost import CostTable, cost_table
+from pintac.cost import CostTable
 from pintac.errors import MachineError
 from pintac.isa import Opcode
 from pintac.machine import KEYS, Machine
-from pintac.program import Program
+from pintac.report.explain_ledger import SPILL, Ledger
 from pintac.timeline import simulate_listing
 
 REAL, IDEAL = "machine", "ideal"
@@ -42,12 +42,8 @@ _ZEROED = (
     ("DRAM latency 0", ("dram_latency_ns",)),
     ("vector pipeline 0 cycles", ("vpu_pipeline_cycles",)),
 )
-_UNITS = {
-    "tensor unit infinitely fast": (Opcode.MATMUL,),
-    "vector unit infinitely fast": (Opcode.VPU,),
-    "DRAM infinitely fast": (Opcode.LOAD, Opcode.STORE),
-}
-_SPANS = ("busy", "compute", "drain", "preload", "skew")
+STAYS = "values that go through DRAM stay in SRAM"
+_SPANS = ("busy", "latency", "compute", "drain", "preload", "skew")
 
 
 @dataclass(frozen=True)
@@ -64,30 +60,34 @@ class WhatIf:
         return dict(vars(self))
 
 
-def what_if(program: Program, entry: str, machine: Machine, params: np.ndarray, cycles: int) -> list[WhatIf]:
-    """Every variant, the most helpful first; `cycles` are those on `machine`."""
-    start, stop = program.entry(entry)
-    costs = cost_table(program.table[start:stop], machine)
+def what_if(ledger: Ledger, params: np.ndarray, cycles: int) -> list[WhatIf]:
+    """Every variant of the ledger's machine, the most helpful first; `cycles` are those on the machine itself."""
+    program, machine, costs, part = ledger.program, ledger.machine, ledger.costs, ledger.table
+    start, stop = ledger.start, ledger.stop
 
-    def run(on: Machine, given: CostTable | None = None, table: np.ndarray = program.table) -> int:
-        return simulate_listing(table, start, stop, program.semaphores, on, params, costs=given).cycles
+    def run(on: Machine, given: CostTable | None = None) -> int:
+        timing = simulate_listing(program.table, start, stop, program.semaphores, on, params, costs=given)
+        return timing.cycles
 
-    variants: list[tuple[str, str, Callable[[], int]]] = []
-    for name, changed in _machines(machine):
-        variants.append((name, REAL, lambda on=changed: run(on)))  # type: ignore[misc]
-    for name, opcodes in _UNITS.items():
-        free = machine.replace(dram_latency_ns=0.0) if Opcode.LOAD in opcodes else machine
-        free = free.replace(vpu_pipeline_cycles=0) if Opcode.VPU in opcodes else free
-        instant = _instant(program.table[start:stop], costs, opcodes)
-        variants.append((name, IDEAL, lambda on=free, given=instant: run(on, given)))  # type: ignore[misc]
-    quick = machine.replace(dram_latency_ns=0.0, vpu_pipeline_cycles=0)
-    no_skew = replace(costs, integers={**costs.integers, "skew": np.zeros_like(costs["skew"])})
-    variants.append(("no latency anywhere", IDEAL, lambda: run(quick, no_skew)))
-    variants.append(
-        ("units never wait for each other", IDEAL, lambda: _unordered(program, start, stop, machine, params))
+    found = [(name, REAL, run(changed)) for name, changed in _machines(machine)]
+    opcode = part[:, 0]
+    transfer = np.isin(opcode, (Opcode.LOAD, Opcode.STORE))
+    no_pipeline = machine.replace(vpu_pipeline_cycles=0)
+    found.append(("tensor unit infinitely fast", IDEAL, run(machine, _instant(costs, opcode == Opcode.MATMUL))))
+    found.append(("vector unit infinitely fast", IDEAL, run(no_pipeline, _instant(costs, opcode == Opcode.VPU))))
+    found.append(("DRAM infinitely fast", IDEAL, run(machine, _instant(costs, transfer))))
+    spills = np.array([phase == SPILL for _, phase in ledger.purposes], bool)
+    if spills.any():
+        found.append((STAYS, IDEAL, run(machine, _instant(costs, spills))))
+    prompt = {"skew": np.zeros_like(costs["skew"]), "latency": np.where(transfer, costs["busy"], costs["latency"])}
+    found.append(
+        ("no latency anywhere", IDEAL, run(no_pipeline, replace(costs, integers={**costs.integers, **prompt})))
     )
-    found = [WhatIf(name, kind, taken, cycles - taken) for name, kind, go in variants for taken in (go(),)]
-    return sorted(found, key=lambda w: (-w.saved, w.name))
+    kept = part[~np.isin(opcode, (Opcode.SIGNAL, Opcode.WAIT))]
+    unordered = simulate_listing(kept, 0, len(kept), (), machine, params).cycles
+    found.append(("units never wait for each other", IDEAL, unordered))
+    variants = [WhatIf(name, kind, taken, cycles - taken) for name, kind, taken in found]
+    return sorted(variants, key=lambda w: (-w.saved, w.name))
 
 
 def _machines(machine: Machine) -> Iterator[tuple[str, Machine]]:
@@ -102,14 +102,6 @@ def _machines(machine: Machine) -> Iterator[tuple[str, Machine]]:
         yield name, changed
 
 
-def _instant(part: np.ndarray, costs: CostTable, opcodes: tuple[Opcode, ...]) -> CostTable:
+def _instant(costs: CostTable, chosen: np.ndarray) -> CostTable:
     """Costs in which these instructions take no time."""
-    chosen = np.isin(part[:, 0], opcodes)
     return replace(costs, integers={k: np.where(chosen, 0, v) if k in _SPANS else v for k, v in costs.integers.items()})
-
-
-def _unordered(program: Program, start: int, stop: int, machine: Machine, params: np.ndarray) -> int:
-    """Cycles without signals and waits."""
-    table = program.table[start:stop]
-    kept = table[~np.isin(table[:, 0], (Opcode.SIGNAL, Opcode.WAIT))]
-    return simulate_listing(kept, 0, len(kept), (), machine, params).cycles

@@ -21,6 +21,7 @@ from pintac.report.explain import BUS, COLUMNS, Explanation, explain
 from pintac.report.explain_ledger import BY, names_in
 from pintac.report.explain_path import SYNC
 from pintac.report.explain_path import path_of as segments_of
+from pintac.report.explain_whatif import STAYS
 from pintac.timeline import program_machine, simulate, simulate_listing
 from tests.machine.listings import PARAMS, end, load, loop, semaphore, signal, store, wait
 from tests.machine.test_timeline import CHAIN, CHAIN_SEMAPHORES, DOUBLE_BUFFERED, add, double_buffer, listings, mm
@@ -207,6 +208,7 @@ def test_what_would_help_the_chain() -> None:
     assert cycles["tensor unit infinitely fast"] == 53 - 29 + 17
     # Nobody waits: load 0-4, complete 14; the store has the bus at 4, 8, complete 18.
     assert cycles["units never wait for each other"] == 18
+    assert cycles["DRAM infinitely fast"] == 53 - 28 + 3  # signals and the last issue still take a cycle each
     # 2x2 output blocks use no more than four engines
     assert cycles["tensor unit: engines x2"] == 53
 
@@ -292,6 +294,10 @@ def test_spill_is_what_no_symbol_names() -> None:
     balanced(e)
     assert [(t.value, t.stored, t.loaded) for t in e.choices.spilled] == [("tanh_0", 64, 128)]
     assert {g.labels[1] for g in e.groups if g.unit == "store"} == {"spill", "optimizer"}
+    # The bus: store 0-4, load 4-8 (complete 18), the second load when the store is complete at 14: 14-18 (28), the
+    # last store at 18-22 (32). Of the first three only a cycle of issue is left: the last store 1-5, complete 15.
+    assert e.timing.cycles == 32
+    assert {w.name: w.cycles for w in e.what_if}[STAYS] == 15
 
 
 def test_names_in_an_instruction() -> None:
