@@ -68,14 +68,16 @@ def main() -> None:
         kind[1] += count
     total = sum(ticks.values())
     scale = seconds / total
-    print(f"{1e3 * seconds:.1f} ms a step, {sum(runs.values()) // options.steps:,} instructions, isa {engine.instruction_set}")
+    executed = sum(runs.values()) // options.steps
+    print(f"{1e3 * seconds:.1f} ms a step, {executed:,} instructions, isa {engine.instruction_set}")
     for name, (spent, count) in sorted(kinds.items(), key=lambda item: -item[1][0]):
         print(f"{1e3 * spent * scale:8.2f} ms {100 * spent / total:5.1f} %  {count // options.steps:>9,} x {name}")
     print()
     for name in sorted(ticks, key=ticks.__getitem__, reverse=True)[: options.top]:
         spent, count = ticks[name], runs[name]
         each = 1e9 * spent * scale * options.steps / count
-        print(f"{1e3 * spent * scale:8.2f} ms {100 * spent / total:5.1f} %  {count // options.steps:>8,} x {each:8.0f} ns  {name}")
+        share = f"{1e3 * spent * scale:8.2f} ms {100 * spent / total:5.1f} %"
+        print(f"{share}  {count // options.steps:>8,} x {each:8.0f} ns  {name}")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from pintac.program import Program
 from pintac.report.progress import duration
 
 
-def dry_run(program: Program, steps: int | None = None, engine: str = "jit") -> str:
+def dry_run(program: Program, steps: int | None = None, engine: str = "jit", threads: int = 1) -> str:
     """Instructions, bytes and the time that `steps` steps would take here, measured on one step; ends in a newline."""
     total = total_steps(program, steps)
-    session = open_session(program, engine, 0, None)
+    session = open_session(program, engine, 0, None, threads)
     work = session.work()
     session.step(1)  # compiles the engine
     start = time.perf_counter()

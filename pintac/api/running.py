@@ -38,6 +38,7 @@ def run(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     weights: Mapping[str, np.ndarray] | None = None,
+    threads: int = 1,
 ) -> Result:
     """Train with a compiled program.
 
@@ -46,12 +47,13 @@ def run(
                 those in the program, or `weights` in the names and layout of the state_dict
     engine      "jit" or "reference": the same bits
     checkpoint  file to write while running; `resume` goes on from it, bit for bit
+    threads     of the jit engine: the same bits, sooner where as many processors are free
 
     Ctrl-C ends the run after the current step and returns what it has (`result.interrupted`).
     """
     loaded = program if isinstance(program, Program) else load(program)
     used_seed = int(loaded.meta.get("seed", 0)) if seed is None else seed
-    session = open_session(loaded, engine, used_seed, weights)
+    session = open_session(loaded, engine, used_seed, weights, threads)
     if resume:
         resume_session(session, checkpoint)
     total = total_steps(loaded, steps)
@@ -82,11 +84,13 @@ def predict(
     return session.infer(points)
 
 
-def open_session(program: Program, engine: str, seed: int, weights: Mapping[str, np.ndarray] | None) -> Session:
+def open_session(
+    program: Program, engine: str, seed: int, weights: Mapping[str, np.ndarray] | None, threads: int = 1
+) -> Session:
     """A session at step 0, with `weights` in place of the program's."""
     from pintac.runtime.session import Session
 
-    session = Session(program, engine=engine, seed=seed)
+    session = Session(program, engine=engine, seed=seed, threads=threads)
     if weights is not None:
         shapes = {s.name: s.shape for s in program.symbols_of("state")}
         for name, value in to_states(weights, export(program), shapes).items():

@@ -47,6 +47,7 @@ def train(
     passes: str | None = None,
     observers: Sequence[Observer] = (),
     verify: str = "ends",
+    threads: int = 1,
 ) -> Result:
     """Train on the simulator.
 
@@ -54,6 +55,7 @@ def train(
     seed      draws the initial weights and every random number of the run
     engine    "jit" or "reference" execute the program (equal bits); "evaluator" runs the IR itself, without a program
     weights   initial weights in the names and layout of the state_dict, in place of drawn ones
+    threads   of the jit engine: the same bits, sooner where as many processors are free
     twin      also train the fp32 torch twin: same weights, random numbers, estimator and schedule
 
     quant="none" is that fp32 run by itself: no program, so cycles and energy are None. The other arguments are those
@@ -77,7 +79,7 @@ def train(
     else:
         program = emit(lowered, target)
         compile_seconds = time.perf_counter() - start
-        session = running.open_session(program, engine, seed, None)
+        session = running.open_session(program, engine, seed, None, threads)
         if resume:
             running.resume_session(session, checkpoint)
         outcome = running.drive_session(session, program, total, progress=progress, checkpoint=checkpoint)

@@ -190,6 +190,9 @@ def _run_options(parser: argparse.ArgumentParser, *more_engines: str) -> None:
     group.add_argument(
         "--engine", choices=["jit", "reference", *more_engines], default="jit", help="what executes (default jit)"
     )
+    group.add_argument(
+        "--threads", type=_positive, default=1, metavar="N", help="threads of the jit engine, same bits (default 1)"
+    )
     group.add_argument("--weights", metavar="F", help="initial weights (safetensors)")
     group.add_argument("--checkpoint", metavar="F", help="write checkpoints here while running")
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint, bit for bit")

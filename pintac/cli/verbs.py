@@ -31,7 +31,7 @@ def train(options: Options) -> int:
     step = _step(options)
     if options.dry_run:
         program = api.compile(step, seed=options.seed, weights=_weights(options), **_compilation(options))
-        write_text(None, api.dry_run(program, options.steps, options.engine))
+        write_text(None, api.dry_run(program, options.steps, options.engine, options.threads))
         return 0
     timing = _timing(options)
     result = api.train(
@@ -39,6 +39,7 @@ def train(options: Options) -> int:
         options.steps,
         seed=options.seed,
         engine=options.engine,
+        threads=options.threads,
         progress=not options.quiet,
         checkpoint=options.checkpoint,
         resume=options.resume,
@@ -90,13 +91,14 @@ def run(options: Options) -> int:
     _check_run(options)
     program = api.load(options.program)
     if options.dry_run:
-        write_text(None, api.dry_run(program, options.steps, options.engine))
+        write_text(None, api.dry_run(program, options.steps, options.engine, options.threads))
         return 0
     result = api.run(
         program,
         options.steps,
         seed=options.seed,
         engine=options.engine,
+        threads=options.threads,
         progress=not options.quiet,
         checkpoint=options.checkpoint,
         resume=options.resume,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 
 import numpy as np
@@ -24,10 +25,8 @@ def aligned_bytes(size: int, fill: int) -> np.ndarray:
         pages = mmap.mmap(-1, -(-needed // HUGE_PAGE) * HUGE_PAGE + HUGE_PAGE)
         raw = np.frombuffer(pages, np.uint8)  # keeps the mapping alive
         start = -raw.ctypes.data % HUGE_PAGE
-        try:
+        with contextlib.suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without them
-            pass
     else:
         raw = np.empty(needed, np.uint8)
         start = -raw.ctypes.data % ALIGNMENT

@@ -50,10 +50,11 @@ def _load_triples(e: Emitter, pointer: Val, word: ir.Type, order: Sequence[int] 
     """`load_blocks` for 12 bits: two rows of a block, eight elements, are 12 bytes.
 
     Spread to 16 bytes each, then made words: a pair of elements is three bytes, and the low one ends, the high one
-    begins in the middle of the second. With an order, half h of the vectors takes rows 2 h and 2 h + 1 of all blocks, as
-    products of words want them.
+    begins in the middle of the second. With an order, half h of the vectors takes rows 2 h and 2 h + 1 of all blocks,
+    as products of words want them.
     """
-    raw = [e.load(vec(I32), pointer, offset) for offset in (0, 32)]  # they overlap, so that the second ends with the blocks
+    # The two loads overlap, so that the second ends with the blocks.
+    raw = [e.load(vec(I32), pointer, offset) for offset in (0, 32)]
     words = [16 * lane + 3 * (i // 2) + i % 2 + h for lane in range(4) for i in range(8) for h in range(2)]
     halves = []
     eights = [[4 * half + i if order is None else 2 * i + half for i in range(4)] for half in range(2)]
@@ -64,8 +65,8 @@ def _load_triples(e: Emitter, pointer: Val, word: ir.Type, order: Sequence[int] 
         halves.append((pairs << e.table([4, 0] * 16, I16)).ashr(4))
     values = e.concat(halves)
     if order is not None:
-        place = {8 * eight + j: 32 * half + 8 * i + j for half in range(2) for i, eight in enumerate(eights[half]) for j in range(8)}
-        values = values.shuffle([place[i] for i in order])
+        place = {eight: 8 * i for i, eight in enumerate([*eights[0], *eights[1]])}
+        values = values.shuffle([place[i // 8] + i % 8 for i in order])
     return values if values.type.element == word else values.sext(word)
 
 
@@ -99,7 +100,8 @@ def decode_rows(e: Emitter, mantissas: Val, codes: Val) -> list[Val]:
 def quantise_rows(e: Emitter, rows: Sequence[Val], bits: int, status: Val) -> tuple[list[Val], Val]:
     """Four rows of 16 fp32 elements as SMX: mantissas (four int32 vectors) and the codes of the four blocks (i8).
 
-    Of the mantissas only the low `bits` bits count. Flags are added to the status word at `status`. Elements beyond the tensor must be 0.
+    Of the mantissas only the low `bits` bits count. Flags are added to the status word at `status`. Elements beyond the
+    tensor must be 0.
     """
     magnitude = [row.bits() & 0x7FFFFFFF for row in rows]
     largest = e.imax(e.imax(magnitude[0], magnitude[1]), e.imax(magnitude[2], magnitude[3]))
@@ -119,10 +121,9 @@ def quantise_rows(e: Emitter, rows: Sequence[Val], bits: int, status: Val) -> tu
     with e.when(e.any_lane(seldom)):
         infinite = largest.ge(SMALLEST_INFINITE)
         saturated = Val(e, e.b.and_(unusual.v, e.b.not_(infinite.v)))
-        flags = e.load(I32, status)
         for mask, flag in ((saturated, FLAG_SATURATED), (infinite, FLAG_NONFINITE)):
-            flags = flags | e.select(e.any_lane([mask]), e.i32(flag), 0)
-        e.store(flags, status)
+            with e.when(e.any_lane([mask])):
+                e.store(e.load(I32, status) | flag, status)
         exponent.set(e.imin(exponent.get(), E_MAX))
         code.set(e.select(infinite, e.const(VI, NONFINITE), exponent.get() + BIAS))
         largest_kept = ((exponent.get() + BIAS) << 23).as_float() * limit
@@ -154,8 +155,8 @@ def pack_blocks(e: Emitter, mantissas: Sequence[Val], bits: int) -> list[Val]:
     if bits == 16:
         return [_in_memory_order(e, [m.trunc(I16) for m in mantissas])]
     if bits == 8:
-        pairs = [(mantissas[i] & 0xFF) | ((mantissas[i + 1] & 0xFF) << 8) for i in (0, 2)]
-        columns = (pairs[0] & 0xFFFF) | (pairs[1] << 16)  # a column of a block in each word
+        upper, lower = [(mantissas[i] & 0xFF) | ((mantissas[i + 1] & 0xFF) << 8) for i in (0, 2)]
+        columns = upper | (lower << 16)  # a column of a block in each word
         return [columns.cast(vec(I8, _GROUP)).shuffle(TRANSPOSED)]
     if bits == 4:
         flat = _in_memory_order(e, [m.trunc(I8) for m in mantissas])
@@ -165,8 +166,8 @@ def pack_blocks(e: Emitter, mantissas: Sequence[Val], bits: int) -> list[Val]:
     even = [4 * block + i % 2 * 2 + LANES * (i // 2) for block in range(4) for i in range(4)]
     triples = [16 * block + 4 * (i // 3) + i % 3 for block in range(4) for i in [*range(12), 0, 0, 0, 0]]
     halves = []
-    for upper, lower in (mantissas[:2], mantissas[2:]):
-        low, high = upper.shuffle(even, lower), upper.shuffle([i + 1 for i in even], lower)
+    for first, second in (mantissas[:2], mantissas[2:]):
+        low, high = first.shuffle(even, second), first.shuffle([i + 1 for i in even], second)
         pairs = (low & 0xFFF) | (high << 12)
         halves.append(pairs.cast(vec(I8, _GROUP)).shuffle(triples).cast(vec(I32)))
     words = [4 * block + i % 3 + LANES * (i // 3) for block in range(4) for i in range(6)]
@@ -176,7 +177,7 @@ def pack_blocks(e: Emitter, mantissas: Sequence[Val], bits: int) -> list[Val]:
 def store_blocks(
     e: Emitter, packed: Sequence[Val], codes: Val, pointer: Val, code_pointer: Val, blocks: Val | None, bits: int
 ) -> None:
-    """Store the first `blocks` (i32, 1 to 4; None: all) of four packed blocks and their codes; nothing else is touched."""
+    """Store the first `blocks` (i32, 1 to 4; None: all) of four packed blocks and their codes, and nothing else."""
 
     def store_all(target: Val) -> None:
         offset = 0

@@ -10,7 +10,7 @@ reorders them. `Emitter.fma` may only be used where the product is exact, so tha
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -248,7 +248,7 @@ class Var:
 
 
 class Part:
-    """How many leading lanes of a vector count: a mask on AVX-512, a count elsewhere. `full`: all, as the code knows."""
+    """How many leading lanes of a vector count: a mask on AVX-512, a count elsewhere. `full`: it is known to be all."""
 
     def __init__(self, e: Emitter, count: Val, full: bool = False) -> None:
         self.e = e
@@ -401,6 +401,15 @@ class Emitter:
     def store(self, value: Val, pointer: Val, offset: Val | int = 0, align: int = 1) -> None:
         self.b.store(value.v, self.at(pointer, offset).v, align=align)
 
+    def load_acquire(self, pointer: Val) -> Val:
+        """An int64 that another thread may write, and everything it wrote before."""
+        return Val(self, self.b.load_atomic(pointer.v, "acquire", 8, typ=I64))
+
+    def store_release(self, value: Val, pointer: Val) -> None:
+        """Store an int64 after everything written so far."""
+        self.b.fence("release")  # llvmlite's own atomic store does not know untyped pointers
+        self.store(value, pointer, align=8)
+
     def part(self, count: Val) -> Part:
         """The first `count` (i32, 0 to LANES) lanes."""
         return Part(self, count)
@@ -458,6 +467,22 @@ class Emitter:
         yield Val(self, i)
         i.add_incoming(self.b.add(i, ir.Constant(t, step)), self.b.block)
         self.b.branch(head)
+        self.b.position_at_end(end)
+
+    @contextmanager
+    def repeat(self) -> Iterator[Callable[[Val], None]]:
+        """An endless loop; what it gives is called once, early in the body, with the condition to go on."""
+        again, end = (self.function.append_basic_block(name) for name in ("again", "over"))
+        self.b.branch(again)
+        self.b.position_at_end(again)
+
+        def go_on(condition: Val) -> None:
+            inside = self.function.append_basic_block("on")
+            self.b.cbranch(condition.v, inside, end)
+            self.b.position_at_end(inside)
+
+        yield go_on
+        self.b.branch(again)
         self.b.position_at_end(end)
 
     @contextmanager

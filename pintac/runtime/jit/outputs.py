@@ -124,8 +124,8 @@ def load_strided(e: Emitter, pointer: Val, step: Val, part: Part) -> Val:
 def store_strided(e: Emitter, value: Val, pointer: Val, step: Val, part: Part) -> None:
     """Store the fp32 lanes that count `step` bytes apart."""
     if e.lowering.vnni:
-        for i, (offsets, mask) in enumerate(_halves(e, step, part)):
-            e.scatter(value.shuffle(range(8 * i, 8 * i + 8)), pointer, offsets, mask)
+        for first, (offsets, mask) in zip((0, 8), _halves(e, step, part), strict=True):
+            e.scatter(value.shuffle(range(first, first + 8)), pointer, offsets, mask)
         return
     name = "store_strided"
     function = e.module.globals.get(name)
@@ -176,8 +176,8 @@ class RowReduction(Reduction):
             self.inner = self.kernel.word(f"{self.group}.inner")
 
     def _place(self, number: Val) -> Val:
-        cstep = 4 if self.sink.columns == "unit" else self.cstep
-        return self.e.at(self.address, number * self.hi + self.column * cstep)
+        across = self.column * (4 if self.sink.columns == "unit" else self.cstep)
+        return self.e.at(self.address, number * self.hi + across)
 
     def _start(self, number: Val) -> Val:
         if not self.sink.acc:

@@ -22,6 +22,8 @@ from pintac.runtime.jit import gemm, interpreter, reshape, shapes, transfers, vp
 from pintac.runtime.jit.codegen import Lowering
 from pintac.runtime.jit.gemm import MATMUL_ARGS
 from pintac.runtime.jit.outputs import SCRATCH_ROW
+from pintac.runtime.jit.parallel import Shares
+from pintac.runtime.jit.regions import accesses
 from pintac.runtime.jit.transfers import TRANSFER_ARGS
 from pintac.runtime.listing import execution_error, loop_ends
 from pintac.runtime.memory import aligned_bytes
@@ -102,6 +104,16 @@ class _Panel:
     size: int
 
 
+@dataclass(frozen=True)
+class Share:
+    """One thread's part in an entry; `status`: where it raises its flags."""
+
+    shares: Shares
+    thread: int
+    threads: int
+    status: np.ndarray
+
+
 @dataclass
 class _Builder:
     """Collects steps, records and arguments while walking an entry."""
@@ -122,6 +134,7 @@ class _Builder:
     macs: int = 0
     executed: int = 0
     pc: int = 0
+    share: Share | None = None
 
     # --- addresses
 
@@ -244,7 +257,7 @@ class _Builder:
             row = isa.decode_table([instruction])[0]
         shape = shapes.shape_of(row)
         words: dict[str, int] = {"rows": rows, "cols": cols, "params": self.state.params.ctypes.data}
-        words["status"] = self.state.status.ctypes.data
+        words["status"] = (self.share.status if self.share else self.state.status).ctypes.data
         words |= {f"imm{i}": instruction[f"imm{i}"] for i in range(isa.IMMEDIATES)}
         words |= {f"p{i}": instruction[f"scalar{i}"] for i in range(isa.SCALARS)}
         places: dict[str, _Place] = {}
@@ -338,12 +351,32 @@ class _Builder:
                 body = bodies.pop()
                 self.steps.append(_Step(interpreter.END_LOOP, [instruction["level"], body, 0, 0], self.pc))
                 self.steps[body - 1].fields[3] = len(self.steps)
-            elif op is Opcode.MATMUL:
-                self.matmul(instruction)
-            elif op is Opcode.VPU:
-                self.vpu(instruction)
-            elif op in (Opcode.LOAD, Opcode.STORE):
-                self.transfer(instruction)
+            elif op in self.handlers:
+                part: isa.Instruction | None = instruction
+                if self.share is not None:
+                    part = self.shared(instruction, self.share)
+                if part is not None:
+                    self.handlers[op](part)
+
+    @property
+    def handlers(self) -> Mapping[Opcode, Callable[[isa.Instruction], None]]:
+        """What turns an instruction into a step."""
+        return {
+            Opcode.MATMUL: self.matmul,
+            Opcode.VPU: self.vpu,
+            Opcode.LOAD: self.transfer,
+            Opcode.STORE: self.transfer,
+        }
+
+    def shared(self, instruction: isa.Instruction, share: Share) -> isa.Instruction | None:
+        """This thread's part; the barrier before it; what the other threads write."""
+        if self.pc in share.shares.barriers:
+            self.steps.append(_Step(interpreter.BARRIER, [share.threads, 0, 0, 0], self.pc))
+        sizes = [self.state.size(space) for space in Space]
+        for access in accesses(instruction, self.counts, sizes):
+            if access.write:
+                self.writes.append((len(self.steps), _Range(access.space, access.base, access.end)))
+        return share.shares.parts[self.pc][share.thread]
 
     def kept(self) -> dict[int, list[_Panel]]:
         """Panels that stay valid during a whole run of a loop around them, by the step that opens the loop.
@@ -377,7 +410,7 @@ def _keep_panels(b: _Builder, steps: np.ndarray, arguments: np.ndarray) -> tuple
         opening: list(_same(group).values()) for opening, group in b.kept().items()
     }  # one list of panels for each packed operand
     packed = [same for group in groups.values() for same in group]
-    flags = np.zeros(1 + len(packed), np.int64)
+    flags = aligned_bytes(8 * (1 + len(packed)), 0).view(np.int64)[: 1 + len(packed)]
     memory = aligned_bytes(sum(-(-same[0].size // 64) * 64 for same in packed), 0)
     flag_argument, keep_argument, panel_argument = (MATMUL_ARGS.index(n) for n in ("flag", "keep", "right_panel"))
     for panel in b.panels:
@@ -403,13 +436,17 @@ def _same(panels: Sequence[_Panel]) -> dict[object, list[_Panel]]:
 
 
 def build(
-    program: Program, state: MachineState, entry: str, addresses: Callable[[Mapping[str, Writer]], Mapping[str, int]]
+    program: Program,
+    state: MachineState,
+    entry: str,
+    addresses: Callable[[Mapping[str, Writer]], Mapping[str, int]],
+    share: Share | None = None,
 ) -> Plan:
-    """The plan of an entry; `addresses` compiles kernels (see `Library.addresses`).
+    """The plan of an entry, or of a thread's share in it; `addresses` compiles kernels (see `Library.addresses`).
 
     Raises `ExecutionError` for an access outside its address space and for operands the instruction cannot take.
     """
-    b = _Builder(program, state)
+    b = _Builder(program, state, share=share)
     b.walk(*program.entry(entry))
     kernel = addresses(b.kernels)
     steps = np.zeros((max(len(b.steps), 1), interpreter.STEP_WORDS), np.int64)
@@ -417,7 +454,9 @@ def build(
         row[:5] = [step.code, *step.fields]
         if step.kernel:
             row[1] = kernel[step.kernel]
-    arguments = np.array(b.arguments or [0], np.uint64).view(np.int64)
+    arguments = aligned_bytes(8 * max(len(b.arguments), 1), 0).view(np.uint64)
+    arguments[: len(b.arguments)] = b.arguments
+    arguments = arguments.view(np.int64)
     scratch = aligned_bytes(b.scratch_bytes, 0)
     for slot, offset in b.scratch_slots:
         arguments[slot] = scratch.ctypes.data + offset

@@ -1,4 +1,4 @@
-"""Other shapes of VPU instructions that do the same: kernels work on 16 columns at a time, narrow tensors waste them."""
+"""Other shapes of VPU instructions that do the same: kernels take 16 columns at a time, which narrow ones waste."""
 
 from __future__ import annotations
 

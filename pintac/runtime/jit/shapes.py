@@ -43,7 +43,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class VpuShape:
-    """Everything a VPU kernel's code depends on; unused sources are None. `whole`: no block row or vector is partial."""
+    """Everything a VPU kernel's code depends on; unused sources are None. `whole`: no strip or vector is partial."""
 
     sources: tuple[Source | None, ...]
     micro_ops: tuple[tuple[int, int, int, int], ...]

@@ -17,6 +17,7 @@ from pintac.runtime.jit.codegen import F32, I8, I16, I32, I64, LANES, PTR, Emitt
 from pintac.runtime.jit.outputs import Output, load_strided, output
 from pintac.runtime.jit.shapes import CONSTANT, PER_CHUNK, PER_ROW, PER_STRIP, Source, VpuShape, arguments
 
+
 def kernel_words(shape: VpuShape) -> tuple[str, ...]:
     """Arguments of a shape's kernel: the names of the 64-bit words that its one argument points to.
 

@@ -16,18 +16,18 @@ from tests.runtime.programs import assert_same_memory
 AVAILABLE = [name for name in ISAS if name != "auto" and (name == "portable" or lowering().name == name)]
 
 
-def run_jit(program: Program, isa: str, entry: str = "step") -> MachineState:
+def run_jit(program: Program, isa: str, entry: str = "step", threads: int = 1) -> MachineState:
     """The state that the jit engine leaves."""
     state = MachineState(program)
-    JitEngine(program, state, isa=isa).run(entry)
+    JitEngine(program, state, threads=threads, isa=isa).run(entry)
     return state
 
 
-def run_both(program: Program, isa: str, entry: str = "step") -> MachineState:
+def run_both(program: Program, isa: str, entry: str = "step", threads: int = 1) -> MachineState:
     """Run both engines, require equal memory, give the jit engine's state."""
     expected = MachineState(program)
     ReferenceEngine(program, expected).run(entry)
-    actual = run_jit(program, isa, entry)
+    actual = run_jit(program, isa, entry, threads)
     assert_same_memory(actual, expected)
     return actual
 
