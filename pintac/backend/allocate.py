@@ -1,7 +1,8 @@
 """Addresses in SRAM: buffers whose lives do not overlap in the listing share memory.
 
 A buffer lives from its first to its last operation; a loop that holds some of its operations but not all, or that
-reads it before writing it, keeps it for its whole length. Reuse is safe whatever the queues' timing because `sync`
+reads it before writing it, keeps it for its whole length. The buffers that a loop body has to itself were arranged with
+its order (`order`) and are placed as one. Reuse is safe whatever the queues' timing because `sync`
 orders every pair of conflicting accesses by their addresses. `check` verifies the result by other means.
 """
 
@@ -80,7 +81,15 @@ def allocate(items: Sequence[Item], machine: Machine) -> int:
 
     Raises `DoesNotFitError` with the demand where it is highest.
     """
-    lives = {b: life for b, life in lifetimes(items).items() if b.space == Space.SRAM}
+    lives: dict[Buffer, Life] = {}
+    inside: list[Buffer] = []
+    for buffer, life in lifetimes(items).items():
+        if buffer.space == Space.SRAM and buffer.arena is not None:
+            inside.append(buffer)
+            arena = lives.setdefault(buffer.arena[0], Life(life.first, life.last))
+            arena.first, arena.last = min(arena.first, life.first), max(arena.last, life.last)
+        elif buffer.space == Space.SRAM:
+            lives[buffer] = life
     capacity = machine.sram_kib * 1024
     placed: list[tuple[int, int, Life]] = []
     top = 0
@@ -97,6 +106,12 @@ def allocate(items: Sequence[Item], machine: Machine) -> int:
         buffer.addr, buffer.eaddr = at, at + buffer.ring * buffer.mantissa_bytes
         placed.append((at, at + size, life))
         top = max(top, at + size)
+    for buffer in inside:
+        assert buffer.arena is not None
+        arena_of, offset = buffer.arena
+        assert arena_of.addr is not None
+        buffer.addr = arena_of.addr + offset
+        buffer.eaddr = buffer.addr + buffer.mantissa_bytes
     return top
 
 

@@ -11,6 +11,7 @@ from pintac.backend.placement import Context, Home, Placement
 from pintac.backend.tile import Buffer, CopyOp, IndexView, MatmulOp, TileOp, View, VpuOp
 from pintac.backend.units import Unit, Units, accumulator
 from pintac.backend.views import broadcast, compact_size, compact_strides, compact_view, narrow
+from pintac.cost_matmul import best_dataflow
 from pintac.errors import IRError
 from pintac.ir import Graph, Node
 from pintac.ir.ops import integer, ints
@@ -19,6 +20,8 @@ from pintac.machine import Machine
 
 ACCUMULATOR_TILE_BYTES = 32768
 """Part of a spilled accumulator that is in SRAM at a time."""
+SMALL_RESULT = 8
+"""A matmul result smaller than this part of PSUM is better off in SRAM when that costs no time."""
 
 
 @dataclass(eq=False)
@@ -33,6 +36,7 @@ class Body:
     local: dict[Node, Buffer]
     parent: Body | None = None
     group: bool = False  # what the tiles of one loop body share
+    stage: int = 0  # of a pipelined loop over points
 
     def find(self, node: Node) -> Body | None:
         """The body (this one or one around it) where `node` has a local buffer."""
@@ -90,7 +94,7 @@ class Bodies(Placement):
             if owner is not None:
                 return self._stored_view(node, start, Home(owner.local[start], frozenset()), body.unit, body.context)
         source = root(node)
-        home = self._home_of(source, body.unit)
+        home = self._home_of(source, body.unit, body.stage)
         if home.buffer.space != Space.DRAM:
             return self._stored_view(node, source, home, body.unit, body.context)
         start = self._load(node, home, body)
@@ -114,8 +118,9 @@ class Bodies(Placement):
         shape = self._virtual_shape(what, body.unit, frozenset(), target.context)
         bits = what.type.bits if what.type.is_smx else 0
         buffer = Buffer(f"{what.name}.in", compact_size(shape if len(shape) > 1 else (1, *shape), bits), bits)
-        if target.level >= 0 and body.unit.kind == "evaluations":
-            buffer.ring, buffer.ring_level = 2, target.level
+        in_tile = target.group or (target.parent is not None and target.parent.group)
+        if target.level >= 0 and body.unit.kind == "evaluations" and not in_tile:
+            buffer.ring, buffer.ring_level = 2, target.level  # a tile's loads are ordered with its work, early enough
         target.local[what] = buffer
         self.unit_of[buffer] = body.unit
         local = self._stored_view(what, what, Home(buffer, frozenset()), body.unit, target.context)
@@ -312,7 +317,7 @@ class Bodies(Placement):
         psum = self._psum.get(node)
         half = self.machine.psum_kib * 1024 // 2
         widest = max(4, half // (4 * rows) // 4 * 4)
-        if psum is not None and (n <= widest or psum) and 4 * rows * 4 <= half:
+        if psum is not None and (n <= widest or psum) and 16 * rows <= half and not self._aside(a, b, rows, n, k):
             chunks = Chunks()
             for start in range(0, n, widest):
                 width = min(widest, n - start)
@@ -328,12 +333,35 @@ class Bodies(Placement):
         for start, width, target in targets:
             if acc is not None:
                 body.ops += vpu.copy(broadcast(self.view(acc, body), shape), target, f"start {node.name}", node.loc)
-            right = narrow(b, 0 if tb else 1, start, width) if (start, width) != (0, n) else b
             for rows_a, rows_d, m in _row_blocks(a, target):
-                body.ops.append(
-                    MatmulOp(node.name, node.loc, rows_a, right, rows_d, m, width, k, tb=tb, accumulate=acc is not None)
-                )
+                piece = self._piece(m, k, width, a.bits, b.bits, target)
+                for at in range(0, width, piece):
+                    cols = min(piece, width - at)
+                    right = narrow(b, 0 if tb else 1, start + at, cols) if cols != n else b
+                    out = narrow(rows_d, 1, at, cols) if cols != width else rows_d
+                    body.ops.append(
+                        MatmulOp(node.name, node.loc, rows_a, right, out, m, cols, k, tb=tb, accumulate=acc is not None)
+                    )
         self._stores(node, body)
+
+    def _aside(self, a: View, b: View, rows: int, n: int, k: int) -> bool:
+        """Whether a small result goes to SRAM, where writing it takes no longer, and leaves PSUM to large ones."""
+        if 4 * rows * n > self.machine.psum_kib * 1024 // SMALL_RESULT:
+            return False
+        here, there = (
+            best_dataflow(rows, k, n, a.bits, b.bits, self.machine, to_sram=to_sram) for to_sram in (False, True)
+        )
+        return there.busy <= here.busy
+
+    def _piece(self, m: int, k: int, n: int, bits_a: int, bits_b: int, target: View) -> int:
+        """Columns of an instruction: where results take longer to write than to compute, a pass each.
+
+        Other work can then go between the passes while results are written.
+        """
+        mapping = best_dataflow(m, k, n, bits_a, bits_b, self.machine, to_sram=target.buffer.space == Space.SRAM)
+        if mapping.passes == 1 or mapping.drain <= mapping.compute:
+            return n
+        return max(4, -(-n // mapping.passes // 4) * 4)
 
     def _matmul_tn(self, node: Node, body: Body) -> None:
         a, g = self.view(node.operands[0], body), self.view(node.operands[1], body)

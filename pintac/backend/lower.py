@@ -13,7 +13,7 @@ from pintac.backend.allocate import SramFullError, allocate
 from pintac.backend.bound import lower_bound
 from pintac.backend.check import check
 from pintac.backend.emit import Emitter
-from pintac.backend.order import PsumFullError
+from pintac.backend.order import NoRoomError, PsumFullError
 from pintac.backend.prepare import prepare
 from pintac.backend.schedule import Scheduler, Tiling
 from pintac.backend.sync import Synchronizer
@@ -27,6 +27,12 @@ from pintac.program import Origin, Program, Symbol
 ALIGNMENT = 64
 LARGE = 65536
 """Bytes of a value that goes to DRAM rather than have the tiles made smaller."""
+SLACK = 2048
+"""Bytes by which a loop body's room falls short of what is free, because buffers do not fill it without gaps."""
+LEAST_ROOM = 5
+"""Largest buffers of a loop body that its room must hold at least."""
+MOVES = 20000
+"""Length of the search for the order of a loop body."""
 SMALL = 2048
 """Bytes of a value too small to be worth moving."""
 
@@ -164,31 +170,81 @@ def _output(key: str, node: Node, states: Mapping[str, Buffer], dram: Dram) -> B
 
 
 def _schedule(graph: Graph, machine: Machine, leaves: Mapping[Node, Buffer], outputs: Mapping[str, Buffer]) -> Entry:
-    """The first tiling that fits, with as few values in DRAM as the greedy choice needs."""
+    """The first tiling that fits, with as few values in DRAM as the greedy choice needs, in the best order found."""
     tiling = Tiling()
     spilled: frozenset[Node] = frozenset()
     not_in_psum: frozenset[Node] = frozenset()
+    rooms: dict[str, int] = {}
     scheduler: Scheduler | None = None
+    alive: set[Buffer] = set()
     while True:
-        scheduler = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler)
+        scheduler = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms)
+        tighter: dict[str, int] | None = None
         try:
             items = scheduler.build()
             used = allocate(items, machine)
+            break
         except PsumFullError as full:
             not_in_psum |= full.owners
+            continue
         except SramFullError as error:
-            victim = _victim(scheduler, error.alive)
-            smaller = _smaller(scheduler, error.alive, tiling)
-            if victim is not None and scheduler.candidates[victim] >= LARGE:
-                spilled |= {victim}
-            elif smaller is not None:
-                tiling = smaller
-            elif victim is not None:
-                spilled |= {victim}
-            else:
-                raise
+            alive, problem = error.alive, error
+            tighter = _tighter(scheduler, alive, machine)
+        except NoRoomError:
+            pass
+        cold = _cold(scheduler, alive) - spilled
+        victim = _victim(scheduler, alive)
+        smaller = _smaller(scheduler, alive, tiling)
+        if cold:
+            spilled |= cold
+        elif tighter is not None:
+            rooms |= tighter
+        elif victim is not None and scheduler.candidates[victim] >= LARGE:
+            spilled, rooms = spilled | {victim}, {}
+        elif smaller is not None:
+            tiling, rooms = smaller, {}
+        elif victim is not None:
+            spilled, rooms = spilled | {victim}, {}
         else:
-            return Entry(items, used, tiling, tuple(sorted(n.name for n in spilled)), tuple(scheduler.scratch))
+            raise problem
+    scratch = scheduler.scratch
+    best = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms, moves=MOVES)
+    try:
+        searched = best.build()
+        used = allocate(searched, machine)
+        items, scratch = searched, best.scratch
+    except (SramFullError, NoRoomError):
+        used = allocate(items, machine)
+    return Entry(items, used, tiling, tuple(sorted(n.name for n in spilled)), tuple(scratch))
+
+
+def _cold(scheduler: Scheduler, alive: set[Buffer]) -> frozenset[Node]:
+    """Values that only occupy SRAM in the loop in which it is short: made before it and read after it."""
+    units = {scheduler.own[b] for b in alive if b in scheduler.own}
+    if len(units) != 1:
+        return frozenset()
+    (unit,) = units
+    found = []
+    for node, size in scheduler.candidates.items():
+        if scheduler.home_buffer(node) not in alive or size < SMALL or accumulator(node) is not None:
+            continue
+        near = [node, *scheduler.units.executed_users(node)]
+        if node.op != "matmul_tn" and unit not in {scheduler.units.of[n][0] for n in near if n in scheduler.units.of}:
+            found.append(node)
+    return frozenset(found)
+
+
+def _tighter(scheduler: Scheduler, alive: set[Buffer], machine: Machine) -> dict[str, int] | None:
+    """Less room for the own buffers of the loop body in which SRAM is short, if that can be enough."""
+    own = [b for b in alive if b in scheduler.own]
+    units = {scheduler.own[b] for b in own}
+    if len(units) != 1:
+        return None
+    (unit,) = units
+    taken = sum(b.bytes for b in own)
+    room = machine.sram_kib * 1024 - sum(b.bytes for b in alive if b not in scheduler.own) - SLACK
+    room = min(room, scheduler.rooms.get(unit.name, taken) - SLACK)
+    return {unit.name: room} if room >= LEAST_ROOM * scheduler.largest.get(unit.name, 0) else None
 
 
 def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:

@@ -1,22 +1,39 @@
 """The order of a loop body: list scheduling on the four units, and room for its results in PSUM.
 
-The listing's order is its meaning, so only what depends keeps its order; among the rest the operation that can start
-first goes first, the longest way to the end breaking ties. PSUM results get their addresses here, because when a slot
-is free is what limits how far the tensor unit can run ahead.
+The listing's order is its meaning, so only what depends keeps its order; the rest is free. A body that runs many times
+is judged by the cycles of one iteration once it goes round and round, with the next iteration's work entering each
+unit as soon as the last one's is done: orders are made by list scheduling under several priorities, and the best one
+is improved by moving single operations. Results in PSUM and the buffers that belong to the body alone get their
+addresses here, because when memory is free is what limits how far the units can run ahead.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
+
+from pintac.backend import order_core as core
 from pintac.backend.tile import Buffer, CopyOp, MatmulOp, TileOp, View, VpuOp
+from pintac.cost_matmul import Mapping, best_dataflow
 from pintac.ir import Node
-from pintac.isa import Queue, Space
+from pintac.isa import Queue, Sink, Space
 from pintac.machine import Machine
+
+PSUM_GRANULE = 1024
+"""Bytes to which results in PSUM are aligned."""
+SRAM_GRANULE = 256
+"""Bytes to which buffers of a loop body are aligned."""
+
+_QUEUE = {Queue.LOAD: core.LOAD, Queue.TCU: core.TCU, Queue.VPU: core.VPU, Queue.STORE: core.STORE}
+
+
+HEAT = 30.0
+"""Cycles an iteration may get longer by a move that is kept, at first: the search cools to none."""
 
 
 class PsumFullError(Exception):
@@ -27,30 +44,183 @@ class PsumFullError(Exception):
         self.owners = owners
 
 
-def order(ops: Sequence[TileOp], machine: Machine) -> list[TileOp]:
-    """The operations in a good order; assigns `addr` to every PSUM buffer among them."""
+class NoRoomError(Exception):
+    """A loop body needs more SRAM for its own buffers than it is given."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the order of a loop body is looked for.
+
+    `tries` list schedules with other priorities, then `moves` of single operations; `room` bytes of SRAM for the
+    buffers that are the body's own (`local`).
+    """
+
+    tries: int = 20
+    moves: int = 0
+    room: int = 1 << 40
+    local: frozenset[Buffer] = frozenset()
+
+
+def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None) -> list[TileOp]:
+    """The operations in a good order; places PSUM buffers. `search`: for a loop body.
+
+    Raises `PsumFullError`, or `NoRoomError` when the body's own buffers do not fit into `search.room`.
+    """
     if not ops:
         return []
-    before, after = dependencies(ops)
+    before, after, again = dependencies(ops)
     costs = [cost(op, machine) for op in ops]
     urgency = [0.0] * len(ops)
     for i in reversed(range(len(ops))):
         urgency[i] = costs[i] + max((urgency[j] for j in after[i]), default=0.0)
-    return _list_schedule(ops, before, after, costs, urgency, machine)
+    rows = np.array([_row(op, machine) for op in ops], np.int64)
+    places = {p: i for i, p in enumerate(dict.fromkeys(_place(op) for op in ops))}
+    rows[:, core.DEST] = [places[_place(op)] for op in ops]
+    priorities = [np.array(urgency)]
+    if search is not None:
+        priorities += _staggered(ops, before, costs, urgency)
+
+    local = search.local if search is not None else frozenset()
+    placed = list(dict.fromkeys(b for op in ops for b in _buffers(op) if b.space == Space.PSUM or b in local))
+    number = {b: i for i, b in enumerate(placed)}
+    using = [[number[b] for b in _buffers(op) if b in number] for op in ops]
+    psum = machine.psum_kib * 1024 // PSUM_GRANULE
+    own = sum(-(-b.bytes // SRAM_GRANULE) for b in placed if b in local)
+    room = min(own, search.room // SRAM_GRANULE) if search is not None else 0
+    buffers = np.zeros((len(placed), 3), np.int64)
+    for row, buffer in zip(buffers, placed, strict=True):
+        row[:] = (
+            (-(-buffer.bytes // PSUM_GRANULE), 0, psum)
+            if buffer.space == Space.PSUM
+            else (-(-buffer.bytes // SRAM_GRANULE), psum, psum + room)
+        )
+    uses = np.bincount([b for found in using for b in found], minlength=len(placed)).astype(np.int64)
+    graph = (rows, *_csr(before), *_csr(after), *_csr(again), *_csr(using), buffers, uses, psum + room)
+    chosen, address = np.zeros(len(ops), np.int64), np.zeros(len(placed), np.int64)
+    cycles = core.search(*graph, np.array(priorities), search.tries if search is not None else 0, chosen, address)
+    if cycles < 0:
+        if room < own:
+            raise NoRoomError
+        raise PsumFullError({b.owner for b in placed if b.owner is not None})
+    if search is not None and search.moves:
+        core.improve(*graph, search.moves, HEAT, chosen, address)
+    tops = (address + buffers[:, core.SIZE] - psum).tolist()
+    arena = Buffer("tiles", max([0, *tops]) * SRAM_GRANULE // 4)
+    for buffer, at in zip(placed, address.tolist(), strict=True):
+        if buffer.space == Space.PSUM:
+            buffer.addr = at * PSUM_GRANULE
+        else:
+            buffer.arena = arena, (at - psum) * SRAM_GRANULE
+    return [ops[i] for i in chosen.tolist()]
+
+
+def _staggered(
+    ops: Sequence[TileOp], before: list[set[int]], costs: list[float], urgency: list[float]
+) -> list[np.ndarray]:
+    """Priorities under which the operations of single tiles progress alike, or one tile a little behind the other."""
+    since = [0.0] * len(ops)
+    for i in range(len(ops)):
+        since[i] = max((since[j] + costs[j] for j in before[i]), default=0.0)
+    progress = np.array([s / max(s + u, 1.0) for s, u in zip(since, urgency, strict=True)])
+    chain = list(range(len(ops)))
+
+    def root(i: int) -> int:
+        while chain[i] != i:
+            i = chain[i]
+        return i
+
+    written: dict[tuple[Buffer, int], int] = {}
+    for i, op in enumerate(ops):
+        for view in op.reads():
+            j = written.get((view.buffer, view.offset))
+            if j is not None and not any(v.buffer is view.buffer for v in op.writes()):
+                a, b = sorted((root(i), root(j)))
+                chain[b] = a
+        for view in op.writes():
+            written[view.buffer, view.offset] = i
+    roots = sorted({root(i) for i in range(len(ops))})
+    number = {r: k for k, r in enumerate(roots)}
+    lag = np.array([number[root(i)] for i in range(len(ops))]) / max(len(roots), 1)
+    scale = max(urgency)
+    return [-scale * (progress + share * lag) for share in (0.0, 0.2, 0.5, 1.0, 3.0)]
+
+
+def _csr(lists: Iterable[Iterable[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Lists as one array and where each begins."""
+    flat: list[int] = []
+    at = [0]
+    for values in lists:
+        flat += sorted(values)
+        at.append(len(flat))
+    return np.array(at, np.int64), np.array(flat, np.int64)
+
+
+def _buffers(op: TileOp) -> list[Buffer]:
+    return list(dict.fromkeys(v.buffer for v in (*op.reads(), *op.writes())))
+
+
+def _row(op: TileOp, machine: Machine) -> list[int]:
+    """An operation as the columns of `order_core`."""
+    row = [0] * core.COLUMNS
+    row[core.QUEUE] = _QUEUE[op.queue]
+    if isinstance(op, MatmulOp):
+        mapping = mapping_of(op, machine)
+        row[core.COMPUTE], row[core.PASSES], row[core.DRAIN] = mapping.compute, mapping.passes, mapping.drain
+        row[core.PRELOAD], row[core.SKEW], row[core.ACC] = mapping.preload, mapping.skew, op.accumulate
+    elif isinstance(op, VpuOp):
+        row[core.BUSY], row[core.TAIL] = vpu_cycles(op, machine), machine.vpu_pipeline_cycles
+    else:
+        row[core.BUSY], row[core.TAIL] = math.ceil(cost(op, machine)), machine.dram_latency_cycles
+    return row
+
+
+def _place(op: TileOp) -> tuple[Buffer, int] | None:
+    """Where a matmul's results go."""
+    return (op.d.buffer, op.d.offset) if isinstance(op, MatmulOp) else None
+
+
+def mapping_of(op: MatmulOp, machine: Machine) -> Mapping:
+    """How the tensor unit will run it."""
+    in_sram = op.d.buffer.space == Space.SRAM
+    return _mapping(op.m, op.k, op.n, op.a.bits, op.b.bits, machine, op.accumulate, in_sram)
+
+
+@cache
+def _mapping(m: int, k: int, n: int, a: int, b: int, machine: Machine, acc: bool, to_sram: bool) -> Mapping:
+    return best_dataflow(m, k, n, a, b, machine, acc=acc, to_sram=to_sram)
+
+
+def vpu_cycles(op: VpuOp, machine: Machine) -> int:
+    """Cycles of a vector instruction but for bank conflicts."""
+    rows, cols = math.prod(op.shape[:-1]), op.shape[-1]
+    sources = [v for v in op.sources if isinstance(v, View)]
+    blocks = -(-rows // 4) * -(-cols // 4)
+    writes = [v for v, s in zip(op.sinks, op.kernel.sinks, strict=True) if s.kind == Sink.WRITE]
+    quantised = blocks * sum(v.bits > 0 for v in writes)
+    steps = -(-rows * cols // machine.vpu_lanes)
+    if any(v.bits for v in (*sources, *writes)):
+        steps = max(steps, -(-blocks * 16 // machine.vpu_lanes))
+    written = sum(blocks * (2 * v.bits + 1) if v.bits else 4 * rows * cols for v in writes)
+    streamed = [v for v in sources if v.bits or all(s for n, s in zip(v.shape, v.strides, strict=True) if n > 1)]
+    read = sum(blocks * (2 * v.bits + 1) if v.bits else 4 * rows * cols for v in streamed)
+    return max(
+        steps,
+        -(-written // machine.vpu_sram_write_bytes_per_cycle),
+        -(-read // machine.vpu_sram_read_bytes_per_cycle),
+        -(-quantised // machine.quantise_blocks_per_cycle),
+    )
 
 
 def cost(op: TileOp, machine: Machine) -> float:
-    """Cycles of an operation, near enough to choose an order by."""
+    """Cycles that an operation takes its unit."""
     if isinstance(op, MatmulOp):
-        blocks = math.ceil(op.m / 4) * math.ceil(op.n / 4) * math.ceil(op.k / 4)
-        passes = math.ceil(op.a.bits / 4) * math.ceil(op.b.bits / 4)
-        write = op.m * op.n / machine.psum_write_fp32_per_cycle
-        return max(blocks * passes / (machine.bme_rows * machine.bme_cols), write) + 8
+        return float(mapping_of(op, machine).busy)
     if isinstance(op, VpuOp):
-        return math.prod(op.shape) / machine.vpu_lanes + 8
+        return float(vpu_cycles(op, machine))
     assert isinstance(op, CopyOp)
     size = math.prod(op.source.shape) * (op.source.bits / 8 if op.source.bits else 4)
-    return size * machine.clock_ghz / machine.dram_gb_per_s + 8
+    return size / machine.dram_bytes_per_cycle
 
 
 def span(view: View) -> tuple[int, int]:
@@ -62,10 +232,15 @@ def span(view: View) -> tuple[int, int]:
     return view.offset, last
 
 
-def dependencies(ops: Sequence[TileOp]) -> tuple[list[set[int]], list[set[int]]]:
-    """For each operation those it must follow and those that must follow it (views of one buffer that overlap)."""
+def dependencies(ops: Sequence[TileOp]) -> tuple[list[set[int]], list[set[int]], list[set[int]]]:
+    """For each operation those it must follow, those that must follow it, and those of the iteration before.
+
+    Views of one buffer depend on each other where they overlap and one is written. Across iterations only what no loop
+    and no ring moves does.
+    """
     before: list[set[int]] = [set() for _ in ops]
     after: list[set[int]] = [set() for _ in ops]
+    again: list[set[int]] = [set() for _ in ops]
     touched: dict[Buffer, list[tuple[int, int, int, bool]]] = defaultdict(list)
     for i, op in enumerate(ops):
         accesses = [(v, False) for v in op.reads()] + [(v, True) for v in op.writes()]
@@ -77,95 +252,37 @@ def dependencies(ops: Sequence[TileOp]) -> tuple[list[set[int]], list[set[int]]]
                     after[j].add(i)
         for view, write in accesses:
             touched[view.buffer].append((i, *span(view), write))
-    return before, after
-
-
-class _Psum:
-    """First-fit allocation of PSUM while the schedule is made."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.used: list[tuple[int, int, Buffer]] = []
-
-    def place(self, buffer: Buffer) -> bool:
-        at = 0
-        for start, end, _ in sorted(self.used, key=lambda u: u[0]):
-            if start - at >= buffer.bytes:
-                break
-            at = max(at, end)
-        if at + buffer.bytes > self.capacity:
-            return False
-        buffer.addr = at
-        self.used.append((at, at + buffer.bytes, buffer))
-        return True
-
-    def free(self, buffer: Buffer) -> None:
-        self.used = [u for u in self.used if u[2] is not buffer]
-
-
-def _list_schedule(
-    ops: Sequence[TileOp],
-    before: list[set[int]],
-    after: list[set[int]],
-    costs: list[float],
-    urgency: list[float],
-    machine: Machine,
-) -> list[TileOp]:
-    missing = [len(b) for b in before]
-    ready_at = [0.0] * len(ops)
-    free_at = dict.fromkeys(Queue, 0.0)
-    psum = _Psum(machine.psum_kib * 1024)
-    readers: dict[Buffer, int] = defaultdict(int)
-    for op in ops:
-        for view in op.reads():
-            if view.buffer.space == Space.PSUM:
-                readers[view.buffer] += 1
-    releases: list[tuple[float, int, Buffer]] = []  # when, which in order of release (breaks ties), what
-    ready = {i for i, n in enumerate(missing) if n == 0}
-    out: list[int] = []
-    number = itertools.count()
-    now = 0.0
-    while ready:
-        while releases and releases[0][0] <= now:
-            psum.free(heapq.heappop(releases)[2])
-        best: tuple[float, float, int] | None = None
-        for i in ready:
-            start = max(ready_at[i], free_at[ops[i].queue])
-            if not _has_room(ops[i], psum):
+    for i, op in enumerate(ops):
+        for view, write in [(v, False) for v in op.reads()] + [(v, True) for v in op.writes()]:
+            if view.steps or view.buffer.ring > 1 or view.buffer.space == Space.PSUM:
                 continue
-            candidate = (start, -urgency[i], i)
-            if best is None or candidate < best:
-                best = candidate
-        if best is None:
-            if not releases:
-                raise PsumFullError({u[2].owner for u in psum.used if u[2].owner is not None})
-            now = releases[0][0]
-            continue
-        start, _, i = best
-        if releases and start > releases[0][0]:
-            now = releases[0][0]  # room that opens before then may let something else start earlier
-            continue
-        ready.remove(i)
-        out.append(i)
-        now = max(now, start)
-        end = start + costs[i]
-        free_at[ops[i].queue] = end
-        for view in ops[i].reads():
-            if view.buffer.space == Space.PSUM:
-                readers[view.buffer] -= 1
-                if readers[view.buffer] == 0:
-                    heapq.heappush(releases, (end, next(number), view.buffer))
-        for j in after[i]:
-            missing[j] -= 1
-            ready_at[j] = max(ready_at[j], end)
-            if missing[j] == 0:
-                ready.add(j)
-    return [ops[i] for i in out]
+            low, high = span(view)
+            for j, l2, h2, w2 in touched[view.buffer]:
+                if j >= i and (write or w2) and low <= h2 and l2 <= high:
+                    again[i].add(j)
+    return _reduced(before, after, again)
 
 
-def _has_room(op: TileOp, psum: _Psum) -> bool:
-    """Whether the PSUM results of `op` have a place, giving it to them."""
-    for view in op.writes():
-        if view.buffer.space == Space.PSUM and view.buffer.addr is None and not psum.place(view.buffer):
-            return False
-    return True
+def _reduced(
+    before: list[set[int]], after: list[set[int]], again: list[set[int]]
+) -> tuple[list[set[int]], list[set[int]], list[set[int]]]:
+    """The same order by fewer dependencies: without those that others imply."""
+    reach: list[int] = []
+    for found in before:
+        bits = 0
+        for j in found:
+            bits |= reach[j] | 1 << j
+        reach.append(bits)
+
+    def needed(found: set[int]) -> set[int]:
+        implied = 0
+        for j in found:
+            implied |= reach[j]
+        return {j for j in found if not implied >> j & 1}
+
+    for i, found in enumerate(before):
+        kept = needed(found)
+        for j in found - kept:
+            after[j].discard(i)
+        before[i] = kept
+    return before, after, [needed(found) for found in again]

@@ -52,6 +52,7 @@ class Placement:
         self.scratch: list[Buffer] = []
         self.unit_home: dict[Node, Home] = {}
         self.global_home: dict[Node, Home] = {n: Home(b, None) for n, b in leaves.items()}
+        self.held: dict[tuple[Node, int], Home] = {}  # copies for later stages (see `stages`)
         self.candidates: dict[Node, int] = {}
         self._place()
 
@@ -157,7 +158,17 @@ class Placement:
                 view = narrow(view, axis, at.start, at.extent, step_rows)
         return view
 
-    def _home_of(self, source: Node, unit: Unit) -> Home:
+    def _copy_home(self, node: Node, unit: Unit) -> Home:
+        """SRAM for a copy of a value that one point's work keeps."""
+        covers = self.unit_home[node].covers
+        assert covers is not None
+        return self._home(node, unit, covers, Space.SRAM)
+
+    def _home_of(self, source: Node, unit: Unit, stage: int = 0) -> Home:
+        """Where `source` is read from, in a stage of a pipelined loop."""
+        for made in range(stage, 0, -1):
+            if (source, made) in self.held:
+                return self.held[source, made]
         of = self.units.of.get(source)
         if of is not None and of[0] is unit and source in self.unit_home:
             return self.unit_home[source]

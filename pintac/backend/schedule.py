@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pintac.backend import vpu
 from pintac.backend.axes import RowAxis
 from pintac.backend.bodies import Bodies, Body, start_of
-from pintac.backend.fuse import Fuser, Step
-from pintac.backend.order import order
+from pintac.backend.fuse import CONTRACTIONS, Fuser, Step
+from pintac.backend.order import Search, order
 from pintac.backend.placement import Context, Home, Position
+from pintac.backend.stages import Stage, held_values, stages_of, windows
 from pintac.backend.tile import Buffer, CopyOp, Item, Loop, TileOp
 from pintac.backend.units import Sweep, Unit, Units, accumulator
 from pintac.backend.views import compact_view, narrow
@@ -18,6 +19,9 @@ from pintac.errors import DoesNotFitError, IRError
 from pintac.ir import Graph, Node
 from pintac.isa import LOOP_LEVELS, Space
 from pintac.machine import Machine
+
+HOT = 64
+"""A loop body that runs this often is worth a long search for its order."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,26 @@ class Tiling:
     interleave: int = 4
     point_rows: int = 32
     """Rows of a tile in loops over points alone: forward and backward of base rows need the most room a row."""
+    pipelined: bool = True
+    """Whether stages of different points share a loop (`stages`)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one sweep contributes to a loop body: its steps, the body around it and where that stands."""
+
+    steps: list[Step]
+    outer: Body
+    context: Context
 
 
 class Scheduler(Bodies):
     """Builds the tile schedule of one entry (`Bodies` and `Placement` say what the arguments are).
 
-    `earlier` is a failed attempt for the same graph and machine, whose units and kernels are taken over.
+    `earlier` is another attempt for the same graph and machine, whose units and kernels are taken over. `rooms` are
+    bytes of SRAM by unit for what belongs to a loop body alone, `moves` how long its order is searched for.
+    Afterwards `own` are the buffers that hold what belongs to one loop body alone, `largest` the most bytes of one such
+    buffer, by unit.
     """
 
     def __init__(
@@ -46,10 +64,16 @@ class Scheduler(Bodies):
         spilled: frozenset[Node],
         not_in_psum: frozenset[Node] = frozenset(),
         earlier: Scheduler | None = None,
+        rooms: Mapping[str, int] | None = None,
+        moves: int = 0,
     ) -> None:
         units = earlier.units if earlier is not None else Units(graph)
         super().__init__(graph, machine, units, leaves, outputs, spilled, not_in_psum)
         self.tiling = tiling
+        self.rooms = dict(rooms or {})
+        self.moves = moves
+        self.own: dict[Buffer, Unit] = {}
+        self.largest: dict[str, int] = {}
         self._fused: dict[Sweep, list[Step]] = earlier._fused if earlier is not None else {}
 
     # ---- units
@@ -100,58 +124,117 @@ class Scheduler(Bodies):
             return [*outer.ops, *body.ops]
         self._begin(sweep, unit, outer)
         tiling = self._tiling(unit, sweep, unit.axis)
-        for loop in self._tiles(unit, steps, outer, {}, unit.axis, 0, tiling):
+        for loop in self._tiles(unit, [Part(steps, outer, {})], unit.axis, 0, tiling):
             items += loop
         after = Body(unit, {}, 0, -1, [], outer.local)
         self._end(sweep, unit, after)
         return [*outer.ops, *items, *after.ops]
 
     def _evaluations(self, unit: Unit, outer: Body) -> list[Item]:
-        """A loop over points whose body sweeps over the evaluations of a point, phase by phase."""
-        context: dict[RowAxis, Position] = {}
-        level = 0
-        if unit.axis is not None:
-            context[unit.axis] = Position(0, 1, 0, 1)
-            level = 1
-        inner: list[Item] = []
-        point = Body(unit, context, 0, level - 1, [], {}, outer) if unit.axis is not None else outer
-        for sweep in unit.sweeps:
-            steps = self._steps(sweep, unit)
-            if unit.axis is not None:
-                self._begin(sweep, unit, outer, only_global=True)
-            self._begin(sweep, unit, point)
-            if not sweep.axes:
-                self._run(steps, [point])
-                inner += self._take(point)
-                continue
-            items: list[Item] = []
-            at, depth, wraps = dict(context), level, []
-            for axis in sweep.axes[:-1]:
-                at[axis] = Position(depth, 1, 0, 1)
-                wraps.append(Loop(depth, axis.size, name=str(axis)))
-                depth += 1
-            last = sweep.axes[-1]
-            tiling = self._tiling(unit, sweep, last)
-            if depth >= LOOP_LEVELS:
-                raise IRError("the loop nest is deeper than the machine's loops", location=sweep.nodes[0].loc)
-            for body in self._tiles(unit, steps, point, at, last, depth, tiling):
-                items += body
-            for loop in reversed(wraps):
-                loop.body = items
-                items = [loop]
-            inner += self._take(point) + items
-            self._end(sweep, unit, point)
-            inner += self._take(point)
+        """A loop over points whose body sweeps over the evaluations of a point, stage by stage."""
+        stages = stages_of(unit)
         if unit.axis is None:
-            return inner
+            return self._iteration(unit, [(s, outer) for s in stages], 0)
+        for sweep in unit.sweeps:
+            self._begin(sweep, unit, outer, only_global=True)
+        items: list[Item] = []
+        held = held_values(unit, self.units, self.unit_home) if self.tiling.pipelined else None
+        if held is None:
+            point = Body(unit, {unit.axis: Position(0, 1, 0, 1)}, 0, 0, [], {}, outer)
+            items.append(Loop(0, unit.axis.size, self._iteration(unit, [(s, point) for s in stages], 1)))
+        else:
+            for node, (made, last) in held.items():
+                for stage in range(made + 1, last + 1):
+                    self.held.setdefault((node, stage), self._copy_home(node, unit))
+            for window in windows(len(stages), unit.axis.size):
+                active = []
+                for number, start in sorted(window.starts.items()):
+                    context = {unit.axis: Position(0, 1, start, 1)}
+                    active.append((stages[number], Body(unit, context, 0, 0, [], {}, outer, stage=number)))
+                items.append(Loop(0, window.count, self._pipelined(unit, active, held, window.count)))
+        for item in items:
+            assert isinstance(item, Loop)
+            item.name = str(unit.axis)
         after = Body(unit, {}, 0, -1, [], outer.local)
         for sweep in unit.sweeps:
             self._end(sweep, unit, after, only_global=True)
-        return [*outer.ops, Loop(0, unit.axis.size, inner, name=str(unit.axis)), *after.ops]
+        return [*outer.ops, *items, *after.ops]
 
-    def _take(self, body: Body) -> list[TileOp]:
-        ops = order(body.ops, self.machine)
-        body.ops.clear()
+    def _iteration(self, unit: Unit, stages: list[tuple[Stage, Body]], level: int) -> list[Item]:
+        """All stages of one point, one after the other."""
+        items: list[Item] = []
+        for stage, point in stages:
+            for sweep in (*stage.before, stage.nest, *stage.after):
+                items += self._sweep(unit, sweep, point, level)
+        return items
+
+    def _pipelined(
+        self, unit: Unit, active: list[tuple[Stage, Body]], held: dict[Node, tuple[int, int]], trips: int
+    ) -> list[Item]:
+        """Stages of different points, their nests in one loop; the later stage, of the earlier point, goes first."""
+        items: list[Item] = []
+        backwards = active[::-1]
+        for stage, point in backwards:
+            for sweep in stage.before:
+                items += self._sweep(unit, sweep, point, 1)
+        for stage, point in backwards:
+            self._begin(stage.nest, unit, point)
+        items += self._nest(unit, [(stage.nest, point) for stage, point in backwards], 1, trips)
+        for stage, point in backwards:
+            self._end(stage.nest, unit, point)
+            for node, (made, last) in held.items():
+                if made <= stage.number < last:
+                    source = self._home_of(node, unit, stage.number)
+                    views = [
+                        self._stored_view(node, node, home, unit, point.context)
+                        for home in (source, self.held[node, stage.number + 1])
+                    ]
+                    point.ops += vpu.copy(views[0], views[1], f"hold {node.name}", node.loc)
+            items += self._take([point])
+            for sweep in stage.after:
+                items += self._sweep(unit, sweep, point, 1)
+        return items
+
+    def _sweep(self, unit: Unit, sweep: Sweep, point: Body, level: int) -> list[Item]:
+        """One sweep of one point with the start values before it and the stores after it."""
+        self._begin(sweep, unit, point)
+        if not sweep.axes:
+            self._run(self._steps(sweep, unit), [point])
+            return list(self._take([point]))
+        items = self._nest(unit, [(sweep, point)], level)
+        self._end(sweep, unit, point)
+        return [*items, *self._take([point])]
+
+    def _nest(self, unit: Unit, sweeps: list[tuple[Sweep, Body]], level: int, trips: int = 1) -> list[Item]:
+        """Loops over the evaluations of a point; several sweeps (of different points) share them tile by tile.
+
+        `trips`: how often they run.
+        """
+        axes = sweeps[0][0].axes
+        outside: dict[RowAxis, Position] = {}
+        wraps = []
+        for axis in axes[:-1]:
+            outside[axis] = Position(level, 1, 0, 1)
+            wraps.append(Loop(level, axis.size, name=str(axis)))
+            trips *= axis.size
+            level += 1
+        if level >= LOOP_LEVELS:
+            raise IRError("the loop nest is deeper than the machine's loops", location=sweeps[0][0].nodes[0].loc)
+        tilings = [self._tiling(unit, sweep, axes[-1]) for sweep, _ in sweeps]
+        tiling = replace(tilings[0], rows=min(t.rows for t in tilings), interleave=min(t.interleave for t in tilings))
+        parts = [Part(self._steps(s, unit), point, {**point.context, **outside}) for s, point in sweeps]
+        items: list[Item] = []
+        for body in self._tiles(unit, parts, axes[-1], level, tiling, trips):
+            items += body
+        for loop in reversed(wraps):
+            loop.body = items
+            items = [loop]
+        return [*self._take([point for _, point in sweeps]), *items]
+
+    def _take(self, bodies: list[Body]) -> list[TileOp]:
+        ops = order([op for body in bodies for op in body.ops], self.machine)
+        for body in bodies:
+            body.ops.clear()
         return ops
 
     def _tiling(self, unit: Unit, sweep: Sweep, axis: RowAxis) -> Tiling:
@@ -173,43 +256,55 @@ class Scheduler(Bodies):
             return Tiling(max(4, min(1024, 2048 // width // 4 * 4)), 2)
         if unit.kind == "points":
             return Tiling(rows, 1)
+        if not any(node.op in CONTRACTIONS for node in sweep.nodes):
+            return Tiling(max(rows, min(1024, 2048 // width // 4 * 4)), 1)  # no room in PSUM is needed
         return Tiling(rows, self.tiling.interleave)
 
     def _tiles(
-        self, unit: Unit, steps: list[Step], outer: Body, context: Context, axis: RowAxis, level: int, tiling: Tiling
+        self, unit: Unit, parts: list[Part], axis: RowAxis, level: int, tiling: Tiling, trips: int = 1
     ) -> Iterator[list[Item]]:
         """Bodies that cover an axis: a loop over full groups of tiles, then the remainder."""
         group = tiling.rows * tiling.interleave
         full, rest = divmod(axis.size, group)
         if full:
             tiles = [(i * tiling.rows, tiling.rows) for i in range(tiling.interleave)]
-            ops = self._body(unit, steps, outer, context, axis, level, group if full > 1 else 0, tiles)
+            ops = self._body(unit, parts, axis, level, group if full > 1 else 0, tiles, trips * full)
             yield [Loop(level, full, list(ops), name=str(axis))] if full > 1 else list(ops)
         if rest:
             tiles = [(full * group + i, min(tiling.rows, rest - i)) for i in range(0, rest, tiling.rows)]
-            yield list(self._body(unit, steps, outer, context, axis, level, 0, tiles))
+            yield list(self._body(unit, parts, axis, level, 0, tiles))
 
     def _body(
         self,
         unit: Unit,
-        steps: list[Step],
-        outer: Body,
-        context: Context,
+        parts: list[Part],
         axis: RowAxis,
         level: int,
         step: int,
         tiles: list[tuple[int, int]],
+        trips: int = 1,
     ) -> list[TileOp]:
         shared: list[TileOp] = []
         innermost = level if step else level - 1
-        bodies = []
-        group = Body(unit, context, 0, innermost, shared, {}, outer, group=True)
-        for i, (start, extent) in enumerate(tiles):
-            at = {**context, axis: Position(level, step, start, extent)}
-            bodies.append(Body(unit, at, i, innermost, shared, {}, group))
-        self._run(steps, bodies)
-        self.chunked.clear()
-        return order(shared, self.machine)
+        for part in parts:
+            stage = part.outer.stage
+            group = Body(unit, part.context, 0, innermost, shared, {}, part.outer, group=True, stage=stage)
+            bodies = []
+            for i, (start, extent) in enumerate(tiles):
+                at = {**part.context, axis: Position(level, step, start, extent)}
+                bodies.append(Body(unit, at, i, innermost, shared, {}, group, stage=stage))
+            self._run(part.steps, bodies)
+            self.chunked.clear()
+        if not step:
+            return order(shared, self.machine)
+        own = _own(shared, self.unit_of)
+        self.largest[unit.name] = max([self.largest.get(unit.name, 0), *(b.bytes for b in own)])
+        search = Search(
+            moves=self.moves if trips >= HOT else 0, room=self.rooms.get(unit.name, 1 << 40), local=frozenset(own)
+        )
+        ops = order(shared, self.machine, search)
+        self.own |= {b.arena[0]: unit for b in own if b.arena is not None}
+        return ops
 
     # ---- accumulators
 
@@ -273,3 +368,14 @@ class Scheduler(Bodies):
                     raise DoesNotFitError(f"the output %{node.name} is too large for SRAM", location=node.loc)
                 continue
             self._stores(node, body)
+
+
+def _own(ops: Sequence[TileOp], known: Mapping[Buffer, Unit]) -> list[Buffer]:
+    """Tile buffers that these operations alone use: written before they are read, without a ring."""
+    first: dict[Buffer, bool] = {}
+    for op in ops:
+        for view in op.reads():
+            first.setdefault(view.buffer, False)
+        for view in op.writes():
+            first.setdefault(view.buffer, True)
+    return [b for b, written in first.items() if written and b in known and b.ring == 1 and b.space == Space.SRAM]

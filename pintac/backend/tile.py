@@ -29,6 +29,7 @@ class Buffer:
     addr: int | None = None
     eaddr: int = 0
     owner: Node | None = None  # the matmul whose result it holds (PSUM)
+    arena: tuple[Buffer, int] | None = None  # the buffer that holds it, and where (bytes)
 
     @property
     def mantissa_bytes(self) -> int:

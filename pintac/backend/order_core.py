@@ -1,0 +1,400 @@
+# mypy: ignore-errors
+"""List scheduling and its evaluation, compiled: `order.py` prepares the arrays and says what they mean."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+# Columns of an operation.
+QUEUE, BUSY, TAIL, COMPUTE, PASSES, DRAIN, PRELOAD, SKEW, ACC, DEST = range(10)
+COLUMNS = 10
+
+# Columns of a buffer: granules, and the part of memory (PSUM, the body's share of SRAM) it goes into.
+SIZE, LOW, HIGH = range(3)
+
+LOAD, TCU, VPU, STORE = 0, 1, 2, 3
+QUEUES = 4
+ROUNDS = 4  # iterations that are played
+HANDOVER = 2  # cycles from completion to a waiting queue's next instruction
+EARLY = 400  # cycles before it is needed by which a load shall be complete
+FAR = 1 << 60
+
+
+@njit(cache=True)
+def start_of(op, now, ready, state, done_first):
+    """When an operation starts whose operands are complete at `ready`."""
+    start = max(now[op[QUEUE]], ready)
+    if op[QUEUE] == TCU:
+        if op[ACC] and state[1] == op[DEST]:
+            start = max(start, done_first)
+        if start > now[TCU]:
+            start += op[PRELOAD]
+    return start
+
+
+@njit(cache=True)
+def advance(op, start, now, state):
+    """Run an operation from `start`: (when its results are complete, when its first pass's are)."""
+    if op[QUEUE] == TCU:
+        taken = max(start + op[COMPUTE], state[0])
+        end = taken + (op[PASSES] - 1) * max(op[COMPUTE], op[DRAIN])
+        state[0] = end + op[DRAIN]
+        state[1] = op[DEST]
+        now[TCU] = end
+        return state[0] + op[SKEW], taken + op[DRAIN] + op[SKEW]
+    now[op[QUEUE]] = start + op[BUSY]
+    return start + op[BUSY] + op[TAIL], 0
+
+
+@njit(cache=True)
+def place(buffer, live, free):
+    """Where a buffer fits soonest, and when: (granule, time); granule -1 where all is in use."""
+    size, high = buffer[SIZE], buffer[HIGH]
+    best, at = FAR, -1
+    g = buffer[LOW]
+    while g + size <= high:
+        when = 0
+        k = g
+        while k < g + size:
+            if live[k]:
+                break
+            when = max(when, free[k])
+            k += 1
+        if k == g + size:
+            if when < best:
+                best, at = when, g
+                if when == 0:
+                    break
+            g += 1
+        else:
+            g = k + 1
+    return at, best
+
+
+@njit(cache=True)
+def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses, priority, release, slack, aversion,
+            now, free, state, ready_at, order, address, starts):  # fmt: skip
+    """Fill `order`, `address` and `starts` by list scheduling; False if memory is full of what waits for memory.
+
+    Each unit takes, among what can start within `slack` cycles of the earliest, what has the highest priority; cycles
+    lost in the result port count `aversion` times.
+    """
+    n = len(ops)
+    missing = np.empty(n, np.int64)
+    is_ready = np.zeros(n, np.bool_)
+    for i in range(n):
+        missing[i] = before_at[i + 1] - before_at[i]
+        is_ready[i] = missing[i] == 0
+    complete = np.zeros(QUEUES, np.int64)
+    done_first = 0
+    live = np.zeros(len(free), np.bool_)
+    left = uses.copy()
+    address[:] = -1
+    soonest = np.zeros(QUEUES, np.int64)
+    rank, begin = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    for turn in range(n):
+        soonest[:] = FAR
+        for i in range(n):
+            if not is_ready[i]:
+                continue
+            op = ops[i]
+            ready = max(ready_at[i], release[i])
+            rank[i] = FAR
+            fits = True
+            for p in range(use_at[i], use_at[i + 1]):
+                b = use[p]
+                if address[b] < 0:
+                    at, when = place(buffers[b], live, free)
+                    fits = fits and at >= 0
+                    ready = max(ready, when)
+            if not fits:
+                continue
+            begin[i] = start_of(op, now, ready, state, done_first)
+            rank[i] = begin[i]
+            if op[QUEUE] == TCU:
+                rank[i] += aversion * max(0, state[0] - begin[i] - op[COMPUTE])
+            soonest[op[QUEUE]] = min(soonest[op[QUEUE]], rank[i])
+        best = -1
+        for q in range(QUEUES):
+            chosen = -1
+            for i in range(n):
+                if is_ready[i] and rank[i] < FAR and ops[i, QUEUE] == q and rank[i] <= soonest[q] + slack:
+                    if chosen < 0 or priority[i] > priority[chosen]:
+                        chosen = i
+            if chosen >= 0 and (best < 0 or rank[chosen] < rank[best]):
+                best = chosen
+        if best < 0:
+            return False
+        op = ops[best]
+        start = begin[best]
+        for p in range(use_at[best], use_at[best + 1]):
+            b = use[p]
+            if address[b] < 0:
+                at, when = place(buffers[b], live, free)
+                if at < 0:
+                    return False
+                address[b] = at
+                live[at : at + buffers[b, SIZE]] = True
+                start = max(start, when)
+        starts[best] = start
+        done, first = advance(op, start, now, state)
+        if op[QUEUE] == TCU:
+            done_first = first
+        complete[op[QUEUE]] = max(complete[op[QUEUE]], done)
+        for p in range(use_at[best], use_at[best + 1]):
+            b = use[p]
+            left[b] -= 1
+            if left[b] == 0:
+                at = address[b]
+                live[at : at + buffers[b, SIZE]] = False
+                free[at : at + buffers[b, SIZE]] = complete[op[QUEUE]] + HANDOVER
+        is_ready[best] = False
+        order[turn] = best
+        for p in range(after_at[best], after_at[best + 1]):
+            j = after[p]
+            missing[j] -= 1
+            if ops[j, QUEUE] != op[QUEUE]:
+                ready_at[j] = max(ready_at[j], complete[op[QUEUE]] + HANDOVER)
+            elif op[QUEUE] == VPU:
+                ready_at[j] = max(ready_at[j], done)
+            if missing[j] == 0:
+                is_ready[j] = True
+    return True
+
+
+@njit(cache=True)
+def play(ops, before_at, before, again_at, again, use_at, use, buffers, uses, order, address, now, free, state, ready_at,
+         lost):  # fmt: skip
+    """Cycles of one iteration of the body once it goes round and round in this order.
+
+    `lost` are the cycles that the tensor unit waits before or in each operation. Afterwards `now`, `free`, `state` and
+    `ready_at` say, from the time the tensor or vector unit is first free, what the next iteration meets.
+    """
+    n = len(ops)
+    now[:] = 0
+    free[:] = 0
+    state[:] = 0
+    complete = np.zeros(QUEUES, np.int64)
+    done_first = 0
+    previous = np.zeros(n, np.int64)  # when what waits for the operation may go on, in the iteration before
+    current = np.zeros(n, np.int64)
+    left = np.zeros(len(buffers), np.int64)
+    ends = np.zeros(ROUNDS, np.int64)
+    for turn in range(ROUNDS):
+        left[:] = uses
+        for position in range(n):
+            i = order[position]
+            op = ops[i]
+            q = op[QUEUE]
+            ready = 0
+            for p in range(before_at[i], before_at[i + 1]):
+                j = before[p]
+                if ops[j, QUEUE] != q or q == VPU:
+                    ready = max(ready, current[j])
+            if turn:
+                for p in range(again_at[i], again_at[i + 1]):
+                    j = again[p]
+                    if ops[j, QUEUE] != q or q == VPU:
+                        ready = max(ready, previous[j])
+            for p in range(use_at[i], use_at[i + 1]):
+                b = use[p]
+                if left[b] == uses[b]:
+                    for k in range(address[b], address[b] + buffers[b, SIZE]):
+                        ready = max(ready, free[k])
+            start = start_of(op, now, ready, state, done_first)
+            if q == TCU:
+                lost[i] = start - now[TCU] + max(0, state[0] - start - op[COMPUTE])
+            done, first = advance(op, start, now, state)
+            if q == TCU:
+                done_first = first
+            complete[q] = max(complete[q], done)
+            current[i] = complete[q] + HANDOVER
+            for p in range(use_at[i], use_at[i + 1]):
+                b = use[p]
+                left[b] -= 1
+                if left[b] == 0:
+                    for k in range(address[b], address[b] + buffers[b, SIZE]):
+                        free[k] = complete[q] + HANDOVER
+        previous, current = current, previous
+        ends[turn] = max(now[TCU], now[VPU], now[LOAD], now[STORE])
+    zero = min(now[TCU], now[VPU])
+    for q in range(QUEUES):
+        now[q] = max(0, now[q] - zero)
+    for k in range(len(free)):
+        free[k] = max(0, free[k] - zero)
+    state[0] = max(0, state[0] - zero)
+    for i in range(n):
+        ready_at[i] = 0
+        for p in range(again_at[i], again_at[i + 1]):
+            j = again[p]
+            if ops[j, QUEUE] != ops[i, QUEUE] or ops[i, QUEUE] == VPU:
+                ready_at[i] = max(ready_at[i], previous[j] - zero)
+    return (ends[ROUNDS - 1] - ends[1]) // (ROUNDS - 2)
+
+
+@njit(cache=True)
+def search(ops, before_at, before, after_at, after, again_at, again, use_at, use, buffers, uses, granules, priorities,
+           tries, order, address):  # fmt: skip
+    """The best order found by list scheduling: under the rows of `priorities`, then `tries` random changes of the best.
+
+    Returns its cycles, -1 if none was found.
+    """
+    n = len(ops)
+    best_cycles = -1
+    best = priorities[0].copy()
+    best_slack, slack, best_aversion, aversion = 0, 0, 1, 1
+    best_release, release = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    trial_order, trial_address = np.zeros(n, np.int64), np.zeros(len(address), np.int64)
+    starts, ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    now, free, state = np.zeros(QUEUES, np.int64), np.zeros(granules, np.int64), np.zeros(2, np.int64)
+    seed = np.uint64(88172645463325252)
+    scale = 0.0
+    for row in range(len(priorities)):
+        scale = max(scale, priorities[row].max())
+    given = len(priorities) * 8
+    for attempt in range(given + tries):
+        if attempt < given:
+            priority = priorities[attempt // 8].copy()
+            slack = (0, 8, 40, 150)[attempt % 4]
+            aversion = 1 if attempt // 4 % 2 == 0 else 16
+            release[:] = 0
+        else:
+            priority = best.copy()
+            slack, aversion = best_slack, best_aversion
+            release[:] = best_release
+            seed ^= seed << np.uint64(13)
+            seed ^= seed >> np.uint64(7)
+            seed ^= seed << np.uint64(17)
+            if (seed >> np.uint64(50)) % np.uint64(8) == 0:
+                slack = np.int64((seed >> np.uint64(30)) % np.uint64(128))
+            for _ in range(1 + np.int64(seed >> np.uint64(60)) % 6):
+                seed ^= seed << np.uint64(13)
+                seed ^= seed >> np.uint64(7)
+                seed ^= seed << np.uint64(17)
+                i = np.int64((seed >> np.uint64(20)) % np.uint64(n))
+                amount = float((seed >> np.uint64(40)) & np.uint64(0xFFFF)) / 32768.0 - 1.0
+                priority[i] += amount * amount * amount * scale
+        now[:] = 0
+        free[:] = 0
+        state[:] = 0
+        ready_at[:] = 0
+        for _ in range(3):
+            fits = arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses, priority, release, slack,
+                           aversion, now, free, state, ready_at, trial_order, trial_address, starts)  # fmt: skip
+            if not fits:
+                break
+            for i in range(n):  # loads just in time
+                if ops[i, QUEUE] == LOAD:
+                    first = FAR
+                    for p in range(after_at[i], after_at[i + 1]):
+                        first = min(first, starts[after[p]])
+                    release[i] = max(0, first - ops[i, BUSY] - ops[i, TAIL] - EARLY) if first < FAR else 0
+            cycles = play(ops, before_at, before, again_at, again, use_at, use, buffers, uses, trial_order,
+                          trial_address, now, free, state, ready_at, lost)  # fmt: skip
+            if best_cycles < 0 or cycles < best_cycles or (attempt >= given and cycles == best_cycles):
+                best_cycles = cycles
+                best[:] = priority
+                best_slack, best_aversion = slack, aversion
+                best_release[:] = release
+                order[:] = trial_order
+                address[:] = trial_address
+    return best_cycles
+
+
+@njit(cache=True)
+def shares(use_at, use, buffers, address, i, j):
+    """Whether two operations use different buffers in the same memory."""
+    for p in range(use_at[i], use_at[i + 1]):
+        a = use[p]
+        for r in range(use_at[j], use_at[j + 1]):
+            b = use[r]
+            if a != b and address[a] < address[b] + buffers[b, SIZE] and address[b] < address[a] + buffers[a, SIZE]:
+                return True
+    return False
+
+
+@njit(cache=True)
+def improve(ops, before_at, before, after_at, after, again_at, again, use_at, use, buffers, uses, granules, moves, heat,
+            order, address):  # fmt: skip
+    """Move single operations where dependencies and addresses let them, by simulated annealing: the cycles reached."""
+    n = len(ops)
+    now, free, state = np.zeros(QUEUES, np.int64), np.zeros(granules, np.int64), np.zeros(2, np.int64)
+    ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    place_of = np.zeros(n, np.int64)
+    for k in range(n):
+        place_of[order[k]] = k
+    cycles = play(ops, before_at, before, again_at, again, use_at, use, buffers, uses, order, address, now, free, state,
+                  ready_at, lost)  # fmt: skip
+    best_cycles = cycles
+    best = order.copy()
+    seed = np.uint64(88172645463325252)
+    for attempt in range(moves):
+        seed ^= seed << np.uint64(13)
+        seed ^= seed >> np.uint64(7)
+        seed ^= seed << np.uint64(17)
+        i = np.int64((seed >> np.uint64(20)) % np.uint64(n))
+        wanted = -1
+        if attempt % 2:  # work that fills it before something that the tensor unit waits for
+            k = np.int64((seed >> np.uint64(40)) % np.uint64(n))
+            for _ in range(n):
+                if lost[order[k]] > 0 and ops[order[k], QUEUE] == TCU:
+                    wanted = k
+                    break
+                k = k + 1 if k + 1 < n else 0
+            if wanted < 0:
+                continue
+            for _ in range(n):
+                if ops[i, QUEUE] == TCU and ops[i, COMPUTE] >= ops[i, DRAIN] and order[wanted] != i:
+                    break
+                i = i + 1 if i + 1 < n else 0
+            if wanted > place_of[i]:
+                wanted -= 1
+        here = place_of[i]
+        low, high = 0, n - 1
+        for p in range(before_at[i], before_at[i + 1]):
+            low = max(low, place_of[before[p]] + 1)
+        for p in range(after_at[i], after_at[i + 1]):
+            high = min(high, place_of[after[p]] - 1)
+        if wanted >= 0 and (wanted < low or wanted > high):
+            continue
+        if use_at[i + 1] > use_at[i]:
+            for k in range(here - 1, low - 1, -1):
+                if shares(use_at, use, buffers, address, i, order[k]):
+                    low = k + 1
+                    break
+            for k in range(here + 1, high + 1):
+                if shares(use_at, use, buffers, address, i, order[k]):
+                    high = k - 1
+                    break
+        if high <= low:
+            continue
+        target = low + np.int64((seed >> np.uint64(40)) % np.uint64(high - low + 1)) if wanted < 0 else wanted
+        if target == here or target < low or target > high:
+            continue
+        step = 1 if target > here else -1
+        k = here
+        while k != target:
+            order[k] = order[k + step]
+            place_of[order[k]] = k
+            k += step
+        order[target] = i
+        place_of[i] = target
+        trial = play(ops, before_at, before, again_at, again, use_at, use, buffers, uses, order, address, now, free,
+                     state, ready_at, lost)  # fmt: skip
+        chance = float(seed & np.uint64(0xFFFF)) / 65536.0
+        if trial <= cycles - heat * (1.0 - attempt / moves) * np.log(chance + 1e-6):
+            cycles = trial
+            if cycles < best_cycles:
+                best_cycles = cycles
+                best[:] = order
+            continue
+        k = target
+        while k != here:
+            order[k] = order[k - step]
+            place_of[order[k]] = k
+            k -= step
+        order[here] = i
+        place_of[i] = here
+    order[:] = best
+    return best_cycles
