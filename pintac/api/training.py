@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pintac.api import running
-from pintac.api.compiling import DEFAULT_BITS, as_machine, emit
+from pintac.api.compiling import DEFAULT_BITS, as_machine
 from pintac.api.evaluator import EvaluatorSession
 from pintac.api.loop import drive
 from pintac.api.lowering import Lowered, default_steps, lower
 from pintac.api.result import Result
+from pintac.api.reuse import emit_or_reuse
 from pintac.errors import UsageError, suggest
 from pintac.machine import Machine
 from pintac.passes import Observer, PipelineOptions
@@ -77,7 +78,7 @@ def train(
             raise UsageError("the evaluator writes no checkpoints", hint="--engine jit")
         result = _train_evaluator(lowered, total, seed=seed, progress=progress, start=start)
     else:
-        program = emit(lowered, target)
+        program = emit_or_reuse(lowered, target)
         compile_seconds = time.perf_counter() - start
         session = running.open_session(program, engine, seed, None, threads)
         if resume:

@@ -11,7 +11,6 @@ import ctypes
 import hashlib
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
@@ -23,6 +22,7 @@ from llvmlite import ir
 
 from pintac import isa
 from pintac.errors import UsageError, suggest
+from pintac.runtime.cache import cache_folder
 from pintac.runtime.jit.codegen import Lowering
 
 ISAS = ("auto", "avx512", "portable")
@@ -75,28 +75,11 @@ def _sources_digest() -> str:
     return digest.hexdigest()
 
 
-def _user_cache() -> Path:
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    return Path.home() / ".cache"
-
-
 def cache_directory(style: Lowering) -> Path | None:
     """Where object files for this processor, these sources and these versions go; None if it cannot be written."""
     what = (_sources_digest(), llvmlite.__version__, str(llvm.llvm_version_info), style.name, style.cpu, style.features)
     name = hashlib.sha256("\n".join(what).encode()).hexdigest()[:24]
-    try:
-        path = _user_cache() / "pintac" / "jit" / name
-        path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
-            return None
-    except (OSError, RuntimeError):  # RuntimeError: no home directory
-        return None
-    return path
+    return cache_folder("jit", name)
 
 
 class Library:

@@ -1,0 +1,83 @@
+"""Programs of earlier starts: the backend need not schedule again what it has scheduled before.
+
+A program is kept in the user's cache directory under a digest of everything that it is made from: the graphs with
+their source lines, arrays, parameter table, machine, and the sources of this package. So what is found is what the
+backend would give, bit for bit, and a change of any of it finds nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+import pintac
+from pintac.api.compiling import emit
+from pintac.api.lowering import Lowered
+from pintac.container import write_atomically
+from pintac.errors import ProgramError
+from pintac.ir import print_module
+from pintac.machine import Machine
+from pintac.program import Program, from_bytes
+from pintac.runtime.cache import cache_folder
+
+KEPT = 32  # programs; the least recently used ones go
+
+
+def emit_or_reuse(lowered: Lowered, machine: Machine) -> Program:
+    """`emit`, or its result from an earlier start."""
+    folder = cache_folder("programs")
+    if folder is None:
+        return emit(lowered, machine)
+    path = folder / f"{_key(lowered, machine)}.pinta"
+    with contextlib.suppress(OSError, ProgramError):  # missing or damaged: made again
+        program = from_bytes(path.read_bytes())
+        path.touch()
+        return program
+    program = emit(lowered, machine)
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no error
+        write_atomically(path, program.to_bytes())
+        _drop_old(folder)
+    return program
+
+
+def _drop_old(folder: Path) -> None:
+    by_age = sorted(folder.glob("*.pinta"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in by_age[KEPT:]:
+        path.unlink(missing_ok=True)
+
+
+def _key(lowered: Lowered, machine: Machine) -> str:
+    digest = hashlib.sha256()
+
+    def add(name: str, content: bytes) -> None:
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+
+    add("sources", _sources().encode())
+    add("machine", machine.to_toml().encode())
+    for name, graph in lowered.graphs.items():
+        add(f"graph {name}", print_module({name: graph}).encode())
+    add("params", json.dumps(lowered.params).encode())
+    add("meta", json.dumps(lowered.meta, sort_keys=True).encode())
+    arrays = {f"init {k}": v for k, v in lowered.init.items()} | {f"data {k}": v for k, v in lowered.data.items()}
+    arrays["param_table"] = lowered.param_table
+    if lowered.test is not None:
+        arrays |= {"test_x": lowered.test.x, "test_u": np.asarray(lowered.test.u)}
+    for name, array in arrays.items():
+        add(f"{name} {array.dtype} {array.shape}", np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]
+
+
+@lru_cache(maxsize=1)
+def _sources() -> str:
+    """Digest of every source file of the package, and of what else decides what the backend does."""
+    digest = hashlib.sha256(f"{platform.python_version()} {np.__version__}".encode())
+    root = Path(pintac.__file__).parent
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.toml")]):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""Programs of earlier starts are found again, and only where the backend would make the same bytes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pintac.api import reuse
+from pintac.api.lowering import Lowered, lower
+from pintac.machine import Machine
+from tests.end_to_end.test_bits import Case
+
+CASE = Case(points=(2,), K=4)
+MACHINE = Machine.default()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "pintac" / "programs"
+
+
+@pytest.fixture(scope="module")
+def lowered() -> Lowered:
+    return lower(CASE.step(), CASE.options())
+
+
+def test_the_second_start_schedules_nothing(folder: Path, lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = reuse.emit_or_reuse(lowered, MACHINE)
+    monkeypatch.setattr(reuse, "emit", None)  # would fail if it were called
+    again = reuse.emit_or_reuse(lower(CASE.step(), CASE.options()), MACHINE)
+    assert again.to_bytes() == first.to_bytes()
+
+
+def test_a_damaged_program_is_made_again(folder: Path, lowered: Lowered) -> None:
+    first = reuse.emit_or_reuse(lowered, MACHINE)
+    (file,) = folder.iterdir()
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    file.write_bytes(raw)
+    assert reuse.emit_or_reuse(lowered, MACHINE).to_bytes() == first.to_bytes()
+    assert file.read_bytes() == first.to_bytes()
+
+
+def test_everything_a_program_is_made_from_is_in_its_key(lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [lower(Case(points=(2,), K=6).step(), CASE.options()), lower(CASE.step(), Case(saved="f32").options())]
+    others.append(lower(CASE.step(), CASE.options(), weights=None, seed=1))
+    keys = {reuse._key(one, MACHINE) for one in (lowered, *others)}
+    keys.add(reuse._key(lowered, MACHINE.replace(sram_kib=192)))
+    changed = {name: value.copy() for name, value in lowered.init.items()}
+    next(iter(changed.values())).reshape(-1)[0] += np.float32(1)
+    keys.add(reuse._key(Lowered(**{**vars(lowered), "init": changed}), MACHINE))
+    monkeypatch.setattr(reuse, "_sources", lambda: "edited")
+    keys.add(reuse._key(lowered, MACHINE))
+    assert len(keys) == 7
+
+
+def test_old_programs_go(folder: Path, lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reuse, "KEPT", 2)
+    for kib in (200, 220, 240):
+        reuse.emit_or_reuse(lowered, MACHINE.replace(sram_kib=kib))
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_without_a_cache(tmp_path: Path, lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    assert reuse.emit_or_reuse(lowered, MACHINE).entries
