@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pintac import isa
 from pintac.isa import MicroOp
 from pintac.runtime.jit import transcendental
-from pintac.runtime.jit.codegen import I32, I64, PTR, VF, VI, Emitter, Val, internal_function
+from pintac.runtime.jit.codegen import I32, I64, LANES, PTR, VF, VI, Emitter, Val, internal_function, vec
 
 PHILOX = (MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2)
 
@@ -85,21 +85,30 @@ def philox(e: Emitter, op: MicroOp, index: Val, stream_term: Val, params: Val) -
 
 
 def _philox(e: Emitter, op: MicroOp, index: Val, stream_term: Val, params: Val) -> Val:
-    word = [
-        index,
-        e.splat(e.load(I32, params, 4 * isa.PARAM_STEP)),
-        e.splat(stream_term >> 16),
-        e.const(VI, 0),
-    ]
-    key = [e.splat(e.load(I32, params, 4 * isa.PARAM_SEED)), e.splat(stream_term & 0xFFFF)]
-    for n in range(_ROUNDS):
-        if n:
-            key = [k + w for k, w in zip(key, _WEYL, strict=True)]
-        products = [word[2 * i].zext(I64) * m for i, m in enumerate(_MULTIPLIERS)]
-        high = [(p >> 32).trunc(I32) for p in products]
-        low = [p.trunc(I32) for p in products]
-        word = [high[1] ^ word[1] ^ key[0], low[1], high[0] ^ word[3] ^ key[1], low[0]]
-    top = word[1 if op is MicroOp.PHILOX_U2 else 0] >> 8
+    """Words are kept in 64-bit lanes, whose upper halves may hold anything: products take the lower ones."""
+    step, seed = (e.load(I32, params, 4 * place).zext(I64) for place in (isa.PARAM_STEP, isa.PARAM_SEED))
+    half, low = LANES // 2, 0xFFFFFFFF
+    first_keys = (seed, (stream_term & 0xFFFF).zext(I64))
+    keys = [[((k + n * w) & low) for n in range(_ROUNDS)] for k, w in zip(first_keys, _WEYL, strict=True)]
+    tops = []
+    for first in (0, half):
+        word = [
+            index.shuffle(range(first, first + half)).zext(I64),
+            e.splat(step, half),
+            e.splat((stream_term >> 16).zext(I64), half),
+            e.const(vec(I64, half), 0),
+        ]
+        for n in range(_ROUNDS):
+            key = [e.splat(k[n], half) for k in keys]
+            products = [(word[2 * i] & low) * m for i, m in enumerate(_MULTIPLIERS)]
+            word = [
+                (products[1] >> 32) ^ word[1] ^ key[0],
+                products[1],
+                (products[0] >> 32) ^ word[3] ^ key[1],
+                products[0],
+            ]
+        tops.append(word[1 if op is MicroOp.PHILOX_U2 else 0].trunc(I32))
+    top = e.concat(tops) >> 8
     if op is MicroOp.PHILOX_U1:
         top = top + 1
     return top.to_float() * 2.0**-24
