@@ -372,7 +372,7 @@ class _Kernel:
         self.pack_left = pack_left(module, "pack_left", _Packing(shape.left_bits, shape.ta, kind, style))
         self.pack_right = pack_right(module, "pack_right", _Packing(shape.right_bits, shape.tb, kind, style))
         tall, pair = (16, 8) if style.vnni else (4, 4)
-        sizes = {(tall, 1, True), (4, 1, False), (pair, 2, True), (4, 2, False), (1, 4, True), (2, 4, True), (4, 4, True)}
+        sizes = {(tall, 1, True), (4, 1, False), (pair, 2, True), (4, 2, False), *((few, 4, True) for few in _FEW)}
         self.tiles = {size: _tiles(module, kind, _Tile(*size), style) for size in sorted(sizes)}
         self.tall, self.pair = tall, pair
 
@@ -436,7 +436,7 @@ class _Kernel:
 
         zero = e.i64(0)
         done = Var(e, I64, 0)
-        for few in (1, 2, 4):  # as few rows, four vectors at a time
+        for few in _FEW:  # four vectors at a time
             with e.when(height.eq(few)):
                 done.set(width & -64)
                 with e.loop(0, done.get(), 64) as at:
@@ -449,6 +449,7 @@ class _Kernel:
                     tiles(whole, height, at, 4, vectors, False)
 
 
+_FEW = (1, 2, 4)  # rows
 _GROUP_ROWS = 16
 _GROUP_COLUMNS = 64
 _POINTERS = ("left", "left_codes", "right", "right_codes", "c", "left_panel", "left_scales", "right_panel", "flag")

@@ -5,13 +5,14 @@ A NaN result may have any bits here: sinks store the canonical one.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 from llvmlite import ir
 
 from pintac import vmath
-from pintac.runtime.jit.codegen import F32, I32, I64, NAN_BITS, PTR, VF, VI, Emitter, Val
+from pintac.runtime.jit.codegen import F32, I32, I64, LANES, NAN_BITS, PTR, VF, VI, Emitter, Val, vec
 
 MAGIC = 12582912.0
 MAGIC_BITS = 0x4B400000
@@ -19,23 +20,46 @@ SIGN = -0x80000000
 ABS = 0x7FFFFFFF
 
 
-def lookup(e: Emitter, table: np.ndarray, index: Val, first: int = 0) -> Val:
-    """table[(index - first) % 32], 32 fp32 entries."""
+def lookups(e: Emitter, tables: Sequence[np.ndarray], index: Val, first: int = 0) -> list[Val]:
+    """table[(index - first) % 32] of several tables of 32 fp32 entries."""
     if e.lowering.vnni:  # the instruction takes the low five bits, so a turned table saves the subtraction
-        turned = np.roll(table, first % 32)
-        halves = [e.table([float(v) for v in half], F32) for half in (turned[:16], turned[16:])]
-        return e.intrinsic("llvm.x86.avx512.vpermi2var.ps.512", VF, halves[0], index, halves[1])
-    words = table.view(np.uint32)
-    name = "table_" + words.tobytes().hex()[:64]
+        found = []
+        for table in tables:
+            turned = np.roll(table, first % 32)
+            halves = [e.table([float(v) for v in half], F32) for half in (turned[:16], turned[16:])]
+            found.append(e.intrinsic("llvm.x86.avx512.vpermi2var.ps.512", VF, halves[0], index, halves[1]))
+        return found
+    # One row of eight tables' entries for each index; eight such rows are then transposed.
+    rows = np.zeros((32, 8), np.float32)
+    rows[:, : len(tables)] = np.stack(tables, 1)
+    words = rows.view(np.uint32).reshape(-1)
+    name = "tables_" + hashlib.sha256(words.tobytes()).hexdigest()[:16]
     constant = e.module.globals.get(name)
     if constant is None:
         constant = ir.GlobalVariable(e.module, ir.ArrayType(I32, len(words)), name)
         constant.initializer = ir.Constant(constant.value_type, [int(w) for w in words])
         constant.global_constant, constant.linkage, constant.align = True, "internal", 64
     start = Val(e, e.b.bitcast(constant, PTR))
-    wrapped = (index - first) & 31
-    lanes = [e.load(F32, start, wrapped.lane(i).zext(I64) * 4, align=4) for i in range(VF.count)]
-    return e.vector(lanes)
+    offset = ((index - first) & 31) << 5
+    loaded = [e.load(vec(F32, 8), start, offset.lane(i).zext(I64), align=32) for i in range(LANES)]
+    columns = [_transposed(loaded[:8], len(tables)), _transposed(loaded[8:], len(tables))]
+    return [e.concat(pair) for pair in zip(*columns, strict=True)]
+
+
+def _transposed(rows: Sequence[Val], wanted: int) -> list[Val]:
+    """The first `wanted` columns of 8 x 8."""
+    quarters = []
+    for half in (0, 4):
+        joined = [
+            rows[i].shuffle([half + j + 8 * k for k in range(2) for j in range(4)], rows[i + 4]) for i in range(4)
+        ]
+        for lanes in (0, 2):
+            picked = [lanes + j // 2 + 8 * (j % 2) + 4 * k for k in range(2) for j in range(4)]
+            a, b = joined[0].shuffle(picked, joined[1]), joined[2].shuffle(picked, joined[3])
+            for pair in (0, 2):
+                order = [pair + j % 2 + 8 * (j // 2) + 4 * k for k in range(2) for j in range(4)]
+                quarters.append(a.shuffle(order, b))
+    return quarters[:wanted]
 
 
 def _horner(p: Val, x: Val, coefficients: Sequence[Val | float]) -> Val:
@@ -58,9 +82,9 @@ def exp(e: Emitter, x: Val) -> Val:
     nf = t - MAGIC
     n = t.bits() - MAGIC_BITS
     k = n.ashr(5)
-    r = (a - nf * step_hi) - nf * step_lo + lookup(e, offset, n)
+    added, v = lookups(e, [offset, value], n)
+    r = (a - nf * step_hi) - nf * step_lo + added
     q = (r * c1 + c0) * (r * r) + r
-    v = lookup(e, value, n)
     p = v * q + v
     half = k.ashr(1)
     return p * _power_of_two(half) * _power_of_two(k - half)
@@ -110,8 +134,8 @@ def tanh(e: Emitter, x: Val) -> Val:
     a = e.fabs(x)
     a = e.select(a.gt(9.25), e.f(9.25), a)
     k = e.imax(a.bits() >> 21, first)  # all intervals above the one of 9.25 are the same constant
-    d = a - lookup(e, centre, k, first)
-    p = _horner(lookup(e, c[5], k, first), d, [lookup(e, row, k, first) for row in c[4::-1]])
+    middle, *rest = lookups(e, [centre, *c[::-1]], k, first)
+    p = _horner(rest[0], a - middle, rest[1:])
     return (p.bits() | (x.bits() & SIGN)).as_float()
 
 
@@ -123,9 +147,10 @@ def erf(e: Emitter, x: Val) -> Val:
     k = e.imin(e.imax(b >> 21, first), first + 31)
     a = b.as_float()
     a = e.select(a.gt(4.0), e.f(4.0), a)
-    d = a - lookup(e, centre, k, first)
-    p = _horner(lookup(e, c[5], k, first), d, [lookup(e, row, k, first) for row in c[4:0:-1]])
-    p = p * d + e.select(k.eq(first), a, lookup(e, c[0], k, first))
+    middle, *rest = lookups(e, [centre, *c[::-1]], k, first)
+    d = a - middle
+    p = _horner(rest[0], d, rest[1:5])
+    p = p * d + e.select(k.eq(first), a, rest[5])
     return (p.bits() | (x.bits() & SIGN)).as_float()
 
 
