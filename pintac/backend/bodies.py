@@ -81,6 +81,7 @@ class Bodies(Placement):
         self.not_in_psum = not_in_psum
         self.unit_of: dict[Buffer, Unit] = {}  # of tile buffers
         self.chunked: dict[tuple[Node, int], Chunks] = {}
+        self.tile_of: dict[TileOp, tuple[int, int]] = {}  # (stage, tile) of an operation
         self.outputs_of: dict[Node, list[tuple[str, Node]]] = {}
         for key, node in graph.outputs.items():
             self.outputs_of.setdefault(root(node), []).append((key, node))
@@ -183,12 +184,14 @@ class Bodies(Placement):
         self._psum = self._psum_values(steps, bodies[0].unit)
         for step in steps:
             for body in bodies:
+                before = len(body.ops)
                 if isinstance(step, KernelStep):
                     self._kernel(step, body)
                 elif step.node.op in CONTRACTIONS:
                     self._contraction(step.node, body)
                 else:
                     self._copies(step.node, body)
+                self.tile_of |= dict.fromkeys(body.ops[before:], (body.stage, body.tile))
 
     def _psum_values(self, steps: list[Step], unit: Unit) -> dict[Node, bool]:
         """Matmul results that can stay in PSUM; True: they may be cut along their columns."""

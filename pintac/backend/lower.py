@@ -31,7 +31,7 @@ SLACK = 2048
 """Bytes by which a loop body's room falls short of what is free, because buffers do not fill it without gaps."""
 LEAST_ROOM = 5
 """Largest buffers of a loop body that its room must hold at least."""
-MOVES = 20000
+MOVES = 40000
 """Length of the search for the order of a loop body."""
 SMALL = 2048
 """Bytes of a value too small to be worth moving."""

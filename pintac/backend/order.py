@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
 
 from pintac.backend import order_core as core
 from pintac.backend.tile import Buffer, CopyOp, MatmulOp, TileOp, View, VpuOp
-from pintac.cost_matmul import Mapping, best_dataflow
+from pintac.cost_matmul import Mapping as MatmulMapping
+from pintac.cost_matmul import best_dataflow
 from pintac.ir import Node
 from pintac.isa import Queue, Sink, Space
 from pintac.machine import Machine
@@ -32,7 +33,7 @@ SRAM_GRANULE = 256
 _QUEUE = {Queue.LOAD: core.LOAD, Queue.TCU: core.TCU, Queue.VPU: core.VPU, Queue.STORE: core.STORE}
 
 
-HEAT = 30.0
+HEAT = 10.0
 """Cycles an iteration may get longer by a move that is kept, at first: the search cools to none."""
 
 
@@ -52,14 +53,18 @@ class NoRoomError(Exception):
 class Search:
     """How the order of a loop body is looked for.
 
-    `tries` list schedules with other priorities, then `moves` of single operations; `room` bytes of SRAM for the
-    buffers that are the body's own (`local`).
+    `tries` list schedules with other priorities (-1: the simplest priorities only), then `moves` of single operations; `room` bytes of SRAM for the
+    buffers that are the body's own (`local`). The vector unit is away for `pause` cycles when an outer loop goes on.
+    `tiles` are (stage, tile) of the operations; at most `window` tiles of a stage are under way at a time.
     """
 
     tries: int = 20
     moves: int = 0
     room: int = 1 << 40
+    pause: int = 0
     local: frozenset[Buffer] = frozenset()
+    tiles: Mapping[TileOp, tuple[int, int]] = field(default_factory=dict)
+    window: int = 4
 
 
 def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None) -> list[TileOp]:
@@ -70,6 +75,9 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
     if not ops:
         return []
     before, after, again = dependencies(ops)
+    tiles = [search.tiles.get(op, (0, 0)) for op in ops] if search is not None else []
+    if search is not None:
+        _windowed(before, after, tiles, search.window)
     costs = [cost(op, machine) for op in ops]
     urgency = [0.0] * len(ops)
     for i in reversed(range(len(ops))):
@@ -78,8 +86,8 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
     places = {p: i for i, p in enumerate(dict.fromkeys(_place(op) for op in ops))}
     rows[:, core.DEST] = [places[_place(op)] for op in ops]
     priorities = [np.array(urgency)]
-    if search is not None:
-        priorities += _staggered(ops, before, costs, urgency)
+    if search is not None and search.tries >= 0:
+        priorities += _staggered(before, costs, urgency, tiles)
 
     local = search.local if search is not None else frozenset()
     placed = list(dict.fromkeys(b for op in ops for b in _buffers(op) if b.space == Space.PSUM or b in local))
@@ -96,9 +104,11 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
             else (-(-buffer.bytes // SRAM_GRANULE), psum, psum + room)
         )
     uses = np.bincount([b for found in using for b in found], minlength=len(placed)).astype(np.int64)
-    graph = (rows, *_csr(before), *_csr(after), *_csr(again), *_csr(using), buffers, uses, psum + room)
+    pause = search.pause if search is not None else 0
+    graph = (rows, *_csr(before), *_csr(after), *_csr(again), *_csr(using), buffers, uses, psum + room, pause)
     chosen, address = np.zeros(len(ops), np.int64), np.zeros(len(placed), np.int64)
-    cycles = core.search(*graph, np.array(priorities), search.tries if search is not None else 0, chosen, address)
+    tries = max(0, search.tries) if search is not None else 0
+    cycles = core.search(*graph, np.array(priorities), tries, chosen, address)
     if cycles < 0:
         if room < own:
             raise NoRoomError
@@ -116,34 +126,31 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
 
 
 def _staggered(
-    ops: Sequence[TileOp], before: list[set[int]], costs: list[float], urgency: list[float]
+    before: list[set[int]], costs: list[float], urgency: list[float], tiles: list[tuple[int, int]]
 ) -> list[np.ndarray]:
-    """Priorities under which the operations of single tiles progress alike, or one tile a little behind the other."""
-    since = [0.0] * len(ops)
-    for i in range(len(ops)):
+    """Priorities under which the tiles progress alike, or one a little behind the other."""
+    since = [0.0] * len(costs)
+    for i in range(len(costs)):
         since[i] = max((since[j] + costs[j] for j in before[i]), default=0.0)
     progress = np.array([s / max(s + u, 1.0) for s, u in zip(since, urgency, strict=True)])
-    chain = list(range(len(ops)))
-
-    def root(i: int) -> int:
-        while chain[i] != i:
-            i = chain[i]
-        return i
-
-    written: dict[tuple[Buffer, int], int] = {}
-    for i, op in enumerate(ops):
-        for view in op.reads():
-            j = written.get((view.buffer, view.offset))
-            if j is not None and not any(v.buffer is view.buffer for v in op.writes()):
-                a, b = sorted((root(i), root(j)))
-                chain[b] = a
-        for view in op.writes():
-            written[view.buffer, view.offset] = i
-    roots = sorted({root(i) for i in range(len(ops))})
-    number = {r: k for k, r in enumerate(roots)}
-    lag = np.array([number[root(i)] for i in range(len(ops))]) / max(len(roots), 1)
+    lag = np.array([t for _, t in tiles]) / max(1, max(t for _, t in tiles) + 1)
     scale = max(urgency)
-    return [-scale * (progress + share * lag) for share in (0.0, 0.2, 0.5, 1.0, 3.0)]
+    return [-scale * (progress + share * lag) for share in (0.0, 0.3, 1.0, 3.0)]
+
+
+def _windowed(before: list[set[int]], after: list[set[int]], tiles: list[tuple[int, int]], window: int) -> None:
+    """Let a tile begin when the one `window` before it, of the same stage, has ended: they use the same memory."""
+    members: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, key in enumerate(tiles):
+        members[key].append(i)
+    for (stage, tile), found in members.items():
+        for i in found:
+            if any(tiles[j] == (stage, tile) for j in before[i]):
+                continue
+            for j in members.get((stage, tile - window), ()):
+                if not any(tiles[k] == tiles[j] for k in after[j]):
+                    before[i].add(j)
+                    after[j].add(i)
 
 
 def _csr(lists: Iterable[Iterable[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -180,14 +187,14 @@ def _place(op: TileOp) -> tuple[Buffer, int] | None:
     return (op.d.buffer, op.d.offset) if isinstance(op, MatmulOp) else None
 
 
-def mapping_of(op: MatmulOp, machine: Machine) -> Mapping:
+def mapping_of(op: MatmulOp, machine: Machine) -> MatmulMapping:
     """How the tensor unit will run it."""
     in_sram = op.d.buffer.space == Space.SRAM
     return _mapping(op.m, op.k, op.n, op.a.bits, op.b.bits, machine, op.accumulate, in_sram)
 
 
 @cache
-def _mapping(m: int, k: int, n: int, a: int, b: int, machine: Machine, acc: bool, to_sram: bool) -> Mapping:
+def _mapping(m: int, k: int, n: int, a: int, b: int, machine: Machine, acc: bool, to_sram: bool) -> MatmulMapping:
     return best_dataflow(m, k, n, a, b, machine, acc=acc, to_sram=to_sram)
 
 

@@ -30,6 +30,8 @@ def start_of(op, now, ready, state, done_first):
             start = max(start, done_first)
         if start > now[TCU]:
             start += op[PRELOAD]
+    elif op[QUEUE] != VPU:
+        start = max(start, state[2])
     return start
 
 
@@ -44,6 +46,8 @@ def advance(op, start, now, state):
         now[TCU] = end
         return state[0] + op[SKEW], taken + op[DRAIN] + op[SKEW]
     now[op[QUEUE]] = start + op[BUSY]
+    if op[QUEUE] != VPU:
+        state[2] = start + op[BUSY]  # loads and stores share a bus
     return start + op[BUSY] + op[TAIL], 0
 
 
@@ -164,25 +168,46 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses,
 
 
 @njit(cache=True)
-def play(ops, before_at, before, again_at, again, use_at, use, buffers, uses, order, address, now, free, state, ready_at,
-         lost):  # fmt: skip
+def overlaps(buffers, address):
+    """For each buffer those that share memory with it, itself included: where they begin, and they."""
+    n = len(buffers)
+    at = np.zeros(n + 1, np.int64)
+    found = np.zeros(n * n, np.int64)
+    k = 0
+    for a in range(n):
+        for b in range(n):
+            if address[a] < address[b] + buffers[b, SIZE] and address[b] < address[a] + buffers[a, SIZE]:
+                found[k] = b
+                k += 1
+        at[a + 1] = k
+    return at, found[:k].copy()
+
+
+@njit(cache=True)
+def play(
+    ops, before_at, before, again_at, again, use_at, use, uses, over_at, over, pause, order,
+    now, freed, state, ready_at, lost,
+):  # fmt: skip
     """Cycles of one iteration of the body once it goes round and round in this order.
 
-    `lost` are the cycles that the tensor unit waits before or in each operation. Afterwards `now`, `free`, `state` and
-    `ready_at` say, from the time the tensor or vector unit is first free, what the next iteration meets.
+    The vector unit is busy elsewhere for `pause` cycles before one of the iterations (where an outer loop goes on).
+    `lost` are the cycles that the tensor unit waits before or in each operation. Afterwards `now`, `freed` (by buffer),
+    `state` and `ready_at` say, from the time the tensor or vector unit is first free, what the next iteration meets.
     """
     n = len(ops)
     now[:] = 0
-    free[:] = 0
+    freed[:] = 0
     state[:] = 0
     complete = np.zeros(QUEUES, np.int64)
     done_first = 0
     previous = np.zeros(n, np.int64)  # when what waits for the operation may go on, in the iteration before
     current = np.zeros(n, np.int64)
-    left = np.zeros(len(buffers), np.int64)
-    ends = np.zeros(ROUNDS, np.int64)
+    left = np.zeros(len(uses), np.int64)
+    first_end, end = 0, 0
     for turn in range(ROUNDS):
         left[:] = uses
+        if turn == ROUNDS - 1:
+            now[VPU] += pause
         for position in range(n):
             i = order[position]
             op = ops[i]
@@ -200,8 +225,8 @@ def play(ops, before_at, before, again_at, again, use_at, use, buffers, uses, or
             for p in range(use_at[i], use_at[i + 1]):
                 b = use[p]
                 if left[b] == uses[b]:
-                    for k in range(address[b], address[b] + buffers[b, SIZE]):
-                        ready = max(ready, free[k])
+                    for k in range(over_at[b], over_at[b + 1]):
+                        ready = max(ready, freed[over[k]])
             start = start_of(op, now, ready, state, done_first)
             if q == TCU:
                 lost[i] = start - now[TCU] + max(0, state[0] - start - op[COMPUTE])
@@ -214,28 +239,29 @@ def play(ops, before_at, before, again_at, again, use_at, use, buffers, uses, or
                 b = use[p]
                 left[b] -= 1
                 if left[b] == 0:
-                    for k in range(address[b], address[b] + buffers[b, SIZE]):
-                        free[k] = complete[q] + HANDOVER
+                    freed[b] = complete[q] + HANDOVER
         previous, current = current, previous
-        ends[turn] = max(now[TCU], now[VPU], now[LOAD], now[STORE])
+        end = max(now[TCU], now[VPU], now[LOAD], now[STORE])
+        if turn == 1:
+            first_end = end
     zero = min(now[TCU], now[VPU])
     for q in range(QUEUES):
         now[q] = max(0, now[q] - zero)
-    for k in range(len(free)):
-        free[k] = max(0, free[k] - zero)
-    state[0] = max(0, state[0] - zero)
+    for k in range(len(freed)):
+        freed[k] = max(0, freed[k] - zero)
+    state[0], state[2] = max(0, state[0] - zero), max(0, state[2] - zero)
     for i in range(n):
         ready_at[i] = 0
         for p in range(again_at[i], again_at[i + 1]):
             j = again[p]
             if ops[j, QUEUE] != ops[i, QUEUE] or ops[i, QUEUE] == VPU:
                 ready_at[i] = max(ready_at[i], previous[j] - zero)
-    return (ends[ROUNDS - 1] - ends[1]) // (ROUNDS - 2)
+    return (end - first_end) // (ROUNDS - 2)
 
 
 @njit(cache=True)
-def search(ops, before_at, before, after_at, after, again_at, again, use_at, use, buffers, uses, granules, priorities,
-           tries, order, address):  # fmt: skip
+def search(ops, before_at, before, after_at, after, again_at, again, use_at, use, buffers, uses, granules, pause,
+           priorities, tries, order, address):  # fmt: skip
     """The best order found by list scheduling: under the rows of `priorities`, then `tries` random changes of the best.
 
     Returns its cycles, -1 if none was found.
@@ -247,7 +273,8 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
     best_release, release = np.zeros(n, np.int64), np.zeros(n, np.int64)
     trial_order, trial_address = np.zeros(n, np.int64), np.zeros(len(address), np.int64)
     starts, ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    now, free, state = np.zeros(QUEUES, np.int64), np.zeros(granules, np.int64), np.zeros(2, np.int64)
+    now, free, state = np.zeros(QUEUES, np.int64), np.zeros(granules, np.int64), np.zeros(3, np.int64)
+    freed = np.zeros(len(buffers), np.int64)
     seed = np.uint64(88172645463325252)
     scale = 0.0
     for row in range(len(priorities)):
@@ -280,8 +307,8 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
         state[:] = 0
         ready_at[:] = 0
         for _ in range(3):
-            fits = arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses, priority, release, slack,
-                           aversion, now, free, state, ready_at, trial_order, trial_address, starts)  # fmt: skip
+            fits = arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses, priority, release,
+                           slack, aversion, now, free, state, ready_at, trial_order, trial_address, starts)  # fmt: skip
             if not fits:
                 break
             for i in range(n):  # loads just in time
@@ -290,8 +317,13 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
                     for p in range(after_at[i], after_at[i + 1]):
                         first = min(first, starts[after[p]])
                     release[i] = max(0, first - ops[i, BUSY] - ops[i, TAIL] - EARLY) if first < FAR else 0
-            cycles = play(ops, before_at, before, again_at, again, use_at, use, buffers, uses, trial_order,
-                          trial_address, now, free, state, ready_at, lost)  # fmt: skip
+            over_at, over = overlaps(buffers, trial_address)
+            cycles = play(ops, before_at, before, again_at, again, use_at, use, uses, over_at, over, pause, trial_order,
+                          now, freed, state, ready_at, lost)  # fmt: skip
+            free[:] = 0
+            for b in range(len(buffers)):
+                for k in range(trial_address[b], trial_address[b] + buffers[b, SIZE]):
+                    free[k] = max(free[k], freed[b])
             if best_cycles < 0 or cycles < best_cycles or (attempt >= given and cycles == best_cycles):
                 best_cycles = cycles
                 best[:] = priority
@@ -303,29 +335,32 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
 
 
 @njit(cache=True)
-def shares(use_at, use, buffers, address, i, j):
+def shares(use_at, use, over_at, over, i, j):
     """Whether two operations use different buffers in the same memory."""
     for p in range(use_at[i], use_at[i + 1]):
         a = use[p]
         for r in range(use_at[j], use_at[j + 1]):
             b = use[r]
-            if a != b and address[a] < address[b] + buffers[b, SIZE] and address[b] < address[a] + buffers[a, SIZE]:
-                return True
+            if a != b:
+                for k in range(over_at[a], over_at[a + 1]):
+                    if over[k] == b:
+                        return True
     return False
 
 
 @njit(cache=True)
-def improve(ops, before_at, before, after_at, after, again_at, again, use_at, use, buffers, uses, granules, moves, heat,
-            order, address):  # fmt: skip
+def improve(ops, before_at, before, after_at, after, again_at, again, use_at, use, buffers, uses, granules, pause,
+            moves, heat, order, address):  # fmt: skip
     """Move single operations where dependencies and addresses let them, by simulated annealing: the cycles reached."""
     n = len(ops)
-    now, free, state = np.zeros(QUEUES, np.int64), np.zeros(granules, np.int64), np.zeros(2, np.int64)
+    now, freed, state = np.zeros(QUEUES, np.int64), np.zeros(len(buffers), np.int64), np.zeros(3, np.int64)
+    over_at, over = overlaps(buffers, address)
     ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64)
     place_of = np.zeros(n, np.int64)
     for k in range(n):
         place_of[order[k]] = k
-    cycles = play(ops, before_at, before, again_at, again, use_at, use, buffers, uses, order, address, now, free, state,
-                  ready_at, lost)  # fmt: skip
+    cycles = play(ops, before_at, before, again_at, again, use_at, use, uses, over_at, over, pause, order, now, freed,
+                  state, ready_at, lost)  # fmt: skip
     best_cycles = cycles
     best = order.copy()
     seed = np.uint64(88172645463325252)
@@ -360,11 +395,11 @@ def improve(ops, before_at, before, after_at, after, again_at, again, use_at, us
             continue
         if use_at[i + 1] > use_at[i]:
             for k in range(here - 1, low - 1, -1):
-                if shares(use_at, use, buffers, address, i, order[k]):
+                if shares(use_at, use, over_at, over, i, order[k]):
                     low = k + 1
                     break
             for k in range(here + 1, high + 1):
-                if shares(use_at, use, buffers, address, i, order[k]):
+                if shares(use_at, use, over_at, over, i, order[k]):
                     high = k - 1
                     break
         if high <= low:
@@ -380,8 +415,8 @@ def improve(ops, before_at, before, after_at, after, again_at, again, use_at, us
             k += step
         order[target] = i
         place_of[i] = target
-        trial = play(ops, before_at, before, again_at, again, use_at, use, buffers, uses, order, address, now, free,
-                     state, ready_at, lost)  # fmt: skip
+        trial = play(ops, before_at, before, again_at, again, use_at, use, uses, over_at, over, pause, order, now,
+                     freed, state, ready_at, lost)  # fmt: skip
         chance = float(seed & np.uint64(0xFFFF)) / 65536.0
         if trial <= cycles - heat * (1.0 - attempt / moves) * np.log(chance + 1e-6):
             cycles = trial

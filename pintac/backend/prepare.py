@@ -1,6 +1,7 @@
 """What the graph needs before it can be scheduled.
 
-Constants that several point sets read become one each, and copies stand where a reshape cannot be a view.
+Constants that several point sets read become one each, copies stand where a reshape cannot be a view, and cheap work on
+rows is repeated where it is read.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 from pintac.backend.axes import Axes
 from pintac.backend.fuse import VIEWS, root
+from pintac.backend.rematerialise import rematerialised
 from pintac.backend.tile import Buffer, View
 from pintac.backend.views import apply, compact_view, reshape_strides
 from pintac.ir import Builder, Graph, Node, rewrite
@@ -16,7 +18,7 @@ from pintac.ir import Builder, Graph, Node, rewrite
 
 def prepare(graph: Graph) -> Graph:
     """The graph as `Units` and `Placement` expect it."""
-    return with_copies(with_own_constants(graph))
+    return rematerialised(with_copies(with_own_constants(graph)))
 
 
 def with_own_constants(graph: Graph) -> Graph:

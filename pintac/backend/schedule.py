@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pintac.backend import vpu
 from pintac.backend.axes import RowAxis
 from pintac.backend.bodies import Bodies, Body, start_of
-from pintac.backend.fuse import CONTRACTIONS, Fuser, Step
+from pintac.backend.fuse import CONTRACTIONS, Fuser, KernelStep, Step
 from pintac.backend.order import Search, order
 from pintac.backend.placement import Context, Home, Position
 from pintac.backend.stages import Stage, held_values, stages_of, windows
@@ -20,6 +20,10 @@ from pintac.ir import Graph, Node
 from pintac.isa import LOOP_LEVELS, Space
 from pintac.machine import Machine
 
+TRIES = 50
+"""Random changes of the best list schedule of a loop body."""
+SMALL_KERNEL = 8
+"""Cycles of a vector instruction over one row of a point, near enough."""
 HOT = 64
 """A loop body that runs this often is worth a long search for its order."""
 
@@ -30,6 +34,8 @@ class Tiling:
 
     rows: int = 32
     interleave: int = 4
+    window: int = 4
+    """Tiles of a loop body under way at a time."""
     point_rows: int = 32
     """Rows of a tile in loops over points alone: forward and backward of base rows need the most room a row."""
     pipelined: bool = True
@@ -272,7 +278,16 @@ class Scheduler(Bodies):
             yield [Loop(level, full, list(ops), name=str(axis))] if full > 1 else list(ops)
         if rest:
             tiles = [(full * group + i, min(tiling.rows, rest - i)) for i in range(0, rest, tiling.rows)]
-            yield list(self._body(unit, parts, axis, level, 0, tiles))
+            yield list(self._body(unit, parts, axis, level, 0, tiles, trips))
+
+    def _pause(self, unit: Unit) -> int:
+        """Cycles of the vector unit, near enough, between the nests of a point."""
+        if len(unit.sweeps) == 1:
+            return 0
+        deepest = max(len(s.axes) for s in unit.sweeps)
+        small = [s for s in unit.sweeps if len(s.axes) < deepest]
+        kernels = sum(isinstance(step, KernelStep) for s in small for step in self._steps(s, unit))
+        return kernels * (self.machine.vpu_pipeline_cycles + SMALL_KERNEL)
 
     def _body(
         self,
@@ -295,12 +310,18 @@ class Scheduler(Bodies):
                 bodies.append(Body(unit, at, i, innermost, shared, {}, group, stage=stage))
             self._run(part.steps, bodies)
             self.chunked.clear()
-        if not step:
+        if trips < 2:
             return order(shared, self.machine)
         own = _own(shared, self.unit_of)
         self.largest[unit.name] = max([self.largest.get(unit.name, 0), *(b.bytes for b in own)])
         search = Search(
-            moves=self.moves if trips >= HOT else 0, room=self.rooms.get(unit.name, 1 << 40), local=frozenset(own)
+            tries=TRIES if self.moves and trips >= HOT else -1,
+            moves=self.moves if trips >= HOT else 0,
+            room=self.rooms.get(unit.name, 1 << 40),
+            pause=self._pause(unit),
+            local=frozenset(own),
+            tiles=self.tile_of,
+            window=self.tiling.window,
         )
         ops = order(shared, self.machine, search)
         self.own |= {b.arena[0]: unit for b in own if b.arena is not None}

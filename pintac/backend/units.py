@@ -20,6 +20,8 @@ from pintac.errors import IRError
 from pintac.ir import Graph, Node
 
 EXECUTED = ELEMENTWISE | SINKS | CONTRACTIONS | COPIES
+CHEAP = {"add", "sub", "mul", "neg"}
+"""Element-wise work that is rather done again than its result stored."""
 LOOPED_PARAMETER_BYTES = 8192
 """Element-wise work on parameters larger than this runs in a loop over rows; smaller tensors are handled whole."""
 
@@ -167,6 +169,16 @@ class Units:
                 part[node] = 1
             else:
                 part[node] = 2 if node in after else 0
+        for node in reversed(rows):  # cheap work moves to its only readers (see `rematerialise`)
+            users = [u for u in self.executed_users(node) if key.get(u) == key[node]]
+            if part[node] == 0 and node.op in CHEAP and len(users) == len(self.executed_users(node)) and users:
+                made_of = {root(o) for o in node.operands if root(o) in part}
+                to = min(part[u] for u in users)
+                if (
+                    sum(max((part[u] for u in self.executed_users(o) if u in part), default=0) < to for o in made_of)
+                    <= 1
+                ):
+                    part[node] = to
         return part
 
     def executed_users(self, node: Node) -> list[Node]:
