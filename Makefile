@@ -12,7 +12,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help train test bench lint types imports check docs figures clean
+.PHONY: help train test bench scaling lint types imports check docs figures clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -34,9 +34,11 @@ train: $(VENV)/.installed ## train PROBLEM for STEPS steps on the simulator
 test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/.installed-dev ## host speed: a simulated step against eager PyTorch, and the jit engine by itself
+bench: $(VENV)/.installed-dev ## host speed: simulated steps against PyTorch (some 8 minutes)
 	$(BIN)/python benchmarks/step_ratio.py $(ARGS)
-	$(BIN)/python benchmarks/bench_engine.py
+
+scaling: $(VENV)/.installed-dev ## host speed and memory over rows, widths and depths (some 10 minutes)
+	$(BIN)/python benchmarks/scaling.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff
 	$(BIN)/ruff check .
