@@ -47,7 +47,8 @@ for _ in range(int(sys.argv[2])):
     seconds.append(time.perf_counter() - start)
 peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 work = session.work()
-print(json.dumps({"seconds": min([first, *seconds]), "first": first, "memory": peak - before, "growth": held() - after_first,
+growth = held() - after_first
+print(json.dumps({"seconds": min([first, *seconds]), "first": first, "memory": peak - before, "growth": growth,
                   "macs": work.macs, "instructions": len(session.program.instructions)}))
 """
 
