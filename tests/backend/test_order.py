@@ -1,0 +1,264 @@
+"""Orders of loop bodies: what depends stays in order, no two buffers in use share memory, the prediction is right."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pintac import isa
+from pintac.backend import order_core
+from pintac.backend.allocate import allocate
+from pintac.backend.emit import Emitter
+from pintac.backend.order import NoRoomError, PsumFullError, Search, order
+from pintac.backend.sync import Synchronizer
+from pintac.backend.tile import Buffer, Item, Loop, TileOp
+from pintac.backend.views import compact_view, narrow
+from pintac.hazards import check_listing
+from pintac.ir import Builder
+from pintac.isa import Space
+from pintac.machine import Machine
+from pintac.timeline import simulate_listing
+from tests.backend.tile_ops import HERE, SIDE, BodyOfOps, bodies, conflict, tile, whole
+
+MACHINE = Machine.default()
+PSUM_BYTES = MACHINE.psum_kib * 1024
+
+
+def sram_of(body: BodyOfOps) -> frozenset[Buffer]:
+    return frozenset(b for b in body.local if b.space == Space.SRAM)
+
+
+def respects(before: Sequence[TileOp], after: Sequence[TileOp]) -> bool:
+    """Whether every two operations that conflict are in the order in which they were."""
+    place = {op: i for i, op in enumerate(after)}
+    return all(place[a] < place[b] for a, b in itertools.combinations(before, 2) if conflict(a, b))
+
+
+def memory_is_exclusive(ops: Sequence[TileOp], local: frozenset[Buffer]) -> bool:
+    """Whether buffers that share bytes are not in use at the same time, and lie inside their memory."""
+    uses: dict[Buffer, list[int]] = {}
+    for i, op in enumerate(ops):
+        for view in (*op.reads(), *op.writes()):
+            if view.buffer.space == Space.PSUM or view.buffer in local:
+                uses.setdefault(view.buffer, []).append(i)
+    spans: dict[Buffer, tuple[object, int, int]] = {}
+    for buffer in uses:
+        if buffer.space == Space.PSUM:
+            assert buffer.addr is not None and buffer.addr >= 0 and buffer.addr + buffer.bytes <= PSUM_BYTES
+            spans[buffer] = "psum", buffer.addr, buffer.addr + buffer.bytes
+        else:
+            assert buffer.arena is not None
+            arena, at = buffer.arena
+            assert at >= 0 and at + buffer.bytes <= arena.bytes
+            spans[buffer] = arena, at, at + buffer.bytes
+    for a, b in itertools.combinations(uses, 2):
+        (where, low, high), (other, low2, high2) = spans[a], spans[b]
+        if (
+            where == other
+            and low < high2
+            and low2 < high
+            and max(uses[a][0], uses[b][0]) <= min(uses[a][-1], uses[b][-1])
+        ):
+            return False
+    return True
+
+
+@given(bodies())
+@settings(max_examples=80, deadline=None)
+def test_straight_code_keeps_what_depends_in_order(body: BodyOfOps) -> None:
+    try:
+        ops = order(body.ops, MACHINE)
+    except PsumFullError:
+        assert sum(b.bytes for b in body.local if b.space == Space.PSUM) > PSUM_BYTES
+        return
+    assert sorted(map(id, ops)) == sorted(map(id, body.ops))
+    assert respects(body.ops, ops)
+    assert memory_is_exclusive(ops, frozenset())
+
+
+@given(bodies(), st.integers(0, 12), st.sampled_from([0, 60]))
+@settings(max_examples=80, deadline=None)
+def test_loop_bodies_keep_what_depends_in_order(body: BodyOfOps, kib: int, moves: int) -> None:
+    local = sram_of(body)
+    try:
+        ops = order(body.ops, MACHINE, Search(tries=3, moves=moves, room=1024 * kib if kib else 1 << 40, local=local))
+    except NoRoomError:
+        assert kib and sum(b.bytes for b in local) > 1024 * kib
+        return
+    except PsumFullError:
+        assert sum(b.bytes for b in body.local if b.space == Space.PSUM) > PSUM_BYTES
+        return
+    assert sorted(map(id, ops)) == sorted(map(id, body.ops))
+    assert respects(body.ops, ops)
+    assert memory_is_exclusive(ops, local)
+    arenas = {b.arena[0] for b in local if b.arena is not None}
+    assert len(arenas) <= 1 and all(a.bytes <= 1024 * kib for a in arenas if kib)
+
+
+def test_equal_bodies_have_equal_orders() -> None:
+    def ordered() -> list[str]:
+        body = layers(8, 2)
+        return [op.name for op in order(body.ops, MACHINE, Search(moves=500, local=sram_of(body)))]
+
+    assert ordered() == ordered()
+
+
+# ---- what does not fit
+
+
+def crossing(results: int) -> BodyOfOps:
+    """Results of 8 KiB in PSUM, all made from what the first of their readers overwrites: alive at the same time."""
+    b = Builder("g")
+    body = BodyOfOps()
+    left, weight = tile("left", 8, rows=32), tile("weight", 8, cols=64)
+    made = [body.new("result", space=Space.PSUM, rows=32, cols=64) for _ in range(results)]
+    for i, buffer in enumerate(made):
+        buffer.owner = b.state(f"w{i}", (4, 4), loc=HERE)
+        body.matmul(whole(left, 32), whole(weight, cols=64), whole(buffer, 32, 64))
+    for buffer in made:
+        body.copy(narrow(whole(buffer, 32, 64), 1, 0, SIDE), whole(left, 32))
+    return body
+
+
+@pytest.mark.parametrize("search", [None, Search(moves=20)])
+def test_psum_is_full(search: Search | None) -> None:
+    body = crossing(PSUM_BYTES // 8192)
+    assert memory_is_exclusive(order(body.ops, MACHINE, search), frozenset())
+    body = crossing(PSUM_BYTES // 8192 + 1)
+    with pytest.raises(PsumFullError) as full:
+        order(body.ops, MACHINE, search)
+    assert full.value.owners == {buffer.owner for buffer in body.local}
+
+
+def test_no_room() -> None:
+    """Five values of a tile are copies of what the first of their readers overwrites."""
+
+    def copies() -> BodyOfOps:
+        body, shared = BodyOfOps(), tile("shared")
+        made = [body.new("value") for _ in range(5)]
+        for buffer in made:
+            body.copy(whole(shared), whole(buffer))
+        for buffer in made:
+            body.copy(whole(buffer), whole(shared))
+        return body
+
+    room = 5 * made_bytes()
+    body = copies()
+    assert memory_is_exclusive(order(body.ops, MACHINE, Search(room=room, local=sram_of(body))), sram_of(body))
+    body = copies()
+    with pytest.raises(NoRoomError):
+        order(body.ops, MACHINE, Search(room=room - 1, local=sram_of(body)))
+
+
+def made_bytes() -> int:
+    return tile("value").bytes
+
+
+def test_dead_values_make_room() -> None:
+    """A chain of values, each read once: two of them are alive at a time, whatever their number."""
+    body, source, out = BodyOfOps(), tile("source"), tile("out")
+    chain = [source, *(body.new("value") for _ in range(9)), out]
+    for a, b in itertools.pairwise(chain):
+        body.copy(whole(a), whole(b))
+    ops = order(body.ops, MACHINE, Search(room=2 * made_bytes(), local=sram_of(body)))
+    assert ops == body.ops and memory_is_exclusive(ops, sram_of(body))
+
+
+# ---- the prediction
+
+
+def layers(trips: int, tiles: int, rows: int = SIDE, cols: int = 64, depth: int = 5, store: bool = False) -> BodyOfOps:
+    """`tiles` tiles of `depth` layers: load, then quantise and product of each layer, copy, store."""
+    body = BodyOfOps()
+    every = rows * tiles * trips
+    source = Buffer("x", every * cols, space=Space.DRAM, addr=0)
+    out = Buffer("y", every * cols, space=Space.DRAM, addr=4 * every * cols)
+    weight = tile("weight", 8, rows=cols, cols=cols)
+    for i in range(tiles):
+        step = (0, rows * tiles)
+        x = Buffer(f"x{i}", rows * cols, ring=2)
+        body.load(narrow(compact_view(source, (every, cols)), 0, i * rows, rows, step), whole(x, rows, cols))
+        before = x
+        for _ in range(depth):
+            q = body.new("q", 8, rows=rows, cols=cols)
+            body.copy(whole(before, rows, cols), whole(q, rows, cols))
+            before = body.new("p", space=Space.PSUM, rows=rows, cols=cols)
+            body.matmul(whole(q, rows, cols), whole(weight, cols, cols), whole(before, rows, cols))
+        y = body.new("y", rows=rows, cols=cols)
+        body.copy(whole(before, rows, cols), whole(y, rows, cols))
+        if store:
+            target = narrow(compact_view(out, (every, cols)), 0, i * rows, rows, step)
+            body.store(whole(y, rows, cols), target)
+    return body
+
+
+def gradients(trips: int, tiles: int) -> BodyOfOps:
+    """Products that fold all tiles into one result in SRAM, beside vector work that reads no result."""
+    body = BodyOfOps()
+    total = tile("total", cols=64)
+    for i in range(tiles):
+        value, left, right = tile(f"value{i}"), body.new("left", 8), body.new("right", 8, cols=64)
+        wide = tile(f"wide{i}", cols=64)
+        body.copy(whole(value), whole(left))
+        body.copy(whole(wide, cols=64), whole(right, cols=64))
+        body.matmul(whole(left), whole(right, cols=64), whole(total, cols=64), accumulate=True)
+    return body
+
+
+BODIES: dict[str, Callable[[int], BodyOfOps]] = {
+    "one tile": lambda trips: layers(trips, 1),
+    "two tiles": lambda trips: layers(trips, 2),
+    "four tiles": lambda trips: layers(trips, 4),
+    "large tiles": lambda trips: layers(trips, 2, rows=32),
+    "narrow": lambda trips: layers(trips, 4, cols=SIDE, depth=8),
+    "wide": lambda trips: layers(trips, 1, rows=32, cols=128),
+    "loads are the limit": lambda trips: layers(trips, 2, depth=1),
+    "gradients": lambda trips: gradients(trips, 2),
+    "gradients of many tiles": lambda trips: gradients(trips, 6),
+}
+
+
+def timed(items: list[Item]) -> int:
+    """Cycles of a schedule on the timeline; the hazard check finds nothing that is not ordered."""
+    allocate(items, MACHINE)
+    synchronizer = Synchronizer()
+    emitter = Emitter(MACHINE, {})
+    emitter.emit(synchronizer.insert(items))
+    table = isa.decode_table(emitter.instructions)
+    params = np.zeros(isa.PARAMS, np.uint32)
+    memory = (1 << 24, MACHINE.sram_kib * 1024, PSUM_BYTES)
+    everything = [(Space.DRAM, 0, memory[0]), (Space.SRAM, 0, memory[1])]
+    verdict = check_listing(
+        table, 0, len(table), synchronizer.semaphores, params, memory, initial=everything, objects=everything
+    )
+    assert verdict.name != "hazard", verdict
+    return simulate_listing(table, 0, len(table), synchronizer.semaphores, MACHINE, params).cycles
+
+
+@pytest.mark.parametrize("moves", [0, 300])
+@pytest.mark.parametrize("name", BODIES)
+def test_predicted_cycles_are_those_of_the_timeline(name: str, moves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cycles an iteration, as the search believes and as the loop takes once it goes round and round."""
+    predicted: list[int] = []
+
+    def recording(real: Callable[..., int]) -> Callable[..., int]:
+        def call(*arguments: object) -> int:
+            predicted.append(int(real(*arguments)))
+            return predicted[-1]
+
+        return call
+
+    monkeypatch.setattr(order_core, "search", recording(order_core.search))
+    monkeypatch.setattr(order_core, "improve", recording(order_core.improve))
+    trips = 64
+    body = BODIES[name](2 * trips)
+    ops = order(body.ops, MACHINE, Search(moves=moves, local=sram_of(body)))
+    whole_loop, half = (timed([Loop(0, n, list(ops))]) for n in (2 * trips, trips))
+    measured = (whole_loop - half) / trips
+    assert predicted[-1] == pytest.approx(measured, rel=0.05)
+    assert predicted == sorted(predicted, reverse=True), "moves make nothing worse"
