@@ -13,6 +13,8 @@ from pintac import rng
 from pintac.errors import ModelError
 from pintac.frontend import (
     Adam,
+    OrthonormalDirections,
+    QuasiRandom,
     SampledStep,
     SecondDifference,
     Stein,
@@ -240,6 +242,24 @@ def test_eager_torch_with_time() -> None:
     loss, _ = EagerStep(step, dtype=torch.float64).loss_and_gradients(0)
     expected, _ = SampledStep(step, expand, dtype=torch.float64).loss_and_gradients(0)
     assert loss == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("estimator", [OrthonormalDirections(K=4), QuasiRandom(K=4)])
+def test_eager_torch_draws_normal_directions_only(estimator) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ModelError, match="draws normal directions") as caught:
+        EagerStep(make_step(mlp(2, 3, 1), lambda u, x: laplacian(u, x), 2, estimator))
+    assert "SampledStep" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("estimator", [OrthonormalDirections(K=8, sigma=0.1), QuasiRandom(K=8, sigma=0.1)])
+def test_chunks_of_points_see_their_own_directions(estimator) -> None:  # type: ignore[no-untyped-def]
+    """The directions of a point are those of the whole draw, in chunks too."""
+    step = make_step(mlp(3, 5, 1), lambda u, x: dt(u, x) - laplacian(u, x, dims=slice(0, 2)), 3, estimator)
+    whole = SampledStep(step, expand, dtype=torch.float64).loss_and_gradients(1)
+    parts = SampledStep(step, expand, dtype=torch.float64, chunk=2).loss_and_gradients(1)
+    assert parts[0] == pytest.approx(whole[0], rel=1e-11)
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(parts[1][name], gradient, rtol=1e-10, atol=1e-12)
 
 
 # ---------------------------------------------------------------------------------------------- the test set
