@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**28)}
 PROBLEMS = {
     "poisson": ["poisson2d"],
-    "poisson-dense": ["poisson2d", "--set", "scheme=dense"],
+    "poisson-dense": ["poisson2d", "--scheme", "dense"],
     "heat100": ["heat100"],
 }
 CHUNKS = (1, 2, 4, 8)
@@ -129,14 +129,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", default=",".join(PROBLEMS), help="comma-separated (default: all three)")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--program", action="append", default=[], metavar="WORKLOAD=F", help="a program file in place of compiling"
+    )
     parser.add_argument("--steps", type=int, default=4, help="steps of a process, after a first one to warm up")
     parser.add_argument("--json", metavar="F", help="write the figures")
     options = parser.parse_args()
     names = options.workloads.split(",")
+    given = dict(text.split("=", 1) for text in options.program)
     began = time.perf_counter()
     report = {}
     with tempfile.TemporaryDirectory() as folder:
-        cases = {name: cases_of(name, compiled(name, folder), options.steps) for name in names}
+        programs = {name: given.get(name) or compiled(name, folder) for name in names}
+        cases = {name: cases_of(name, programs[name], options.steps) for name in names}
         for _ in range(options.rounds):
             for group in cases.values():
                 for case in group.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from pintac.runtime.jit.codegen import I1, I32, I64, PTR, VOID, Emitter, Lowering, Val, Var
+from pintac.runtime.jit.codegen import I1, I8, I32, I64, PTR, VOID, Emitter, Lowering, Val, Var, vec
 
 # Arguments: one pointer to 64-bit words. With an index vector, the rows of the indexed side lie in [low, high).
 TRANSFER_ARGS = (
@@ -13,8 +13,17 @@ TRANSFER_ARGS = (
 )  # fmt: skip
 
 
+_SHORT = 1024  # bytes that are copied in place, without a call
+
+
 def _copy(e: Emitter, target: Val, source: Val, size: Val) -> None:
-    e.intrinsic("llvm.memcpy.p0.p0.i64", VOID, target, source, size, e.const(I1, 0))
+    line = vec(I8, 64)
+    lines = e.select(size.le(_SHORT), size & -64, e.i64(0))
+    with e.loop(0, lines, 64) as at:
+        e.store(e.load(line, source, at), target, at)
+    with e.when(size.gt(lines)):
+        rest = [e.at(pointer, lines) for pointer in (target, source)]
+        e.intrinsic("llvm.memcpy.p0.p0.i64", VOID, *rest, size - lines, e.const(I1, 0))
 
 
 def write_transfer(indexed: str, module: ir.Module, symbol: str, style: Lowering) -> None:
