@@ -17,6 +17,8 @@ from pintac.isa import Space
 from pintac.machine import Machine
 
 ALIGNMENT = 64
+SMALL = 2048
+"""Bytes of a buffer that keeps its memory for the whole of the loops it is used in."""
 
 
 class SramFullError(DoesNotFitError):
@@ -69,7 +71,8 @@ def lifetimes(items: Sequence[Item]) -> dict[Buffer, Life]:
             inside = [u for u in uses if number in u[2]]
             carried = not inside[0][1]
             ringed = buffer.ring > 1 and loops[number].level >= buffer.ring_level
-            if len(inside) < len(uses) or carried or ringed:
+            small = buffer.bytes <= SMALL and buffer.arena is None  # not worth waiting for others to leave its memory
+            if len(inside) < len(uses) or carried or ringed or small:
                 life.first = min(life.first, spans[number][0])
                 life.last = max(life.last, spans[number][1] - 1)
         out[buffer] = life

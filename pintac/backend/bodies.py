@@ -80,6 +80,7 @@ class Bodies(Placement):
         self.outputs = outputs
         self.not_in_psum = not_in_psum
         self.unit_of: dict[Buffer, Unit] = {}  # of tile buffers
+        self.split_results = True
         self.chunked: dict[tuple[Node, int], Chunks] = {}
         self.tile_of: dict[TileOp, tuple[int, int]] = {}  # (stage, tile) of an operation
         self.outputs_of: dict[Node, list[tuple[str, Node]]] = {}
@@ -174,7 +175,8 @@ class Bodies(Placement):
 
     def _accumulator_parts(self, node: Node) -> list[tuple[int, int]]:
         rows, cols = node.type.shape
-        step = max(4, ACCUMULATOR_TILE_BYTES // (4 * rows) // 4 * 4)
+        most = min(ACCUMULATOR_TILE_BYTES, self.machine.sram_kib * 1024 // 16)
+        step = max(4, most // (4 * rows) // 4 * 4)
         return [(c, min(step, cols - c)) for c in range(0, cols, step)]
 
     # ---- steps
@@ -359,10 +361,10 @@ class Bodies(Placement):
     def _piece(self, m: int, k: int, n: int, bits_a: int, bits_b: int, target: View) -> int:
         """Columns of an instruction: where results take longer to write than to compute, a pass each.
 
-        Other work can then go between the passes while results are written.
+        Other work can then go between the passes while results are written (`split_results`: where that is worth it).
         """
         mapping = best_dataflow(m, k, n, bits_a, bits_b, self.machine, to_sram=target.buffer.space == Space.SRAM)
-        if mapping.passes == 1 or mapping.drain <= mapping.compute:
+        if not self.split_results or mapping.passes == 1 or mapping.drain <= mapping.compute:
             return n
         return max(4, -(-n // mapping.passes // 4) * 4)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pintac import isa
 from pintac.backend.allocate import SramFullError, allocate
-from pintac.backend.bound import lower_bound
+from pintac.backend.bound import Bound, lower_bound
 from pintac.backend.check import check
 from pintac.backend.emit import Emitter
 from pintac.backend.order import NoRoomError, PsumFullError
@@ -29,8 +29,8 @@ LARGE = 65536
 """Bytes of a value that goes to DRAM rather than have the tiles made smaller."""
 SLACK = 2048
 """Bytes by which a loop body's room falls short of what is free, because buffers do not fill it without gaps."""
-LEAST_ROOM = 5
-"""Largest buffers of a loop body that its room must hold at least."""
+LEAST_ROOM = 4
+"""Largest buffers that the room of a body over evaluations must hold at least: below, smaller tiles are better."""
 MOVES = 40000
 """Length of the search for the order of a loop body."""
 SMALL = 2048
@@ -116,7 +116,8 @@ def lower(
                 values = node.attrs["values"]
                 arrays[key] = np.broadcast_to(np.array(values, np.float32), (node.type.size,)).reshape(node.type.shape)
         outputs = {k: _output(k, v, states, dram) for k, v in graph.outputs.items()}
-        entry = _schedule(graph, machine, leaves, outputs)
+        bound = lower_bound(given, machine)
+        entry = _schedule(graph, machine, leaves, outputs, bound)
         for buffer in entry.scratch:
             dram.place(buffer)
         synchronizer = Synchronizer(len(semaphores))
@@ -139,7 +140,7 @@ def lower(
             "tiles_interleaved": entry.tiling.interleave,
             "sram_bytes": entry.sram_bytes,
             "in_dram": list(entry.spilled),
-            "bound": lower_bound(graph, machine).to_dict(),
+            "bound": bound.to_dict(),
         }
     return Program(
         code=isa.encode_program(instructions),
@@ -169,9 +170,11 @@ def _output(key: str, node: Node, states: Mapping[str, Buffer], dram: Dram) -> B
     return dram.symbol(name, node.type.shape, kind)
 
 
-def _schedule(graph: Graph, machine: Machine, leaves: Mapping[Node, Buffer], outputs: Mapping[str, Buffer]) -> Entry:
+def _schedule(
+    graph: Graph, machine: Machine, leaves: Mapping[Node, Buffer], outputs: Mapping[str, Buffer], bound: Bound
+) -> Entry:
     """The first tiling that fits, with as few values in DRAM as the greedy choice needs, in the best order found."""
-    tiling = Tiling()
+    tiling = Tiling(split_results=bound.limit == "tcu")
     spilled: frozenset[Node] = frozenset()
     not_in_psum: frozenset[Node] = frozenset()
     rooms: dict[str, int] = {}
@@ -244,12 +247,14 @@ def _tighter(scheduler: Scheduler, alive: set[Buffer], machine: Machine) -> dict
     taken = sum(b.bytes for b in own)
     room = machine.sram_kib * 1024 - sum(b.bytes for b in alive if b not in scheduler.own) - SLACK
     room = min(room, scheduler.rooms.get(unit.name, taken) - SLACK)
-    return {unit.name: room} if room >= LEAST_ROOM * scheduler.largest.get(unit.name, 0) else None
+    least = LEAST_ROOM if unit.kind == "evaluations" else 1
+    return {unit.name: room} if room >= least * scheduler.largest.get(unit.name, 0) else None
 
 
 def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:
     """The next smaller tiling for the kind of loop in which SRAM is short."""
-    kinds = {scheduler.unit_of[b].kind for b in alive if b in scheduler.unit_of}
+    units = [scheduler.unit_of.get(b) or scheduler.own.get(b) for b in alive]
+    kinds = {unit.kind for unit in units if unit is not None}
     if "points" in kinds:
         return replace(tiling, point_rows=tiling.point_rows // 2) if tiling.point_rows > 4 else None
     if tiling.interleave > 1:
@@ -271,6 +276,10 @@ def _victim(scheduler: Scheduler, alive: set[Buffer]) -> Node | None:
         return kind, -scheduler.candidates[node], node.name
 
     choices = [
-        n for n in scheduler.candidates if scheduler.home_buffer(n) in alive and scheduler.candidates[n] >= SMALL
+        n
+        for n in scheduler.candidates
+        if scheduler.home_buffer(n) in alive
+        and scheduler.candidates[n] >= SMALL
+        and (n.op not in ("sum", "amax") or n in scheduler.unit_home)  # what loops fold stays where they add to it
     ]
     return min(choices, key=rank, default=None)

@@ -53,7 +53,7 @@ class NoRoomError(Exception):
 class Search:
     """How the order of a loop body is looked for.
 
-    `tries` list schedules with other priorities (-1: the simplest priorities only), then `moves` of single operations; `room` bytes of SRAM for the
+    `tries` list schedules with other priorities (-1: the simplest ones only), then `moves` of single operations; `room` bytes of SRAM for the
     buffers that are the body's own (`local`). The vector unit is away for `pause` cycles when an outer loop goes on.
     `tiles` are (stage, tile) of the operations; at most `window` tiles of a stage are under way at a time.
     """
@@ -107,7 +107,7 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
     pause = search.pause if search is not None else 0
     graph = (rows, *_csr(before), *_csr(after), *_csr(again), *_csr(using), buffers, uses, psum + room, pause)
     chosen, address = np.zeros(len(ops), np.int64), np.zeros(len(placed), np.int64)
-    tries = max(0, search.tries) if search is not None else 0
+    tries = search.tries if search is not None else -1
     cycles = core.search(*graph, np.array(priorities), tries, chosen, address)
     if cycles < 0:
         if room < own:
@@ -178,7 +178,9 @@ def _row(op: TileOp, machine: Machine) -> list[int]:
     elif isinstance(op, VpuOp):
         row[core.BUSY], row[core.TAIL] = vpu_cycles(op, machine), machine.vpu_pipeline_cycles
     else:
-        row[core.BUSY], row[core.TAIL] = math.ceil(cost(op, machine)), machine.dram_latency_cycles
+        assert isinstance(op, CopyOp)
+        first, second = transfer_cycles(op, machine)
+        row[core.BUSY], row[core.COMPUTE], row[core.TAIL] = first, second, machine.dram_latency_cycles
     return row
 
 
@@ -226,8 +228,22 @@ def cost(op: TileOp, machine: Machine) -> float:
     if isinstance(op, VpuOp):
         return float(vpu_cycles(op, machine))
     assert isinstance(op, CopyOp)
-    size = math.prod(op.source.shape) * (op.source.bits / 8 if op.source.bits else 4)
-    return size / machine.dram_bytes_per_cycle
+    return float(sum(transfer_cycles(op, machine)))
+
+
+def transfer_cycles(op: CopyOp, machine: Machine) -> tuple[int, int]:
+    """Cycles of the bus for the data or the mantissa plane, and for the exponent plane, in one run each."""
+    shape = list(op.source.shape)
+    if not op.source.bits:
+        return _bus_cycles(4 * math.prod(shape), machine), 0
+    shape[-2:] = [-(-shape[-2] // 4), -(-shape[-1] // 4)]
+    blocks = math.prod(shape)
+    return _bus_cycles(2 * op.source.bits * blocks, machine), _bus_cycles(blocks, machine)
+
+
+def _bus_cycles(size: int, machine: Machine) -> int:
+    burst = machine.dram_burst_bytes
+    return max(1, math.ceil(-(-size // burst) * burst / machine.dram_bytes_per_cycle - 1e-9))
 
 
 def span(view: View) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-# Columns of an operation.
+# Columns of an operation. A transfer of SMX data is two, a plane each: COMPUTE is the bus time of the second.
 QUEUE, BUSY, TAIL, COMPUTE, PASSES, DRAIN, PRELOAD, SKEW, ACC, DEST = range(10)
 COLUMNS = 10
 
@@ -45,10 +45,11 @@ def advance(op, start, now, state):
         state[1] = op[DEST]
         now[TCU] = end
         return state[0] + op[SKEW], taken + op[DRAIN] + op[SKEW]
-    now[op[QUEUE]] = start + op[BUSY]
+    end = start + op[BUSY] + op[COMPUTE]
+    now[op[QUEUE]] = end
     if op[QUEUE] != VPU:
-        state[2] = start + op[BUSY]  # loads and stores share a bus
-    return start + op[BUSY] + op[TAIL], 0
+        state[2] = end  # loads and stores share a bus
+    return end + op[TAIL], 0
 
 
 @njit(cache=True)
@@ -190,73 +191,150 @@ def play(
 ):  # fmt: skip
     """Cycles of one iteration of the body once it goes round and round in this order.
 
-    The vector unit is busy elsewhere for `pause` cycles before one of the iterations (where an outer loop goes on).
-    `lost` are the cycles that the tensor unit waits before or in each operation. Afterwards `now`, `freed` (by buffer),
-    `state` and `ready_at` say, from the time the tensor or vector unit is first free, what the next iteration meets.
+    The queues run by themselves, each in its order; transfers take the bus in the order in which they ask. The vector
+    unit is busy elsewhere for `pause` cycles before one of the iterations (where an outer loop goes on). `lost` are the
+    cycles that its unit waits before or in each operation. Afterwards `now`, `freed` (by buffer), `state` and `ready_at`
+    say, from the time the tensor or vector unit is first free, what the next iteration meets.
     """
-    n = len(ops)
+    n, m = len(ops), len(uses)
     now[:] = 0
-    freed[:] = 0
     state[:] = 0
     complete = np.zeros(QUEUES, np.int64)
     done_first = 0
-    previous = np.zeros(n, np.int64)  # when what waits for the operation may go on, in the iteration before
-    current = np.zeros(n, np.int64)
-    left = np.zeros(len(uses), np.int64)
-    first_end, end = 0, 0
-    for turn in range(ROUNDS):
-        left[:] = uses
-        if turn == ROUNDS - 1:
-            now[VPU] += pause
-        for position in range(n):
-            i = order[position]
-            op = ops[i]
-            q = op[QUEUE]
-            ready = 0
-            for p in range(before_at[i], before_at[i + 1]):
-                j = before[p]
-                if ops[j, QUEUE] != q or q == VPU:
-                    ready = max(ready, current[j])
-            if turn:
-                for p in range(again_at[i], again_at[i + 1]):
-                    j = again[p]
+    until = np.zeros((ROUNDS, n), np.int64)  # when what waits for the operation may go on
+    runs = np.zeros(n, np.int64)
+    empty = np.zeros((ROUNDS, m), np.int64)  # when a buffer's last reader is done
+    left = uses.copy()
+    emptied = np.zeros(m, np.int64)  # how often
+    first, last = np.full(m, n), np.zeros(m, np.int64)
+    position = np.zeros(n, np.int64)
+    line, length = np.zeros((QUEUES, n), np.int64), np.zeros(QUEUES, np.int64)
+    for k in range(n):
+        i = order[k]
+        position[i] = k
+        line[ops[i, QUEUE], length[ops[i, QUEUE]]] = i
+        length[ops[i, QUEUE]] += 1
+        for p in range(use_at[i], use_at[i + 1]):
+            first[use[p]] = min(first[use[p]], k)
+            last[use[p]] = k
+    at, turn = np.zeros(QUEUES, np.int64), np.zeros(QUEUES, np.int64)
+    asked = np.full(QUEUES, -1)
+    second = np.zeros(QUEUES, np.bool_)
+    ends = np.zeros(ROUNDS, np.int64)
+    remaining = n * ROUNDS
+    while remaining:
+        granted = -1
+        done = 0
+        for q in range(QUEUES):
+            while turn[q] < ROUNDS and length[q] and asked[q] < 0:
+                t = turn[q]
+                i = line[q, at[q]]
+                op = ops[i]
+                ready = 0
+                blocked = False
+                for p in range(before_at[i], before_at[i + 1]):
+                    j = before[p]
                     if ops[j, QUEUE] != q or q == VPU:
-                        ready = max(ready, previous[j])
-            for p in range(use_at[i], use_at[i + 1]):
-                b = use[p]
-                if left[b] == uses[b]:
+                        if runs[j] <= t:
+                            blocked = True
+                            break
+                        ready = max(ready, until[t, j])
+                if blocked:
+                    break
+                if t:
+                    for p in range(again_at[i], again_at[i + 1]):
+                        j = again[p]
+                        if ops[j, QUEUE] != q or q == VPU:
+                            if runs[j] < t:
+                                blocked = True
+                                break
+                            ready = max(ready, until[t - 1, j])
+                if blocked:
+                    break
+                for p in range(use_at[i], use_at[i + 1]):
+                    b = use[p]
+                    if first[b] != position[i]:
+                        continue
                     for k in range(over_at[b], over_at[b + 1]):
-                        ready = max(ready, freed[over[k]])
-            start = start_of(op, now, ready, state, done_first)
-            if q == TCU:
-                lost[i] = start - now[TCU] + max(0, state[0] - start - op[COMPUTE])
-            done, first = advance(op, start, now, state)
-            if q == TCU:
-                done_first = first
-            complete[q] = max(complete[q], done)
-            current[i] = complete[q] + HANDOVER
-            for p in range(use_at[i], use_at[i + 1]):
-                b = use[p]
-                left[b] -= 1
-                if left[b] == 0:
-                    freed[b] = complete[q] + HANDOVER
-        previous, current = current, previous
-        end = max(now[TCU], now[VPU], now[LOAD], now[STORE])
-        if turn == 1:
-            first_end = end
+                        c = over[k]
+                        round_ = t if last[c] < position[i] else t - 1
+                        if round_ >= 0:
+                            if emptied[c] <= round_:
+                                blocked = True
+                                break
+                            ready = max(ready, empty[round_, c])
+                if blocked:
+                    break
+                if q == VPU and at[q] == 0 and t == ROUNDS - 1:
+                    now[q] += pause
+                if q != TCU and q != VPU:
+                    asked[q] = max(now[q], ready)
+                    break
+                start = start_of(op, now, ready, state, done_first)
+                lost[i] = start - now[q]
+                if q == TCU:
+                    lost[i] += max(0, state[0] - start - op[COMPUTE])
+                done, first_pass = advance(op, start, now, state)
+                if q == TCU:
+                    done_first = first_pass
+                granted = q
+                break
+            if granted >= 0:
+                break
+        if granted < 0:  # nothing else can move: the transfer that asked first, a load before a store
+            for q in (LOAD, STORE):
+                if asked[q] >= 0 and (granted < 0 or asked[q] < asked[granted]):
+                    granted = q
+            if granted < 0:
+                return FAR
+            q = granted
+            i = line[q, at[q]]
+            op = ops[i]
+            start = max(asked[q], state[2])
+            busy = op[COMPUTE] if second[q] else op[BUSY]
+            lost[i] = start - now[q]
+            state[2] = start + busy
+            now[q] = start
+            done = start + busy + op[TAIL]
+            if op[COMPUTE] and not second[q]:
+                second[q] = True
+                asked[q] = start
+                complete[q] = max(complete[q], done)
+                continue
+            second[q] = False
+            asked[q] = -1
+        q = granted
+        t = turn[q]
+        i = line[q, at[q]]
+        complete[q] = max(complete[q], done)
+        until[t, i] = complete[q] + HANDOVER
+        runs[i] += 1
+        for p in range(use_at[i], use_at[i + 1]):
+            b = use[p]
+            left[b] -= 1
+            if left[b] == 0:
+                left[b] = uses[b]
+                empty[t, b] = complete[q] + HANDOVER
+                emptied[b] += 1
+        ends[t] = max(ends[t], now[q])
+        remaining -= 1
+        at[q] += 1
+        if at[q] == length[q]:
+            at[q] = 0
+            turn[q] += 1
     zero = min(now[TCU], now[VPU])
     for q in range(QUEUES):
         now[q] = max(0, now[q] - zero)
-    for k in range(len(freed)):
-        freed[k] = max(0, freed[k] - zero)
+    for k in range(m):
+        freed[k] = max(0, empty[ROUNDS - 1, k] - zero)
     state[0], state[2] = max(0, state[0] - zero), max(0, state[2] - zero)
     for i in range(n):
         ready_at[i] = 0
         for p in range(again_at[i], again_at[i + 1]):
             j = again[p]
             if ops[j, QUEUE] != ops[i, QUEUE] or ops[i, QUEUE] == VPU:
-                ready_at[i] = max(ready_at[i], previous[j] - zero)
-    return (end - first_end) // (ROUNDS - 2)
+                ready_at[i] = max(ready_at[i], until[ROUNDS - 1, j] - zero)
+    return (ends[ROUNDS - 1] - ends[1]) // (ROUNDS - 2)
 
 
 @njit(cache=True)
@@ -264,7 +342,7 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
            priorities, tries, order, address):  # fmt: skip
     """The best order found by list scheduling: under the rows of `priorities`, then `tries` random changes of the best.
 
-    Returns its cycles, -1 if none was found.
+    With negative `tries` only the first priorities are looked at. Returns the cycles, -1 if no order was found.
     """
     n = len(ops)
     best_cycles = -1
@@ -280,10 +358,13 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
     for row in range(len(priorities)):
         scale = max(scale, priorities[row].max())
     given = len(priorities) * 8
-    for attempt in range(given + tries):
+    turns = 3
+    if tries < 0:
+        given, turns = 2, 1
+    for attempt in range(given + max(tries, 0)):
         if attempt < given:
             priority = priorities[attempt // 8].copy()
-            slack = (0, 8, 40, 150)[attempt % 4]
+            slack = (0, 40, 8, 150)[attempt % 4]
             aversion = 1 if attempt // 4 % 2 == 0 else 16
             release[:] = 0
         else:
@@ -306,7 +387,7 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
         free[:] = 0
         state[:] = 0
         ready_at[:] = 0
-        for _ in range(3):
+        for _ in range(turns):
             fits = arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses, priority, release,
                            slack, aversion, now, free, state, ready_at, trial_order, trial_address, starts)  # fmt: skip
             if not fits:
@@ -363,6 +444,12 @@ def improve(ops, before_at, before, after_at, after, again_at, again, use_at, us
                   state, ready_at, lost)  # fmt: skip
     best_cycles = cycles
     best = order.copy()
+    load = np.zeros(QUEUES, np.int64)
+    for i in range(n):
+        load[ops[i, QUEUE]] += (
+            ops[i, BUSY] + ops[i, COMPUTE] + (ops[i, PASSES] - 1) * max(ops[i, COMPUTE], ops[i, DRAIN])
+        )
+    critical = TCU if load[TCU] >= load[VPU] else VPU
     seed = np.uint64(88172645463325252)
     for attempt in range(moves):
         seed ^= seed << np.uint64(13)
@@ -370,21 +457,27 @@ def improve(ops, before_at, before, after_at, after, again_at, again, use_at, us
         seed ^= seed << np.uint64(17)
         i = np.int64((seed >> np.uint64(20)) % np.uint64(n))
         wanted = -1
-        if attempt % 2:  # work that fills it before something that the tensor unit waits for
+        sooner = False
+        if attempt % 2:
             k = np.int64((seed >> np.uint64(40)) % np.uint64(n))
-            for _ in range(n):
-                if lost[order[k]] > 0 and ops[order[k], QUEUE] == TCU:
-                    wanted = k
+            for _ in range(n):  # something that the unit with most to do waits for
+                if lost[order[k]] > 0 and ops[order[k], QUEUE] == critical:
                     break
                 k = k + 1 if k + 1 < n else 0
-            if wanted < 0:
+            x = order[k]
+            if lost[x] == 0 or ops[x, QUEUE] != critical:
                 continue
-            for _ in range(n):
-                if ops[i, QUEUE] == TCU and ops[i, COMPUTE] >= ops[i, DRAIN] and order[wanted] != i:
-                    break
-                i = i + 1 if i + 1 < n else 0
-            if wanted > place_of[i]:
-                wanted -= 1
+            if attempt % 4 == 1 and critical == TCU:  # work that fills the time before it
+                for _ in range(n):
+                    if ops[i, QUEUE] == TCU and ops[i, COMPUTE] >= ops[i, DRAIN] and x != i:
+                        break
+                    i = i + 1 if i + 1 < n else 0
+                wanted = k - 1 if k > place_of[i] else k
+            elif before_at[x + 1] > before_at[x]:  # or what it waits for, sooner
+                i = before[
+                    before_at[x] + np.int64((seed >> np.uint64(20)) % np.uint64(before_at[x + 1] - before_at[x]))
+                ]
+                sooner = True
         here = place_of[i]
         low, high = 0, n - 1
         for p in range(before_at[i], before_at[i + 1]):
@@ -402,6 +495,8 @@ def improve(ops, before_at, before, after_at, after, again_at, again, use_at, us
                 if shares(use_at, use, over_at, over, i, order[k]):
                     high = k - 1
                     break
+        if sooner:
+            high = here
         if high <= low:
             continue
         target = low + np.int64((seed >> np.uint64(40)) % np.uint64(high - low + 1)) if wanted < 0 else wanted

@@ -29,9 +29,10 @@ def rematerialised(graph: Graph) -> Graph:
         for operand in node.operands:
             if operand.op == "scalar" or is_splat(operand):
                 continue
-            if unit_of(operand) is not unit_of(node) or not _is_base(units, operand):
+            home = unit_of(operand)
+            if home is None or _group(home) != _group(reader) or not _is_base(units, operand):
                 return None
-            kept = any(unit_of(u) is not unit_of(operand) for u in units.executed_users(operand))
+            kept = any(unit_of(u) is not home for u in units.executed_users(operand))
             deeper = leaves(operand, reader) if operand.op in CHEAP else None
             found |= deeper or ({operand} if kept else set())
             if not deeper and not kept:

@@ -11,7 +11,7 @@ from pintac.backend.bodies import Bodies, Body, start_of
 from pintac.backend.fuse import CONTRACTIONS, Fuser, KernelStep, Step
 from pintac.backend.order import Search, order
 from pintac.backend.placement import Context, Home, Position
-from pintac.backend.stages import Stage, held_values, stages_of, windows
+from pintac.backend.stages import Stage, held_values, stages_of, stored_behind_nests, windows
 from pintac.backend.tile import Buffer, CopyOp, Item, Loop, TileOp
 from pintac.backend.units import Sweep, Unit, Units, accumulator
 from pintac.backend.views import compact_view, narrow
@@ -38,6 +38,8 @@ class Tiling:
     """Tiles of a loop body under way at a time."""
     point_rows: int = 32
     """Rows of a tile in loops over points alone: forward and backward of base rows need the most room a row."""
+    split_results: bool = True
+    """Whether a matmul that mostly writes results is an instruction a pass: worth it where the tensor unit is short."""
     pipelined: bool = True
     """Whether stages of different points share a loop (`stages`)."""
 
@@ -78,6 +80,7 @@ class Scheduler(Bodies):
         self.tiling = tiling
         self.rooms = dict(rooms or {})
         self.moves = moves
+        self.split_results = tiling.split_results
         self.own: dict[Buffer, Unit] = {}
         self.largest: dict[str, int] = {}
         self._fused: dict[Sweep, list[Step]] = earlier._fused if earlier is not None else {}
@@ -149,8 +152,12 @@ class Scheduler(Bodies):
             point = Body(unit, {unit.axis: Position(0, 1, 0, 1)}, 0, 0, [], {}, outer)
             items.append(Loop(0, unit.axis.size, self._iteration(unit, [(s, point) for s in stages], 1)))
         else:
-            for node, (made, last) in held.items():
-                for stage in range(made + 1, last + 1):
+            for node in stored_behind_nests(unit, self.units):
+                home = self.unit_home.get(node)
+                if home is not None and node in self.global_home and home.buffer.space == Space.SRAM:
+                    home.buffer.ring = 2  # the next point need not wait for the store
+            for node, (first, last) in held.items():
+                for stage in range(first + 1, last + 1):
                     self.held.setdefault((node, stage), self._copy_home(node, unit))
             for window in windows(len(stages), unit.axis.size):
                 active = []
@@ -188,8 +195,8 @@ class Scheduler(Bodies):
         items += self._nest(unit, [(stage.nest, point) for stage, point in backwards], 1, trips)
         for stage, point in backwards:
             self._end(stage.nest, unit, point)
-            for node, (made, last) in held.items():
-                if made <= stage.number < last:
+            for node, (first, last) in held.items():
+                if first <= stage.number < last:
                     source = self._home_of(node, unit, stage.number)
                     views = [
                         self._stored_view(node, node, home, unit, point.context)

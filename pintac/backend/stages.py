@@ -65,7 +65,10 @@ def windows(stages: int, points: int) -> Iterator[Window]:
 
 
 def held_values(unit: Unit, units: Units, homes: Mapping[Node, Home]) -> dict[Node, tuple[int, int]] | None:
-    """Values to copy behind a stage: node -> (stage that makes it, last stage that reads it). None: cannot pipeline."""
+    """Values to copy behind stages: node -> (first stage behind which, last stage that reads it).
+
+    None when the unit cannot be pipelined.
+    """
     stages = stages_of(unit)
     if unit.axis is None or len(stages) < 2 or unit.axis.size < len(stages):
         return None
@@ -90,5 +93,20 @@ def held_values(unit: Unit, units: Units, homes: Mapping[Node, Home]) -> dict[No
             elif homes[node].buffer.space == Space.DRAM:
                 return None
             else:
-                out[node] = (made, last)
+                # What follows a nest stands until the nest after next begins: the next stage reads the original.
+                out[node] = (made + (sweep in made_after), last)
+    return out
+
+
+def stored_behind_nests(unit: Unit, units: Units) -> list[Node]:
+    """What a nest folds for its point and no later stage reads."""
+    stages = stages_of(unit)
+    stage_of = {sweep: s.number for s in stages for sweep in (*s.before, s.nest, *s.after)}
+    out: list[Node] = []
+    for stage in stages:
+        for node in stage.nest.nodes:
+            rows = {t for t in units.tags(node, unit) if t is not None}
+            readers = [units.of[u][1] for u in units.executed_users(node) if units.of[u][0] is unit]
+            if rows == {unit.axis} and all(stage_of[r] == stage.number for r in readers):
+                out.append(node)
     return out

@@ -231,7 +231,7 @@ class Units:
                 for operand in node.operands:
                     source = root(operand)
                     if source in phase and operand is not accumulator(node):
-                        at = max(at, phase[source] + (len(axes) < len(self._inner(source))))
+                        at = max(at, phase[source] + self._folds(source))
                 phase[node] = at
             self._delay(nodes, phase)
             for node in nodes:
@@ -242,6 +242,11 @@ class Units:
                 sweep.nodes.append(node)
             unit.sweeps = [sweeps[k] for k in sorted(sweeps)]
         self.units.append(unit)
+
+    def _folds(self, node: Node) -> bool:
+        """Whether the op folds an evaluation axis away: it is complete only after the loop over it."""
+        own = {t for t in self.tags(node) if t is not None}
+        return any(a not in own for a in self._inner(node))
 
     def _delay(self, nodes: list[Node], phase: dict[Node, int]) -> None:
         """Move work to the sweep that needs it when fewer bytes then have to be kept from sweep to sweep."""
