@@ -54,6 +54,7 @@ CONFIGURATIONS = {
     "21 inputs, width 512": Configuration("hjb20", {"width": 512}),
     "101 inputs, width 256": Configuration("heat100"),
     "101 inputs, width 512": Configuration("heat100", {"width": 512}),
+    "1 M rows (1024 x 1024)": Configuration(options={"interior": 1024, "K": 1024}),
     "SRAM 192 KiB": Configuration(keys={"sram_kib": 192}),
     "SRAM 768 KiB": Configuration(keys={"sram_kib": 768}),
     "array 4x4": Configuration(keys={"bme_rows": 4, "bme_cols": 4}),

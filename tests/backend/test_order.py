@@ -218,6 +218,7 @@ BODIES: dict[str, Callable[[int], BodyOfOps]] = {
     "narrow": lambda trips: layers(trips, 4, cols=SIDE, depth=8),
     "wide": lambda trips: layers(trips, 1, rows=32, cols=128),
     "loads are the limit": lambda trips: layers(trips, 2, depth=1),
+    "loads and stores of one tile": lambda trips: layers(trips, 1, store=True),
     "gradients": lambda trips: gradients(trips, 2),
     "gradients of many tiles": lambda trips: gradients(trips, 6),
 }

@@ -221,3 +221,17 @@ def test_a_step_is_pipelined() -> None:
 
     first, both, last = map(tiles, nested)
     assert both == first | last | {n for n in both if n.startswith("hold ")}
+
+
+def test_a_sum_that_evaluations_read_ends_their_sweep() -> None:
+    """Also where they read it as it is, with no work on a point alone between."""
+    b = Builder("step")
+    with b.at(HERE):
+        value = b.tanh(b.random("uniform", 1, 0, (6, 5, 3)))
+        value = b.mul(b.reshape(value, (6, 1, 5, 3)), b.const((1.0, -0.5), (1, 2, 1, 1)))
+        b.output("metric:loss", b.sum(b.mul(value, b.sum(value, (1, 2), keepdims=True))))
+    graph = verify(b.finish())
+    unit, _, _ = evaluations(graph)
+    assert len(stages_of(unit)) == 2
+    expected = evaluate(graph, {}, {"seed": 5, "step": 0}, mode="smx")["metric:loss"]
+    np.testing.assert_array_equal(loss_of(graph), expected)
