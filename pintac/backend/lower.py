@@ -31,7 +31,7 @@ SLACK = 2048
 """Bytes by which a loop body's room falls short of what is free, because buffers do not fill it without gaps."""
 LEAST_ROOM = 4
 """Largest buffers that the room of a body over evaluations must hold at least: below, smaller tiles are better."""
-MOVES = 40000
+MOVES = 12000
 """Length of the search for the order of a loop body."""
 SMALL = 2048
 """Bytes of a value too small to be worth moving."""
@@ -179,6 +179,7 @@ def _schedule(
     not_in_psum: frozenset[Node] = frozenset()
     rooms: dict[str, int] = {}
     scheduler: Scheduler | None = None
+    failed: Scheduler | None = None
     alive: set[Buffer] = set()
     while True:
         scheduler = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms)
@@ -191,18 +192,19 @@ def _schedule(
             not_in_psum |= full.owners
             continue
         except SramFullError as error:
-            alive, problem = error.alive, error
+            failed, alive, problem = scheduler, error.alive, error
             tighter = _tighter(scheduler, alive, machine)
         except NoRoomError:
-            pass
-        cold = _cold(scheduler, alive) - spilled
-        victim = _victim(scheduler, alive)
-        smaller = _smaller(scheduler, alive, tiling)
+            pass  # tighter than `failed` does not go
+        assert failed is not None
+        cold = _cold(failed, alive)
+        victim = _victim(failed, alive)
+        smaller = _smaller(failed, alive, tiling)
         if cold:
-            spilled |= cold
+            spilled, rooms = spilled | cold, {}
         elif tighter is not None:
             rooms |= tighter
-        elif victim is not None and scheduler.candidates[victim] >= LARGE:
+        elif victim is not None and failed.candidates[victim] >= LARGE:
             spilled, rooms = spilled | {victim}, {}
         elif smaller is not None:
             tiling, rooms = smaller, {}

@@ -15,7 +15,7 @@ SIZE, LOW, HIGH = range(3)
 
 LOAD, TCU, VPU, STORE = 0, 1, 2, 3
 QUEUES = 4
-ROUNDS = 4  # iterations that are played
+ROUNDS = 5  # iterations that are played; the first two are left out
 HANDOVER = 2  # cycles from completion to a waiting queue's next instruction
 EARLY = 400  # cycles before it is needed by which a load shall be complete
 FAR = 1 << 60
@@ -185,6 +185,26 @@ def overlaps(buffers, address):
 
 
 @njit(cache=True)
+def finish(q, i, done, complete, until, runs, use_at, use, uses, left, empty, emptied, at, turn, length):
+    """Note that queue `q` has run operation `i`, complete at `done`, and go on to its next."""
+    t = turn[q]
+    complete[q] = max(complete[q], done)
+    until[t, i] = complete[q] + HANDOVER
+    runs[i] += 1
+    for p in range(use_at[i], use_at[i + 1]):
+        b = use[p]
+        left[b] -= 1
+        if left[b] == 0:
+            left[b] = uses[b]
+            empty[t, b] = complete[q] + HANDOVER
+            emptied[b] += 1
+    at[q] += 1
+    if at[q] == length[q]:
+        at[q] = 0
+        turn[q] += 1
+
+
+@njit(cache=True)
 def play(
     ops, before_at, before, again_at, again, use_at, use, uses, over_at, over, pause, order,
     now, freed, state, ready_at, lost,
@@ -223,8 +243,7 @@ def play(
     ends = np.zeros(ROUNDS, np.int64)
     remaining = n * ROUNDS
     while remaining:
-        granted = -1
-        done = 0
+        moved = False
         for q in range(QUEUES):
             while turn[q] < ROUNDS and length[q] and asked[q] < 0:
                 t = turn[q]
@@ -265,6 +284,7 @@ def play(
                             ready = max(ready, empty[round_, c])
                 if blocked:
                     break
+                moved = True
                 if q == VPU and at[q] == 0 and t == ROUNDS - 1:
                     now[q] += pause
                 if q != TCU and q != VPU:
@@ -277,51 +297,36 @@ def play(
                 done, first_pass = advance(op, start, now, state)
                 if q == TCU:
                     done_first = first_pass
-                granted = q
-                break
-            if granted >= 0:
-                break
-        if granted < 0:  # nothing else can move: the transfer that asked first, a load before a store
-            for q in (LOAD, STORE):
-                if asked[q] >= 0 and (granted < 0 or asked[q] < asked[granted]):
-                    granted = q
-            if granted < 0:
-                return FAR
-            q = granted
-            i = line[q, at[q]]
-            op = ops[i]
-            start = max(asked[q], state[2])
-            busy = op[COMPUTE] if second[q] else op[BUSY]
-            lost[i] = start - now[q]
-            state[2] = start + busy
-            now[q] = start
-            done = start + busy + op[TAIL]
-            if op[COMPUTE] and not second[q]:
-                second[q] = True
-                asked[q] = start
-                complete[q] = max(complete[q], done)
-                continue
-            second[q] = False
-            asked[q] = -1
-        q = granted
-        t = turn[q]
+                finish(q, i, done, complete, until, runs, use_at, use, uses, left, empty, emptied, at, turn, length)
+                ends[t] = max(ends[t], now[q])
+                remaining -= 1
+        if moved:
+            continue
+        q = -1  # nothing else can move: the transfer that asked first, a load before a store
+        for r in (LOAD, STORE):
+            if asked[r] >= 0 and (q < 0 or asked[r] < asked[q]):
+                q = r
+        if q < 0:
+            return FAR
         i = line[q, at[q]]
-        complete[q] = max(complete[q], done)
-        until[t, i] = complete[q] + HANDOVER
-        runs[i] += 1
-        for p in range(use_at[i], use_at[i + 1]):
-            b = use[p]
-            left[b] -= 1
-            if left[b] == 0:
-                left[b] = uses[b]
-                empty[t, b] = complete[q] + HANDOVER
-                emptied[b] += 1
+        op = ops[i]
+        start = max(asked[q], state[2])
+        busy = op[COMPUTE] if second[q] else op[BUSY]
+        lost[i] = start - now[q]
+        state[2] = start + busy
+        now[q] = start
+        done = start + busy + op[TAIL]
+        if op[COMPUTE] and not second[q]:
+            second[q] = True
+            asked[q] = start
+            complete[q] = max(complete[q], done)
+            continue
+        second[q] = False
+        asked[q] = -1
+        t = turn[q]
+        finish(q, i, done, complete, until, runs, use_at, use, uses, left, empty, emptied, at, turn, length)
         ends[t] = max(ends[t], now[q])
         remaining -= 1
-        at[q] += 1
-        if at[q] == length[q]:
-            at[q] = 0
-            turn[q] += 1
     zero = min(now[TCU], now[VPU])
     for q in range(QUEUES):
         now[q] = max(0, now[q] - zero)
