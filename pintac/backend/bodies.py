@@ -185,6 +185,9 @@ class Bodies(Placement):
         """Every step for every tile of the body, step by step (independent tiles interleave)."""
         self._psum = self._psum_values(steps, bodies[0].unit)
         for step in steps:
+            if isinstance(step, NodeStep) and self._kept_in_dram(step.node):
+                self._accumulate_in_dram(step.node, bodies)
+                continue
             for body in bodies:
                 before = len(body.ops)
                 if isinstance(step, KernelStep):
@@ -380,16 +383,31 @@ class Bodies(Placement):
             self._stores(node, body)
             return
         home = self.unit_home.get(node) or self.global_home[node]
-        if home.buffer.space == Space.DRAM:
-            whole = compact_view(home.buffer, node.type.shape)
-            for start, cols in self._accumulator_parts(node):
-                part = narrow(whole, 1, start, cols)
-                local = compact_view(Buffer(f"{node.name}.{body.tile}.{start}", m * cols), part.shape)
-                body.ops.append(CopyOp(f"load {node.name}", node.loc, part, local))
-                self._accumulate(node, a, narrow(g, len(g.shape) - 1, start, cols), local, m, cols, body)
-                body.ops.append(CopyOp(f"store {node.name}", node.loc, local, part))
-            return
         self._accumulate(node, a, g, self._stored_view(node, node, home, body.unit, body.context), m, n, body)
+
+    def _kept_in_dram(self, node: Node) -> bool:
+        """Whether loops add to the value in DRAM, because SRAM is too small for it."""
+        if node.op != "matmul_tn" or not self._folded(node):
+            return False
+        return (self.unit_home.get(node) or self.global_home[node]).buffer.space == Space.DRAM
+
+    def _accumulate_in_dram(self, node: Node, bodies: list[Body]) -> None:
+        """Part by part: loaded, added to by all tiles of the loop body, stored."""
+        m = node.type.shape[0]
+        whole = compact_view((self.unit_home.get(node) or self.global_home[node]).buffer, node.type.shape)
+        operands = [[self.view(o, body) for o in node.operands[:2]] for body in bodies]
+        last = bodies[-1]
+        before = len(last.ops)
+        for start, cols in self._accumulator_parts(node):
+            part = narrow(whole, 1, start, cols)
+            buffer = Buffer(f"{node.name}.{start}", m * cols)
+            self.unit_of[buffer] = last.unit
+            local = compact_view(buffer, part.shape)
+            last.ops.append(CopyOp(f"load {node.name}", node.loc, part, local))
+            for a, g in operands:
+                self._accumulate(node, a, narrow(g, len(g.shape) - 1, start, cols), local, m, cols, last)
+            last.ops.append(CopyOp(f"store {node.name}", node.loc, local, part))
+        self.tile_of |= dict.fromkeys(last.ops[before:], (last.stage, last.tile))
 
     def _accumulate(
         self, node: Node, a: View, g: View, target: View, m: int, n: int, body: Body, accumulate: bool = True

@@ -204,7 +204,7 @@ def _schedule(
             spilled, rooms = spilled | cold, {}
         elif tighter is not None:
             rooms |= tighter
-        elif victim is not None and failed.candidates[victim] >= LARGE:
+        elif victim is not None and _spill_kind(failed, victim) < 2:
             spilled, rooms = spilled | {victim}, {}
         elif smaller is not None:
             tiling, rooms = smaller, {}
@@ -264,18 +264,21 @@ def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling
     return replace(tiling, rows=tiling.rows // 2) if tiling.rows > 4 else None
 
 
+def _spill_kind(scheduler: Scheduler, node: Node) -> int:
+    """In which order values go to DRAM: 0 saved activations, 1 weight gradients, 2 the rest (weights, small values)."""
+    if scheduler.candidates[node] < LARGE:
+        return 2
+    home = scheduler.unit_home.get(node)
+    if home is not None and home.covers:
+        return 0
+    return 1 if node.op == "matmul_tn" else 2
+
+
 def _victim(scheduler: Scheduler, alive: set[Buffer]) -> Node | None:
-    """The value to move to DRAM next: saved activations first, then weight gradients, then weights; largest first."""
+    """The value to move to DRAM next: saved activations first, then weight gradients and weights; largest first."""
 
     def rank(node: Node) -> tuple[int, int, str]:
-        home = scheduler.unit_home.get(node)
-        if home is not None and home.covers:
-            kind = 0
-        elif node.op == "matmul_tn":
-            kind = 1 if accumulator(node) is None and not scheduler.graph.users(node) else 3
-        else:
-            kind = 2
-        return kind, -scheduler.candidates[node], node.name
+        return _spill_kind(scheduler, node), -scheduler.candidates[node], node.name
 
     choices = [
         n

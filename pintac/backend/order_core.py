@@ -339,7 +339,11 @@ def play(
             j = again[p]
             if ops[j, QUEUE] != ops[i, QUEUE] or ops[i, QUEUE] == VPU:
                 ready_at[i] = max(ready_at[i], until[ROUNDS - 1, j] - zero)
-    return (ends[ROUNDS - 1] - ends[1]) // (ROUNDS - 2)
+    transfers = 0
+    for i in range(n):
+        if ops[i, QUEUE] == LOAD or ops[i, QUEUE] == STORE:
+            transfers += ops[i, BUSY] + ops[i, COMPUTE]
+    return max(transfers, (ends[ROUNDS - 1] - ends[1]) // (ROUNDS - 2))
 
 
 @njit(cache=True)
