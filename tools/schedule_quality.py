@@ -147,11 +147,11 @@ def backend_digest() -> str:
 
 def table(rows: Mapping[str, Row]) -> str:
     """The rows that there are, in the order of `CONFIGURATIONS`, as Markdown."""
-    lines = [
-        "| configuration | cycles | bound | ratio | target | limit | TCU / VPU / load / store busy, % | SRAM, KiB "
-        "| tiles | in DRAM | compile, s | hazards (s) | model error |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    predicted = any("predicted_cycles" in row for row in rows.values())
+    columns = "configuration|cycles|bound|ratio|target|limit|TCU / VPU / load / store busy, %|SRAM, KiB|tiles|in DRAM"
+    columns += "|compile, s|hazards (s)" + "|model error" * predicted
+    width = columns.count("|") + 1
+    lines = [f"| {columns.replace('|', ' | ')} |", "|" + "---|" * width]
     for name, configuration in CONFIGURATIONS.items():
         row = rows.get(name)
         if row is None:
@@ -159,7 +159,8 @@ def table(rows: Mapping[str, Row]) -> str:
         target = f"{configuration.target:.2f}"
         if "error" in row:
             message = row["error"].replace("|", "/")
-            lines.append(f"| {name} | - | - | - | {target} | {message} | | | | | | | |")
+            cells = [name, "-", "-", "-", target, message]
+            lines.append(f"| {' | '.join(cells)} |" + " |" * (width - len(cells)))
             continue
         ratio = f"{row['ratio']:.3f}"
         cells = [
@@ -175,8 +176,10 @@ def table(rows: Mapping[str, Row]) -> str:
             str(len(row["in_dram"])),
             f"{row['compile_seconds']:.1f}",
             f"{row['hazards']} ({row['hazards_seconds']:.1f})",
-            f"{100 * (row['predicted_cycles'] / row['cycles'] - 1):+.1f} %" if "predicted_cycles" in row else "-",
         ]
+        if predicted:
+            believed = row.get("predicted_cycles")
+            cells.append("-" if believed is None else f"{100 * (believed / row['cycles'] - 1):+.1f} %")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
