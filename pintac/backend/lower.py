@@ -31,7 +31,7 @@ SLACK = 2048
 """Bytes by which a loop body's room falls short of what is free, because buffers do not fill it without gaps."""
 LEAST_ROOM = 4
 """Largest buffers that the room of a body over evaluations must hold at least: below, smaller tiles are better."""
-MOVES = 12000
+MOVES = 8000
 """Length of the search for the order of a loop body."""
 SMALL = 2048
 """Bytes of a value too small to be worth moving."""

@@ -183,7 +183,8 @@ def _edges(touched: list[list[Access]], is_loop: list[bool], loops: tuple[Loop, 
     """What must be ordered, in the order found."""
     n = len(touched)
     conflicts = _Conflicts(touched, is_loop, loops)
-    by_distance = {d: found for d in distances(loops) if (found := conflicts.at(d))}
+    found = {d: conflicts.at(d) for d in distances(loops)}
+    by_distance = {d: last.tolist() for d, last in found.items() if (last >= 0).any()}
     queues = [sorted({a.queue for a in t}) for t in touched]
     known = {q: dict.fromkeys(Queue, -1) for q in Queue}
     snapshots: dict[tuple[Queue, int], dict[Queue, int]] = {}
@@ -197,17 +198,16 @@ def _edges(touched: list[list[Access]], is_loop: list[bool], loops: tuple[Loop, 
                         continue
                     need = -1
                     for distance in range(turn + 1):
-                        j = by_distance.get(distance, {}).get((qa, qb, i), -1)
-                        if j >= 0:
+                        if distance in by_distance and (j := by_distance[distance][qa][qb][i]) >= 0:
                             need = max(need, (turn - distance) * n + j)
                     if need > known[qb][qa]:
                         edges[need % n, qa, i, qb, turn - need // n] = None
                         known[qb][qa] = need
                         for q, p in snapshots.get((qa, need), {}).items():
                             known[qb][q] = max(known[qb][q], p)
-                    for distance, found in by_distance.items():
-                        j = found.get((qa, qb, i), -1)
-                        if turn == last and distance > last and j >= 0 and (last - distance) * n + j > known[qb][qa]:
+                    for distance, conflict in by_distance.items() if turn == last else ():
+                        j = conflict[qa][qb][i]
+                        if distance > last and j >= 0 and (last - distance) * n + j > known[qb][qa]:
                             edges[j, qa, i, qb, distance] = None
             for q in queues[i]:
                 snapshots[q, turn * n + i] = dict(known[q])
@@ -242,6 +242,7 @@ class _Conflicts:
 
     def __init__(self, touched: list[list[Access]], is_loop: list[bool], loops: tuple[Loop, ...]) -> None:
         self.loops = loops
+        self.size = len(touched)
         flat = [(node, a) for node, found in enumerate(touched) for a in found]
         every = [a for _, a in flat]
         node = np.array([k for k, _ in flat], np.int64)
@@ -278,8 +279,8 @@ class _Conflicts:
         self.ring_at = np.array([levels.index(x.ring_level) if x.ring_level in levels else -1 for x in first], np.int64)
         self.ring = np.array([x.ring for x in first], np.int64)
 
-    def at(self, distance: int) -> dict[tuple[Queue, Queue, int], int]:
-        """(queue, later queue, later node) -> the last node that it conflicts with, `distance` executions before.
+    def at(self, distance: int) -> np.ndarray:
+        """The last node in conflict with a node `distance` executions later: [queue, later queue, later node]; -1: none.
 
         At distance 0 nodes before it only. A loop in the body orders its own iterations itself.
         """
@@ -287,18 +288,11 @@ class _Conflicts:
         for moved in displacements(distance, self.loops):
             if self.together.size:
                 hits.append(self.together[self._overlap(moved)])
-        found = np.unique(np.concatenate(hits))
+        found = np.concatenate(hits)
         earlier, later = self.nodes[0][found], self.nodes[1][found]
-        keep = earlier < later if distance == 0 else ~self.itself[found]
-        out: dict[tuple[Queue, Queue, int], int] = {}
-        chosen = found[keep]
-        rows = zip(
-            self.queues[0][chosen].tolist(), self.queues[1][chosen].tolist(), self.nodes[1][chosen].tolist(),
-            self.nodes[0][chosen].tolist(), strict=True,
-        )  # fmt: skip
-        for qa, qb, i, j in rows:
-            key = (Queue(qa), Queue(qb), i)
-            out[key] = max(out.get(key, -1), j)
+        found = found[earlier < later if distance == 0 else ~self.itself[found]]
+        out = np.full((len(Queue), len(Queue), self.size), -1, np.int64)
+        np.maximum.at(out, (self.queues[0][found], self.queues[1][found], self.nodes[1][found]), self.nodes[0][found])
         return out
 
     def _overlap(self, moved: tuple[int, ...]) -> np.ndarray:
