@@ -219,6 +219,7 @@ BODIES: dict[str, Callable[[int], BodyOfOps]] = {
     "wide": lambda trips: layers(trips, 1, rows=32, cols=128),
     "loads are the limit": lambda trips: layers(trips, 2, depth=1),
     "loads and stores of one tile": lambda trips: layers(trips, 1, store=True),
+    "loads and stores are the limit": lambda trips: layers(trips, 4, cols=SIDE, depth=1, store=True),
     "gradients": lambda trips: gradients(trips, 2),
     "gradients of many tiles": lambda trips: gradients(trips, 6),
 }
