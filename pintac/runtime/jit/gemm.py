@@ -261,15 +261,18 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Tile:
-    """A tile of results in registers: `rows` (at most 4, or whole strips) x 16 * `vectors`; `full`: none is missing."""
+    """A tile of results in registers: `rows` (at most 4, or whole strips) x 16 * `vectors`.
+
+    missing: what may lie outside the result, "" (nothing), "columns", or "both".
+    """
 
     rows: int
     vectors: int
-    full: bool
+    missing: str
 
     @property
     def name(self) -> str:
-        return f"tiles_{self.rows}_{self.vectors}{'_full' * self.full}"
+        return f"tiles_{self.rows}_{self.vectors}_{self.missing}"
 
 
 def _tiles(module: ir.Module, kind: Kind, tile: _Tile, style: Lowering) -> ir.Function:
@@ -284,20 +287,22 @@ def _tiles(module: ir.Module, kind: Kind, tile: _Tile, style: Lowering) -> ir.Fu
     left, left_step, scale, scale_step, right, right_step, c, c_step, blocks, accumulate, height, width = e.args()
     grid = [(r, v) for r in range(tile.rows) for v in range(tile.vectors)]
     counts = [e.imin(e.imax(width - 16 * v, 0), 16).trunc(I32) for v in range(tile.vectors)]
+    columns = [e.part(count) if tile.missing else e.whole() for count in counts]
     with e.loop(0, height, tile.rows) as row:
         strip_number = row >> 2
         lefts = [e.at(left, (strip_number + s) * left_step) for s in range(-(-tile.rows // 4))]
         factors = [e.at(scale, (strip_number + s) * scale_step) for s in range(len(lefts))]
         start = e.at(c, row * c_step)
         places = {(r, v): e.at(start, c_step * r + 64 * v) for r, v in grid}
-        parts = {}
-        if not tile.full:
+        parts = {(r, v): columns[v] for r, v in grid}
+        if tile.missing == "both":
             parts = {(r, v): e.part(e.select((height - row).gt(r), counts[v], 0)) for r, v in grid}
         acc = {at: Var(e, VF, 0.0) for at in grid}
         with e.when(accumulate.ne(0)):
             for at in grid:
-                stored = e.load(VF, places[at]) if tile.full else e.load_part(places[at], parts[at])
-                acc[at].set(stored + 0.0)  # a stored -0 becomes +0, as adding an integer zero makes it
+                acc[at].set(
+                    e.load_part(places[at], parts[at]) + 0.0
+                )  # a stored -0 becomes +0, as adding an integer zero makes it
         with e.loop(0, blocks) as k:
             step = _Step(e, kind, [e.at(right, right_step * v + k * kind.right_unit) for v in range(tile.vectors)])
             for r in range(tile.rows):
@@ -309,17 +314,13 @@ def _tiles(module: ir.Module, kind: Kind, tile: _Tile, style: Lowering) -> ir.Fu
                 operands = step.operands(e.at(base, (r % 4) * (kind.left // 4)))
                 for v in range(tile.vectors):
                     acc[r, v].set(step.add(acc[r, v].get(), operands, v, strip_scale))
-        if not tile.full:
+        pairs = [grid[i : i + 2] for i in range(0, len(grid), 2)]
+        masks = [e.unordered(acc[p[0]].get(), acc[p[-1]].get()) for p in pairs]
+        with e.when(e.any_lane(masks)):
             for at in grid:
-                e.store_part(e.canonical(acc[at].get()), places[at], parts[at])
-        else:
-            pairs = [grid[i : i + 2] for i in range(0, len(grid), 2)]
-            masks = [e.unordered(acc[p[0]].get(), acc[p[-1]].get()) for p in pairs]
-            with e.when(e.any_lane(masks)):
-                for at in grid:
-                    acc[at].set(e.canonical(acc[at].get()))
-            for at in grid:
-                e.store(acc[at].get(), places[at])
+                acc[at].set(e.canonical(acc[at].get()))
+        for at in grid:
+            e.store_part(acc[at].get(), places[at], parts[at])
     e.finish()
     return function
 
@@ -372,7 +373,8 @@ class _Kernel:
         self.pack_left = pack_left(module, "pack_left", _Packing(shape.left_bits, shape.ta, kind, style))
         self.pack_right = pack_right(module, "pack_right", _Packing(shape.right_bits, shape.tb, kind, style))
         tall, pair = (16, 8) if style.vnni else (4, 4)
-        sizes = {(tall, 1, True), (4, 1, False), (pair, 2, True), (4, 2, False), *((few, 4, True) for few in _FEW)}
+        sizes = {(few, 4, "") for few in _FEW} | {(4, 1, "both"), (4, 2, "both")}
+        sizes |= {(rows, vectors, missing) for rows, vectors in ((tall, 1), (pair, 2)) for missing in ("", "columns")}
         self.tiles = {size: _tiles(module, kind, _Tile(*size), style) for size in sorted(sizes)}
         self.tall, self.pair = tall, pair
 
@@ -422,11 +424,11 @@ class _Kernel:
         """The packed rows, of which `row` is the first, times up to `_GROUP_COLUMNS` packed columns."""
         e = self.e
 
-        def tiles(first: Val, last: Val, at: Val, rows: int, vectors: int, full: bool) -> None:
+        def tiles(first: Val, last: Val, at: Val, rows: int, vectors: int, missing: str) -> None:
             strip = first >> 2
             left_step, scale_step = self.padded * self.kind.left, self.padded * 4
             with e.when(last.gt(first)):
-                e.call(self.tiles[rows, vectors, full], [
+                e.call(self.tiles[rows, vectors, missing], [
                     e.at(self.pointer["left_panel"], strip * left_step), left_step,
                     e.at(self.pointer["left_scales"], strip * scale_step), scale_step,
                     self._right_panel(column + at), self.padded * self.kind.right_unit,
@@ -440,13 +442,17 @@ class _Kernel:
             with e.when(height.eq(few)):
                 done.set(width & -64)
                 with e.loop(0, done.get(), 64) as at:
-                    tiles(zero, height, at, few, 4, True)
+                    tiles(zero, height, at, few, 4, "")
         with e.loop(done.get(), width, 32) as at, e.either((width - at).gt(16)) as (two, one):
             for branch, rows, vectors in ((two, self.pair, 2), (one, self.tall, 1)):
                 with branch:
-                    whole = e.select((width - at).ge(16 * vectors), height & -rows, zero)
-                    tiles(zero, whole, at, rows, vectors, True)
-                    tiles(whole, height, at, 4, vectors, False)
+                    whole = height & -rows
+                    with e.either((width - at).ge(16 * vectors)) as (all_columns, some):
+                        with all_columns:
+                            tiles(zero, whole, at, rows, vectors, "")
+                        with some:
+                            tiles(zero, whole, at, rows, vectors, "columns")
+                    tiles(whole, height, at, 4, vectors, "both")
 
 
 _FEW = (1, 2, 4)  # rows

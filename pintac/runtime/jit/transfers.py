@@ -13,17 +13,20 @@ TRANSFER_ARGS = (
 )  # fmt: skip
 
 
-_SHORT = 1024  # bytes that are copied in place, without a call
+_LINE, _SHORT = 64, 1024  # from a line to so many bytes are copied in place, without a call
 
 
 def _copy(e: Emitter, target: Val, source: Val, size: Val) -> None:
-    line = vec(I8, 64)
-    lines = e.select(size.le(_SHORT), size & -64, e.i64(0))
-    with e.loop(0, lines, 64) as at:
-        e.store(e.load(line, source, at), target, at)
-    with e.when(size.gt(lines)):
-        rest = [e.at(pointer, lines) for pointer in (target, source)]
-        e.intrinsic("llvm.memcpy.p0.p0.i64", VOID, *rest, size - lines, e.const(I1, 0))
+    line = vec(I8, _LINE)
+    short = Val(e, e.b.and_(size.ge(_LINE).v, size.le(_SHORT).v))
+    with e.either(short) as (in_place, called):
+        with in_place:
+            with e.loop(0, size & -_LINE, _LINE) as at:
+                e.store(e.load(line, source, at), target, at)
+            with e.when((size & (_LINE - 1)).ne(0)):  # the last line again, as far as it overlaps the one before
+                e.store(e.load(line, source, size - _LINE), target, size - _LINE)
+        with called:
+            e.intrinsic("llvm.memcpy.p0.p0.i64", VOID, target, source, size, e.const(I1, 0))
 
 
 def write_transfer(indexed: str, module: ir.Module, symbol: str, style: Lowering) -> None:
