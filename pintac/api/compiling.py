@@ -43,6 +43,7 @@ def compile(
     verify: str = "ends",
     seed: int = 0,
     weights: Mapping[str, np.ndarray] | None = None,
+    effort: float = 1.0,
 ) -> Program:
     """Compile a training step, and the forward evaluation of its solution, to a program.
 
@@ -54,6 +55,7 @@ def compile(
     passes    a pipeline in place of the default one, such as "expand-operators,split-stein,..."
     observers see the pipeline run (dumps, times, checks); `verify` is "each", "ends" or "none"
     seed      draws the initial weights, unless `weights` (names and layout of the state_dict) are given
+    effort    how long schedules are searched for, 1: a few seconds for a large step
 
     Raises ModelError, PassError, IRError with the user's line, MachineError, and DoesNotFitError for a step that the
     machine cannot hold.
@@ -70,6 +72,7 @@ def compile(
         verify=verify,
         seed=seed,
         weights=weights,
+        effort=effort,
     ).program
 
 
@@ -80,6 +83,7 @@ class Compiled:
     lowered: Lowered
     machine: Machine
     seconds_passes: float
+    effort: float = 1.0
 
     @cached_property
     def program(self) -> Program:
@@ -94,7 +98,7 @@ class Compiled:
     @cached_property
     def _program_and_seconds(self) -> tuple[Program, float]:
         start = time.perf_counter()
-        program = emit(self.lowered, self.machine)
+        program = emit(self.lowered, self.machine, effort=self.effort)
         return program, time.perf_counter() - start
 
     def ir(self) -> str:
@@ -110,7 +114,7 @@ class Compiled:
         def watch(entry: str, items: list[Item]) -> None:
             texts.append(f"; entry {entry}\n{to_text(items)}\n")
 
-        emit(self.lowered, self.machine, watch)
+        emit(self.lowered, self.machine, watch, self.effort)
         return "".join(texts)
 
     def asm(self) -> str:
@@ -153,6 +157,7 @@ def build(
     verify: str = "ends",
     seed: int = 0,
     weights: Mapping[str, np.ndarray] | None = None,
+    effort: float = 1.0,
 ) -> Compiled:
     """As `compile`, with every level to look at; the program is made when it is asked for."""
     if quant == "none":
@@ -161,7 +166,7 @@ def build(
     where = as_machine(machine)
     start = time.perf_counter()
     lowered = lower(step, options, passes=passes, observers=observers, verify=verify, seed=seed, weights=weights)
-    return Compiled(lowered, where, time.perf_counter() - start)
+    return Compiled(lowered, where, time.perf_counter() - start, effort)
 
 
 def as_machine(machine: Machine | str | Path) -> Machine:
@@ -169,7 +174,12 @@ def as_machine(machine: Machine | str | Path) -> Machine:
     return machine if isinstance(machine, Machine) else Machine.load(machine)
 
 
-def emit(lowered: Lowered, machine: Machine, watch: Callable[[str, list[Item]], None] | None = None) -> Program:
+def emit(
+    lowered: Lowered,
+    machine: Machine,
+    watch: Callable[[str, list[Item]], None] | None = None,
+    effort: float = 1.0,
+) -> Program:
     """The backend's part: graphs to a program. `watch` is told the tile schedule of each entry."""
     from pintac.backend.lower import lower as lower_to_program
 
@@ -185,4 +195,5 @@ def emit(lowered: Lowered, machine: Machine, watch: Callable[[str, list[Item]], 
         test_u=None if test is None else np.asarray(test.u, np.float32),
         meta=lowered.meta,
         watch=watch,
+        effort=effort,
     )

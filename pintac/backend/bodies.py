@@ -37,6 +37,7 @@ class Body:
     parent: Body | None = None
     group: bool = False  # what the tiles of one loop body share
     stage: int = 0  # of a pipelined loop over points
+    trips: int = 1  # how often it runs
 
     def find(self, node: Node) -> Body | None:
         """The body (this one or one around it) where `node` has a local buffer."""

@@ -32,7 +32,7 @@ SLACK = 2048
 LEAST_ROOM = 4
 """Largest buffers that the room of a body over evaluations must hold at least: below, smaller tiles are better."""
 MOVES = 8000
-"""Length of the search for the order of a loop body."""
+"""Length of the search for the order of a loop body, at effort 1."""
 SMALL = 2048
 """Bytes of a value too small to be worth moving."""
 
@@ -46,6 +46,7 @@ class Entry:
     tiling: Tiling
     spilled: tuple[str, ...]
     scratch: tuple[Buffer, ...]
+    predicted: int
 
 
 class Dram:
@@ -83,11 +84,13 @@ def lower(
     test_u: np.ndarray | None = None,
     meta: Mapping[str, Any] | None = None,
     watch: Callable[[str, list[Item]], None] | None = None,
+    effort: float = 1.0,
 ) -> Program:
     """Schedule, allocate, synchronise and encode the graphs, one entry each.
 
     `init` are the start values of states, `data` those of stored arrays. Raises `DoesNotFitError` when the machine
-    cannot hold the step, with the demand and what would help. `watch` is told the tile schedule of each entry.
+    cannot hold the step, with the demand and what would help. `watch` is told the tile schedule of each entry,
+    `effort` scales how long the orders of loop bodies are searched for.
     """
     dram = Dram()
     states = {n: dram.symbol(n, v.shape, "state") for n, v in sorted(init.items())}
@@ -117,7 +120,7 @@ def lower(
                 arrays[key] = np.broadcast_to(np.array(values, np.float32), (node.type.size,)).reshape(node.type.shape)
         outputs = {k: _output(k, v, states, dram) for k, v in graph.outputs.items()}
         bound = lower_bound(given, machine)
-        entry = _schedule(graph, machine, leaves, outputs, bound)
+        entry = _schedule(graph, machine, leaves, outputs, bound, round(MOVES * effort))
         for buffer in entry.scratch:
             dram.place(buffer)
         synchronizer = Synchronizer(len(semaphores))
@@ -139,6 +142,7 @@ def lower(
             "rows_per_tile": entry.tiling.rows,
             "tiles_interleaved": entry.tiling.interleave,
             "sram_bytes": entry.sram_bytes,
+            "predicted_cycles": entry.predicted,
             "in_dram": list(entry.spilled),
             "bound": bound.to_dict(),
         }
@@ -171,7 +175,12 @@ def _output(key: str, node: Node, states: Mapping[str, Buffer], dram: Dram) -> B
 
 
 def _schedule(
-    graph: Graph, machine: Machine, leaves: Mapping[Node, Buffer], outputs: Mapping[str, Buffer], bound: Bound
+    graph: Graph,
+    machine: Machine,
+    leaves: Mapping[Node, Buffer],
+    outputs: Mapping[str, Buffer],
+    bound: Bound,
+    moves: int,
 ) -> Entry:
     """The first tiling that fits, with as few values in DRAM as the greedy choice needs, in the best order found."""
     tiling = Tiling(split_results=bound.limit == "tcu")
@@ -212,15 +221,15 @@ def _schedule(
             spilled, rooms = spilled | {victim}, {}
         else:
             raise problem
-    scratch = scheduler.scratch
-    best = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms, moves=MOVES)
+    scratch, predicted = scheduler.scratch, scheduler.predicted
+    best = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms, moves)
     try:
         searched = best.build()
         used = allocate(searched, machine)
-        items, scratch = searched, best.scratch
+        items, scratch, predicted = searched, best.scratch, best.predicted
     except (SramFullError, NoRoomError):
         used = allocate(items, machine)
-    return Entry(items, used, tiling, tuple(sorted(n.name for n in spilled)), tuple(scratch))
+    return Entry(items, used, tiling, tuple(sorted(n.name for n in spilled)), tuple(scratch), predicted)
 
 
 def _cold(scheduler: Scheduler, alive: set[Buffer]) -> frozenset[Node]:

@@ -67,13 +67,21 @@ class Search:
     window: int = 4
 
 
-def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None) -> list[TileOp]:
+@dataclass(frozen=True)
+class Ordered:
+    """Operations in order, and the cycles expected: of an iteration in a loop, else from begin to end."""
+
+    ops: list[TileOp]
+    cycles: int
+
+
+def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None) -> Ordered:
     """The operations in a good order; places PSUM buffers. `search`: for a loop body.
 
     Raises `PsumFullError`, or `NoRoomError` when the body's own buffers do not fit into `search.room`.
     """
     if not ops:
-        return []
+        return Ordered([], 0)
     before, after, again = dependencies(ops)
     tiles = [search.tiles.get(op, (0, 0)) for op in ops] if search is not None else []
     if search is not None:
@@ -114,7 +122,7 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
             raise NoRoomError
         raise PsumFullError({b.owner for b in placed if b.owner is not None})
     if search is not None and search.moves:
-        core.improve(*graph, search.moves, HEAT, chosen, address)
+        cycles = core.improve(*graph, search.moves, HEAT, chosen, address)
     tops = (address + buffers[:, core.SIZE] - psum).tolist()
     arena = Buffer("tiles", max([0, *tops]) * SRAM_GRANULE // 4)
     for buffer, at in zip(placed, address.tolist(), strict=True):
@@ -122,7 +130,24 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
             buffer.addr = at * PSUM_GRANULE
         else:
             buffer.arena = arena, (at - psum) * SRAM_GRANULE
-    return [ops[i] for i in chosen.tolist()]
+    sequence = chosen.tolist()
+    return Ordered([ops[i] for i in sequence], cycles if search is not None else _once(rows, before, sequence))
+
+
+def _once(rows: np.ndarray, before: list[set[int]], sequence: list[int]) -> int:
+    """Cycles of straight code in this order."""
+    now: dict[int, int] = defaultdict(int)
+    done: dict[int, int] = {}
+    for i in sequence:
+        row = rows[i]
+        queue, passes = int(row[core.QUEUE]), int(row[core.PASSES])
+        busy = int(row[core.BUSY] + row[core.COMPUTE])
+        if passes:
+            busy += (passes - 1) * int(max(row[core.COMPUTE], row[core.DRAIN]))
+        start = max([now[queue], *(done[j] + core.HANDOVER for j in before[i])])
+        now[queue] = start + busy
+        done[i] = now[queue] + int(row[core.TAIL] + row[core.DRAIN] + row[core.SKEW])
+    return max(done.values())
 
 
 def _staggered(

@@ -59,7 +59,7 @@ class Scheduler(Bodies):
     `earlier` is another attempt for the same graph and machine, whose units and kernels are taken over. `rooms` are
     bytes of SRAM by unit for what belongs to a loop body alone, `moves` how long its order is searched for.
     Afterwards `own` are the buffers that hold what belongs to one loop body alone, `largest` the most bytes of one such
-    buffer, by unit.
+    buffer, by unit, and `predicted` the cycles that the loops should take by the costs that orders are chosen by.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Scheduler(Bodies):
         self.split_results = tiling.split_results
         self.own: dict[Buffer, Unit] = {}
         self.largest: dict[str, int] = {}
+        self.predicted = 0
         self._fused: dict[Sweep, list[Step]] = earlier._fused if earlier is not None else {}
 
     # ---- units
@@ -149,7 +150,7 @@ class Scheduler(Bodies):
         items: list[Item] = []
         held = held_values(unit, self.units, self.unit_home) if self.tiling.pipelined else None
         if held is None:
-            point = Body(unit, {unit.axis: Position(0, 1, 0, 1)}, 0, 0, [], {}, outer)
+            point = Body(unit, {unit.axis: Position(0, 1, 0, 1)}, 0, 0, [], {}, outer, trips=unit.axis.size)
             items.append(Loop(0, unit.axis.size, self._iteration(unit, [(s, point) for s in stages], 1)))
         else:
             for node in stored_behind_nests(unit, self.units):
@@ -163,8 +164,9 @@ class Scheduler(Bodies):
                 active = []
                 for number, start in sorted(window.starts.items()):
                     context = {unit.axis: Position(0, 1, start, 1)}
-                    active.append((stages[number], Body(unit, context, 0, 0, [], {}, outer, stage=number)))
-                items.append(Loop(0, window.count, self._pipelined(unit, active, held, window.count)))
+                    point = Body(unit, context, 0, 0, [], {}, outer, stage=number, trips=window.count)
+                    active.append((stages[number], point))
+                items.append(Loop(0, window.count, self._pipelined(unit, active, held)))
         for item in items:
             assert isinstance(item, Loop)
             item.name = str(unit.axis)
@@ -181,9 +183,7 @@ class Scheduler(Bodies):
                 items += self._sweep(unit, sweep, point, level)
         return items
 
-    def _pipelined(
-        self, unit: Unit, active: list[tuple[Stage, Body]], held: dict[Node, tuple[int, int]], trips: int
-    ) -> list[Item]:
+    def _pipelined(self, unit: Unit, active: list[tuple[Stage, Body]], held: dict[Node, tuple[int, int]]) -> list[Item]:
         """Stages of different points, their nests in one loop; the later stage, of the earlier point, goes first."""
         items: list[Item] = []
         backwards = active[::-1]
@@ -192,7 +192,7 @@ class Scheduler(Bodies):
                 items += self._sweep(unit, sweep, point, 1)
         for stage, point in backwards:
             self._begin(stage.nest, unit, point)
-        items += self._nest(unit, [(stage.nest, point) for stage, point in backwards], 1, trips)
+        items += self._nest(unit, [(stage.nest, point) for stage, point in backwards], 1)
         for stage, point in backwards:
             self._end(stage.nest, unit, point)
             for node, (first, last) in held.items():
@@ -218,11 +218,9 @@ class Scheduler(Bodies):
         self._end(sweep, unit, point)
         return [*items, *self._take([point])]
 
-    def _nest(self, unit: Unit, sweeps: list[tuple[Sweep, Body]], level: int, trips: int = 1) -> list[Item]:
-        """Loops over the evaluations of a point; several sweeps (of different points) share them tile by tile.
-
-        `trips`: how often they run.
-        """
+    def _nest(self, unit: Unit, sweeps: list[tuple[Sweep, Body]], level: int) -> list[Item]:
+        """Loops over the evaluations of a point; several sweeps (of different points) share them tile by tile."""
+        trips = sweeps[0][1].trips
         axes = sweeps[0][0].axes
         outside: dict[RowAxis, Position] = {}
         wraps = []
@@ -245,10 +243,11 @@ class Scheduler(Bodies):
         return [*self._take([point for _, point in sweeps]), *items]
 
     def _take(self, bodies: list[Body]) -> list[TileOp]:
-        ops = order([op for body in bodies for op in body.ops], self.machine)
+        found = order([op for body in bodies for op in body.ops], self.machine)
+        self.predicted += bodies[0].trips * found.cycles
         for body in bodies:
             body.ops.clear()
-        return ops
+        return found.ops
 
     def _tiling(self, unit: Unit, sweep: Sweep, axis: RowAxis) -> Tiling:
         """Rows of a tile: fewer where a value has several rows (a factor axis) for each row of `axis`."""
@@ -318,7 +317,9 @@ class Scheduler(Bodies):
             self._run(part.steps, bodies)
             self.chunked.clear()
         if trips < 2:
-            return order(shared, self.machine)
+            found = order(shared, self.machine)
+            self.predicted += found.cycles
+            return found.ops
         own = _own(shared, self.unit_of)
         self.largest[unit.name] = max([self.largest.get(unit.name, 0), *(b.bytes for b in own)])
         search = Search(
@@ -330,9 +331,10 @@ class Scheduler(Bodies):
             tiles=self.tile_of,
             window=self.tiling.window,
         )
-        ops = order(shared, self.machine, search)
+        found = order(shared, self.machine, search)
+        self.predicted += trips * found.cycles
         self.own |= {b.arena[0]: unit for b in own if b.arena is not None}
-        return ops
+        return found.ops
 
     # ---- accumulators
 

@@ -26,6 +26,16 @@ def _positive(text: str) -> int:
     return value
 
 
+def _effort(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1000")
+    return value
+
+
 def _seed(text: str) -> int:
     value = int(text) if text.isdigit() else -1
     if not 0 <= value < 2**32:
@@ -75,6 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
     compile_.add_argument("--seed", type=_seed, default=0, metavar="S", help="seed of the initial weights (default 0)")
     _compile_options(compile_)
     _pass_options(compile_)
+    compile_.add_argument(
+        "--effort", type=_effort, default=1.0, metavar="X", help="search X times as long for the schedule (default 1)"
+    )
     compile_.add_argument("--emit", choices=["ir", "tiles", "asm", "bin"], default="bin", help="what to write")
     compile_.add_argument("-o", "--output", metavar="F", help="where to write it (text defaults to stdout)")
     compile_.add_argument("--json", metavar="F", help="write the compile report as JSON (- for stdout)")

@@ -66,6 +66,7 @@ def compile(options: Options) -> int:
         _step(options),
         seed=options.seed,
         weights=_weights(options),
+        effort=options.effort,
         **_compilation(options, timing),
     )
     if options.emit == "ir":
