@@ -17,7 +17,7 @@ from pintac.runtime.jit.regions import Access, accesses, disjoint
 from pintac.runtime.jit.split import COLUMNS, ROWS, split
 from pintac.runtime.session import Session
 from pintac.runtime.state import MachineState
-from tests.end_to_end.test_bits import CASES
+from tests.end_to_end.test_bits import Case
 from tests.runtime.jit.engines import AVAILABLE, run_both
 from tests.runtime.listing import REG, SRC, Listing, uop
 from tests.runtime.programs import assert_same_memory, random_program
@@ -33,12 +33,18 @@ def test_random_programs(seed: int, threads: int) -> None:
     run_both(random_program(2000 + seed, 1 + seed % 6), AVAILABLE[0], threads=threads)
 
 
-STEPS = ("two steps", "gated, odd", "dense", "64 KiB: small tiles", "several groups of tiles", "tiny, gated")
+STEPS = {
+    "tensor trains": Case(),
+    "gated": Case(gated=True, width=6, K=6, points=(3, 1, 2), bits="8/8/8/12"),
+    "dense": Case(scheme="dense", rank=3),
+    "several groups of tiles": Case(K=540, points=(1, 1), width=6),
+    "tiny machine": Case(machine="tiny", hard=True, K=4, points=(3, 2, 2)),
+}
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_training_steps(name: str) -> None:
-    case = CASES[name]
+    case = STEPS[name]
     program = emit(lower(case.step(), case.options()), Machine.load(case.machine).replace(**case.keys))
     one, two = (Session(program, "jit", threads=n) for n in (1, 2))
     for session in (one, two):
