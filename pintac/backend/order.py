@@ -53,9 +53,10 @@ class NoRoomError(Exception):
 class Search:
     """How the order of a loop body is looked for.
 
-    `tries` list schedules with other priorities (-1: the simplest ones only), then `moves` of single operations; `room` bytes of SRAM for the
-    buffers that are the body's own (`local`). The vector unit is away for `pause` cycles when an outer loop goes on.
-    `tiles` are (stage, tile) of the operations; at most `window` tiles of a stage are under way at a time.
+    `tries` list schedules with other priorities (-1: the simplest ones only), then `moves` of single operations;
+    `room` bytes of SRAM for the buffers that are the body's own (`local`). The vector unit is away for `pause` cycles
+    when an outer loop goes on. `tiles` are (stage, tile) of the operations; at most `window` tiles of a stage are
+    under way at a time.
     """
 
     tries: int = 20

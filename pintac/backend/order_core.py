@@ -213,8 +213,8 @@ def play(
 
     The queues run by themselves, each in its order; transfers take the bus in the order in which they ask. The vector
     unit is busy elsewhere for `pause` cycles before one of the iterations (where an outer loop goes on). `lost` are the
-    cycles that its unit waits before or in each operation. Afterwards `now`, `freed` (by buffer), `state` and `ready_at`
-    say, from the time the tensor or vector unit is first free, what the next iteration meets.
+    cycles that its unit waits before or in each operation. Afterwards `now`, `freed` (by buffer), `state` and
+    `ready_at` say, from the time the tensor or vector unit is first free, what the next iteration meets.
     """
     n, m = len(ops), len(uses)
     now[:] = 0

@@ -280,7 +280,7 @@ class _Conflicts:
         self.ring = np.array([x.ring for x in first], np.int64)
 
     def at(self, distance: int) -> np.ndarray:
-        """The last node in conflict with a node `distance` executions later: [queue, later queue, later node]; -1: none.
+        """The last node in conflict with one `distance` executions later: [queue, later queue, later node]; -1: none.
 
         At distance 0 nodes before it only. A loop in the body orders its own iterations itself.
         """
