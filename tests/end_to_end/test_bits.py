@@ -176,7 +176,7 @@ CASES = {
     "silu, naive": Case(activation="silu", quant="naive", K=4),
     "192 KiB: spills": Case(keys={"sram_kib": 192}, width=64, rank=8, points=(2,), K=128, depth=3, saved="f32"),
     "48 KiB: small tiles": Case(keys={"sram_kib": 48}, width=64, points=(1, 1), K=16, depth=2, scheme="dense"),
-    "8 KiB": Case(keys={"sram_kib": 8}, width=16, points=(5, 3), K=36, depth=2),
+    "10 KiB": Case(keys={"sram_kib": 10}, width=16, points=(5, 3), K=36, depth=2),
     "1 micro-op": Case(keys={"vpu_max_micro_ops": 1}),
     "2 micro-ops": Case(keys={"vpu_max_micro_ops": 2}, gated=True, K=4),
     "4 micro-ops": Case(keys={"vpu_max_micro_ops": 4}, activation="silu", points=(3, 2, 2)),
