@@ -17,8 +17,8 @@ from pintac.isa import Space
 from pintac.machine import Machine
 
 ALIGNMENT = 64
-SMALL = 2048
-"""Bytes of a buffer that keeps its memory for the whole of the loops it is used in."""
+SMALL = 192
+"""A buffer of at most this part of SRAM is small (see `lifetimes`)."""
 
 
 class SramFullError(DoesNotFitError):
@@ -40,8 +40,12 @@ class Life:
     last: int
 
 
-def lifetimes(items: Sequence[Item]) -> dict[Buffer, Life]:
-    """The life of every buffer of the schedule, in listing positions."""
+def lifetimes(items: Sequence[Item], small: int = 0) -> dict[Buffer, Life]:
+    """The life of every buffer of the schedule, in listing positions.
+
+    Buffers of up to `small` bytes keep their memory for the whole of the loops they are used in: it is not worth
+    waiting for others to leave it.
+    """
     accesses: dict[Buffer, list[tuple[int, bool, tuple[int, ...]]]] = {}
     spans: list[tuple[int, int]] = []
     loops: list[Loop] = []
@@ -71,8 +75,8 @@ def lifetimes(items: Sequence[Item]) -> dict[Buffer, Life]:
             inside = [u for u in uses if number in u[2]]
             carried = not inside[0][1]
             ringed = buffer.ring > 1 and loops[number].level >= buffer.ring_level
-            small = buffer.bytes <= SMALL and buffer.arena is None  # not worth waiting for others to leave its memory
-            if len(inside) < len(uses) or carried or ringed or small:
+            stays = buffer.bytes <= small and buffer.arena is None
+            if len(inside) < len(uses) or carried or ringed or stays:
                 life.first = min(life.first, spans[number][0])
                 life.last = max(life.last, spans[number][1] - 1)
         out[buffer] = life
@@ -86,7 +90,7 @@ def allocate(items: Sequence[Item], machine: Machine) -> int:
     """
     lives: dict[Buffer, Life] = {}
     inside: list[Buffer] = []
-    for buffer, life in lifetimes(items).items():
+    for buffer, life in lifetimes(items, machine.sram_kib * 1024 // SMALL).items():
         if buffer.space == Space.SRAM and buffer.arena is not None:
             inside.append(buffer)
             arena = lives.setdefault(buffer.arena[0], Life(life.first, life.last))

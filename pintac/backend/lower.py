@@ -10,13 +10,13 @@ import numpy as np
 
 from pintac import isa
 from pintac.backend.allocate import SramFullError, allocate
-from pintac.backend.bound import Bound, lower_bound
+from pintac.backend.bound import lower_bound
 from pintac.backend.check import check
 from pintac.backend.emit import Emitter
 from pintac.backend.order import NoRoomError, PsumFullError
 from pintac.backend.prepare import prepare
 from pintac.backend.schedule import Scheduler, Tiling
-from pintac.backend.sync import Synchronizer
+from pintac.backend.sync import Synchronizer, TooManySemaphoresError
 from pintac.backend.tile import Buffer, Item
 from pintac.backend.units import accumulator
 from pintac.ir import Graph, Node
@@ -120,11 +120,20 @@ def lower(
                 arrays[key] = np.broadcast_to(np.array(values, np.float32), (node.type.size,)).reshape(node.type.shape)
         outputs = {k: _output(k, v, states, dram) for k, v in graph.outputs.items()}
         bound = lower_bound(given, machine)
-        entry = _schedule(graph, machine, leaves, outputs, bound, round(MOVES * effort))
-        for buffer in entry.scratch:
-            dram.place(buffer)
-        synchronizer = Synchronizer(len(semaphores))
-        items = synchronizer.insert(entry.items)
+        tiling = Tiling(split_results=bound.limit == "tcu")
+        while True:
+            entry = _schedule(graph, machine, leaves, outputs, tiling, round(MOVES * effort))
+            synchronizer = Synchronizer(len(semaphores))
+            top = dram.top
+            for buffer in entry.scratch:
+                dram.place(buffer)
+            try:
+                items = synchronizer.insert(entry.items)
+                break
+            except TooManySemaphoresError:
+                if entry.tiling.interleave == 1:
+                    raise
+                tiling, dram.top = replace(tiling, interleave=entry.tiling.interleave // 2), top
         check(entry.items, machine)
         if watch is not None:
             watch(name, items)
@@ -179,11 +188,10 @@ def _schedule(
     machine: Machine,
     leaves: Mapping[Node, Buffer],
     outputs: Mapping[str, Buffer],
-    bound: Bound,
+    tiling: Tiling,
     moves: int,
 ) -> Entry:
-    """The first tiling that fits, with as few values in DRAM as the greedy choice needs, in the best order found."""
-    tiling = Tiling(split_results=bound.limit == "tcu")
+    """The first tiling from `tiling` on that fits, with as few values in DRAM as the greedy choice needs, well ordered."""
     spilled: frozenset[Node] = frozenset()
     not_in_psum: frozenset[Node] = frozenset()
     rooms: dict[str, int] = {}

@@ -6,8 +6,8 @@ through all loops around it: the k-th execution of a body follows the (k-1)-th, 
 entered again, because that is how signals and waits are matched. At distance d (executions of the body) the later
 access is moved by the steps and ring slots of every loop index that changed. A conflict from node j to a later node i
 of the same execution becomes a semaphore with credit 0, one from j to i of a later execution a semaphore with that
-distance as credit. What is ordered already, directly or through a third queue, gets none. Bodies that are not nested
-in each other use the same semaphores.
+distance as credit. What is ordered already, directly or through a third queue, gets none. Edges whose signals and
+waits come in the same order share a semaphore, and bodies that are not nested in each other use the same ones.
 
 `pintac.hazards` checks the result on the instructions, knowing nothing of this.
 """
@@ -98,6 +98,10 @@ def _swept(access: Access, loop: Loop) -> Access:
     )  # fmt: skip
 
 
+class TooManySemaphoresError(DoesNotFitError):
+    """The schedule orders more pairs of accesses at a time than there are semaphores."""
+
+
 class Synchronizer:
     """Inserts signals and waits into a schedule; `semaphores` are those it needed."""
 
@@ -134,11 +138,12 @@ class Synchronizer:
         waits: dict[int, list[Item]] = {}
         signals: dict[int, list[Item]] = {}
         used: set[int] = set()
-        for j, qa, i, qb, distance in edges:
-            number = self._semaphore(qa, qb, distance, taken | used)
+        for (qa, qb, distance), chain in chains(edges):
+            number = self._semaphore(qa, qb, distance * len(chain), taken | used)
             used.add(number)
-            signals.setdefault(j, []).append(Sync(qa, number, True))
-            waits.setdefault(i, []).append(Sync(qb, number, False))
+            for j, i in chain:
+                signals.setdefault(j, []).append(Sync(qa, number, True))
+                waits.setdefault(i, []).append(Sync(qb, number, False))
         out: list[Item] = []
         for i, node in enumerate(nodes):
             out += [*waits.get(i, ()), node, *signals.get(i, ())]
@@ -155,7 +160,7 @@ class Synchronizer:
                 return semaphore.number
         number = self.first + len(self.semaphores)
         if number >= MAX_SEMAPHORES:
-            raise DoesNotFitError(
+            raise TooManySemaphoresError(
                 f"the schedule needs more than {MAX_SEMAPHORES} semaphores", hint="fewer tiles in a loop body"
             )
         self.semaphores.append(Semaphore(number, source, target, credit, CAPACITY))
@@ -177,6 +182,23 @@ def _unique(found: Iterable[Access]) -> list[Access]:
 
 Edge = tuple[int, Queue, int, Queue, int]
 """(node, its queue, later node, its queue, executions of the body between)."""
+
+
+def chains(edges: Iterable[Edge]) -> list[tuple[tuple[Queue, Queue, int], list[tuple[int, int]]]]:
+    """Edges that can share a semaphore: the same queues and distance, signals and waits in the same order.
+
+    The k-th wait of a body then matches the k-th signal, as if each edge had a semaphore of its own. Few chains are
+    enough: an edge joins the chain whose last wait is the nearest before its own.
+    """
+    found: dict[tuple[Queue, Queue, int], list[list[tuple[int, int]]]] = {}
+    for j, qa, i, qb, distance in sorted(edges):
+        kind = found.setdefault((qa, qb, distance), [])
+        fitting = [chain for chain in kind if chain[-1][1] <= i]
+        if fitting:
+            max(fitting, key=lambda chain: chain[-1][1]).append((j, i))
+        else:
+            kind.append([(j, i)])
+    return [(key, chain) for key, kind in found.items() for chain in kind]
 
 
 def _edges(touched: list[list[Access]], is_loop: list[bool], loops: tuple[Loop, ...]) -> list[Edge]:

@@ -151,7 +151,7 @@ class Units:
                 level[node] = max(level[node], min(level[u] for u in users))
 
     def _parts(self, executed: list[Node], level: dict[Node, int]) -> dict[Node, int]:
-        """0 before, 1 among, 2 after the work on evaluations, within a level and a point set."""
+        """0 before, 1 among, 2 after the work on evaluations, 3... chained folds; within a level and a point set."""
         part: dict[Node, int] = {}
         rows = [n for n in executed if self.exec_axes(n)]
         key = {n: (level[n], self._space(n)) for n in rows}
@@ -179,6 +179,10 @@ class Units:
                     <= 1
                 ):
                     part[node] = to
+        for node in rows:
+            start = accumulator(node)
+            if start is not None and key.get(start) == key[node] and self._reduces(start) and part[start] >= part[node]:
+                part[node] = max(2, part[start]) + 1  # adds to what is complete only when that loop has ended
         return part
 
     def executed_users(self, node: Node) -> list[Node]:
