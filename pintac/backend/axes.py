@@ -2,7 +2,8 @@
 
 A program's size must not depend on how many points or evaluations there are, so these axes become hardware loops.
 They are found by unification: every op says which axis of its result is which axis of an operand, and the axes of
-the random and stored point sets are where rows come from (the first axis: points; further leading axes: pairs).
+the random and stored point sets are where rows come from (the first axis: points; further leading axes: pairs). Pairs
+whose directions are a table (orthonormal, quasi-random) are found where a matmul reads perturbed rows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 
 from pintac.errors import IRError
 from pintac.ir import Graph, Node
+
+UNROLLED_PAIRS = 8
+"""Pairs from a table of directions that loops over points take whole; more are a loop of their own."""
 
 
 @dataclass(frozen=True, order=True)
@@ -120,6 +124,12 @@ class Axes:
                 space = points[self._find((node, 0))].space
                 for axis in (i for i in range(1, node.type.rank - 1) if node.type.shape[i] > 1):
                     pairs.setdefault(self._find((node, axis)), RowAxis(space, "pairs", node.type.shape[axis]))
+        for node in graph.nodes:  # directions from a table: no random number has an axis for them
+            if node.op == "matmul" and node.attrs.get("lhs_role") == "delta" and node.operands[0].type.rank >= 4:
+                a = node.operands[0]
+                at_points = points.get(self._find((a, 0)))
+                if at_points is not None and a.type.shape[2] > UNROLLED_PAIRS:
+                    pairs.setdefault(self._find((a, 2)), RowAxis(at_points.space, "pairs", a.type.shape[2]))
         tags: dict[Node, tuple[RowAxis | None, ...]] = {}
         signs: dict[tuple[Node, int], RowAxis] = {}
         for node in graph.nodes:

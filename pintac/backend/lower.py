@@ -191,7 +191,7 @@ def _schedule(
     tiling: Tiling,
     moves: int,
 ) -> Entry:
-    """The first tiling from `tiling` on that fits, with as few values in DRAM as the greedy choice needs, well ordered."""
+    """The first tiling from `tiling` on that fits, with as few values in DRAM as greedy choices need, well ordered."""
     spilled: frozenset[Node] = frozenset()
     not_in_psum: frozenset[Node] = frozenset()
     rooms: dict[str, int] = {}
@@ -227,6 +227,8 @@ def _schedule(
             tiling, rooms = smaller, {}
         elif victim is not None:
             spilled, rooms = spilled | {victim}, {}
+        elif tiling.pipelined:
+            tiling, rooms = replace(tiling, pipelined=False), {}
         else:
             raise problem
     scratch, predicted = scheduler.scratch, scheduler.predicted
@@ -250,6 +252,8 @@ def _cold(scheduler: Scheduler, alive: set[Buffer]) -> frozenset[Node]:
     for node, size in scheduler.candidates.items():
         if scheduler.home_buffer(node) not in alive or size < SMALL or accumulator(node) is not None:
             continue
+        if node.op in ("sum", "amax"):
+            continue  # what loops fold stays where they add to it
         near = [node, *scheduler.units.executed_users(node)]
         if node.op != "matmul_tn" and unit not in {scheduler.units.of[n][0] for n in near if n in scheduler.units.of}:
             found.append(node)
