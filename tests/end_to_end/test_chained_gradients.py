@@ -1,0 +1,100 @@
+"""Weight gradients of several products over the same points: each starts when the one before has seen every point.
+
+Directions from tables, where perturbed and base rows share a loop over points, and a network evaluated at two places.
+Moments are compared, not weights alone: Adam's first step hides the last bits of a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pintac.api.compiling import emit
+from pintac.api.evaluator import EvaluatorSession
+from pintac.api.lowering import lower
+from pintac.backend.prepare import prepare
+from pintac.backend.units import Units, accumulator
+from pintac.frontend import (
+    Adam,
+    OrthonormalDirections,
+    Problem,
+    QuasiRandom,
+    Stein,
+    Term,
+    TrainStep,
+    Uniform,
+    laplacian,
+    linear_decay,
+)
+from pintac.frontend.estimators import Estimator
+from pintac.machine import Machine
+from pintac.passes import PipelineOptions
+from pintac.runtime.session import Session
+
+
+class Mirrored(Problem):
+    """laplacian(u) = u at some points, u(x) = u(1 - x) sin(sum x) at others."""
+
+    def __init__(self, points: int) -> None:
+        self.points = points
+
+    def terms(self) -> list[Term]:
+        box = [(0.0, 1.0)] * 2
+        return [
+            Term("inside", Uniform(box), self.equation, points=self.points),
+            Term("mirror", Uniform(box), self.mirror, points=self.points, weight=3.0),
+        ]
+
+    def equation(self, u: Callable, x: Tensor) -> Tensor:
+        return laplacian(u, x) - u(x) + 1
+
+    def mirror(self, u: Callable, x: Tensor) -> Tensor:
+        return u(x) - u(1 - x) * torch.sin(x.sum(-1, keepdim=True))
+
+
+def training_step(estimator: Estimator, points: int) -> TrainStep:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 1))
+    return TrainStep(net, Mirrored(points), Adam(1e-3, schedule=linear_decay(10)), estimator)
+
+
+@pytest.mark.parametrize("quant", ["diff", "even-odd"])
+@pytest.mark.parametrize(
+    ("estimator", "points"),
+    [
+        (OrthonormalDirections(K=4, sigma=0.05), 35),
+        (OrthonormalDirections(K=6, sigma=0.05), 17),
+        (OrthonormalDirections(K=8, sigma=0.05), 33),
+        (OrthonormalDirections(K=24, sigma=0.05), 5),  # a loop over pairs
+        (QuasiRandom(K=4, sigma=0.05), 35),
+        (Stein(K=4, sigma=0.05), 35),
+    ],
+    ids=str,
+)
+def test_bits(estimator: Estimator, points: int, quant: str) -> None:
+    lowered = lower(training_step(estimator, points), PipelineOptions.from_bits("8/16/8/12", quant=quant))
+    engine, evaluator = Session(emit(lowered, Machine.default()), "reference"), EvaluatorSession(lowered)
+    for session in (engine, evaluator):
+        session.step()
+    assert engine.metrics() == evaluator.metrics()
+    found, expected = engine.state_arrays(), evaluator.state_arrays()
+    assert found.keys() == expected.keys() and any(key.startswith("adam.m") for key in found)
+    for key, value in found.items():
+        assert np.isfinite(value).all()
+        np.testing.assert_array_equal(value.view(np.uint32), expected[key].view(np.uint32), err_msg=key)
+
+
+@pytest.mark.parametrize("K", [4, 24])
+def test_no_loop_holds_two_links_of_a_chain(K: int) -> None:
+    graph = prepare(lower(training_step(OrthonormalDirections(K=K, sigma=0.05), 35), PipelineOptions()).graphs["step"])
+    units = Units(graph)
+    links = [(node, accumulator(node)) for node in graph.of("matmul_tn")]
+    chained = [(node, start) for node, start in links if start is not None and start.op == "matmul_tn"]
+    assert len(chained) > 3
+    assert all(units.of[node][0] is not units.of[start][0] for node, start in chained)
+    kinds = {unit.kind for unit in units.units}
+    assert ("evaluations" in kinds) == (K > 16)
