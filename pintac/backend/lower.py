@@ -29,9 +29,9 @@ LARGE = 65536
 """Bytes of a value that goes to DRAM rather than have the tiles made smaller."""
 SLACK = 2048
 """Bytes by which a loop body's room falls short of what is free, because buffers do not fill it without gaps."""
-LEAST_ROOM = 4
+LEAST_ROOM = 2
 """Largest buffers that the room of a body over evaluations must hold at least: below, smaller tiles are better."""
-MOVES = 8000
+MOVES = 12000
 """Length of the search for the order of a loop body, at effort 1."""
 SMALL = 2048
 """Bytes of a value too small to be worth moving."""
@@ -280,6 +280,8 @@ def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling
     kinds = {unit.kind for unit in units if unit is not None}
     if "points" in kinds:
         return replace(tiling, point_rows=tiling.point_rows // 2) if tiling.point_rows > 4 else None
+    if tiling.window > 2 and tiling.interleave > 2:
+        return replace(tiling, window=2)
     if tiling.interleave > 1:
         return replace(tiling, interleave=tiling.interleave // 2)
     return replace(tiling, rows=tiling.rows // 2) if tiling.rows > 4 else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pintac.backend import vpu
 from pintac.backend.axes import RowAxis
 from pintac.backend.bodies import Bodies, Body, start_of
-from pintac.backend.fuse import CONTRACTIONS, Fuser, KernelStep, Step
+from pintac.backend.fuse import CONTRACTIONS, Fuser, KernelStep, Step, root
 from pintac.backend.order import Search, order
 from pintac.backend.placement import Context, Home, Position
 from pintac.backend.stages import Stage, held_values, stages_of, stored_behind_nests, windows
@@ -253,7 +253,7 @@ class Scheduler(Bodies):
         """Rows of a tile: fewer where a value has several rows (a factor axis) for each row of `axis`."""
         factor = width = 1
         for node in sweep.nodes:
-            for value in (node, *node.operands):
+            for value in (node, *node.operands, *map(root, node.operands)):
                 tags = self.units.tags(value, unit)
                 if axis in tags:
                     rest = value.type.shape[tags.index(axis) + 1 :]
