@@ -88,13 +88,17 @@ def test_bits(estimator: Estimator, points: int, quant: str) -> None:
         np.testing.assert_array_equal(value.view(np.uint32), expected[key].view(np.uint32), err_msg=key)
 
 
-@pytest.mark.parametrize("K", [4, 24])
-def test_no_loop_holds_two_links_of_a_chain(K: int) -> None:
-    graph = prepare(lower(training_step(OrthonormalDirections(K=K, sigma=0.05), 35), PipelineOptions()).graphs["step"])
+@pytest.mark.parametrize(
+    ("K", "quant", "looped"),
+    [(4, "diff", False), (16, "diff", False), (18, "diff", True), (8, "even-odd", False), (10, "even-odd", True)],
+)
+def test_no_loop_holds_two_links_of_a_chain(K: int, quant: str, looped: bool) -> None:
+    options = PipelineOptions.from_bits("8/16/8/12", quant=quant)
+    graph = prepare(lower(training_step(OrthonormalDirections(K=K, sigma=0.05), 35), options).graphs["step"])
     units = Units(graph)
     links = [(node, accumulator(node)) for node in graph.of("matmul_tn")]
     chained = [(node, start) for node, start in links if start is not None and start.op == "matmul_tn"]
-    assert len(chained) > 3
+    assert chained
     assert all(units.of[node][0] is not units.of[start][0] for node, start in chained)
     kinds = {unit.kind for unit in units.units}
-    assert ("evaluations" in kinds) == (K > 16)
+    assert ("evaluations" in kinds) == looped
