@@ -25,7 +25,7 @@ BY = ("layer", "op", "line", "unit")
 BLOCK_MACS = 64
 NO_OP = "(no op)"
 SPILL, INPUTS, OUTPUTS = "spill", "inputs", "results"
-TRANSFER_VERBS = ("load ", "store ", "output ", "start ")
+TRANSFER_VERBS = ("load ", "store ", "output ", "start ", "hold ")
 
 
 @dataclass(frozen=True)
