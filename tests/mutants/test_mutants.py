@@ -244,7 +244,7 @@ def allocation_owns_its_bytes() -> None:
 def of_lifetimes(change: Callable[[allocator.Life], allocator.Life]) -> Patch:
     original = allocator.lifetimes
     return lambda m: m.setattr(
-        allocator, "lifetimes", lambda items: {b: change(life) for b, life in original(items).items()}
+        allocator, "lifetimes", lambda *given: {b: change(life) for b, life in original(*given).items()}
     )
 
 
@@ -259,8 +259,8 @@ ALLOCATOR: Mapping[str, Patch] = {
 }
 
 
-def _without_loops(lifetimes: Callable[[Any], dict[Any, allocator.Life]]) -> Callable[[Any], dict[Any, Any]]:
-    return lambda items: lifetimes([op for op, _ in tile.walk(items) if isinstance(op, tile.TileOp)])
+def _without_loops(lifetimes: Callable[..., dict[Any, allocator.Life]]) -> Callable[..., dict[Any, Any]]:
+    return lambda items, *rest: lifetimes([op for op, _ in tile.walk(items) if isinstance(op, tile.TileOp)], *rest)
 
 
 @pytest.mark.parametrize("name", ALLOCATOR)
