@@ -100,14 +100,10 @@ class Bodies(Placement):
         home = self._home_of(source, body.unit, body.stage)
         if home.buffer.space != Space.DRAM:
             return self._stored_view(node, source, home, body.unit, body.context)
-        start = self._load(node, home, body)
-        return (
-            self.view(node, body)
-            if start is not None
-            else self._stored_view(node, source, home, body.unit, body.context)
-        )
+        self._load(node, home, body)
+        return self.view(node, body)
 
-    def _load(self, node: Node, home: Home, body: Body) -> Node:
+    def _load(self, node: Node, home: Home, body: Body) -> None:
         """Bring a value from DRAM to the outermost body in which its rows do not change."""
         source = root(node)
         axes = {t for t in self.units.tags(node, body.unit) if t in body.context}
@@ -129,7 +125,6 @@ class Bodies(Placement):
         local = self._stored_view(what, what, Home(buffer, frozenset()), body.unit, target.context)
         remote = self._stored_view(what, source, home, body.unit, target.context)
         target.ops.append(CopyOp(f"load {what.name}", what.loc, remote, local))
-        return what
 
     def _new_local(self, node: Node, body: Body) -> Buffer:
         shape = self._virtual_shape(node, body.unit, frozenset(), body.context)

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pintac import isa
+from pintac.backend.order import mapping_of
 from pintac.backend.tile import Arg, CopyOp, IndexView, Item, Loop, MatmulOp, Sync, TileOp, View, VpuOp
-from pintac.cost_matmul import best_dataflow
 from pintac.isa import LOOP_LEVELS, Instruction, Kind, Opcode, Operand, Sink, Space
 from pintac.machine import Machine
 
@@ -23,7 +23,6 @@ class Emitter:
         self.params = params
         self.instructions: list[Instruction] = []
         self.origins: list[TileOp | None] = []
-        self.dataflows: dict[tuple[int, int, int, int, int, bool, bool], int] = {}
 
     def emit(self, items: Sequence[Item]) -> None:
         """Append the instructions of a schedule."""
@@ -57,16 +56,8 @@ class Emitter:
             m=op.m,
             n=op.n,
             k=op.k,
-            dataflow=self._dataflow(op),
+            dataflow=int(mapping_of(op, self.machine).dataflow),
         )
-
-    def _dataflow(self, op: MatmulOp) -> int:
-        in_sram = op.d.buffer.space == Space.SRAM
-        key = (op.m, op.k, op.n, op.a.bits, op.b.bits, op.accumulate, in_sram)
-        if key not in self.dataflows:
-            best = best_dataflow(*key[:5], self.machine, acc=op.accumulate, to_sram=in_sram)
-            self.dataflows[key] = int(best.dataflow)
-        return self.dataflows[key]
 
     def _vpu(self, op: VpuOp) -> Instruction:
         grouped = len(op.shape) == 3

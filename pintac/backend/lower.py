@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -232,13 +233,12 @@ def _schedule(
         else:
             raise problem
     scratch, predicted = scheduler.scratch, scheduler.predicted
-    best = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms, moves)
-    try:
-        searched = best.build()
-        used = allocate(searched, machine)
-        items, scratch, predicted = searched, best.scratch, best.predicted
-    except (SramFullError, NoRoomError):
-        used = allocate(items, machine)
+    if moves and scheduler.hot:
+        best = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms, moves)
+        with contextlib.suppress(SramFullError, NoRoomError):  # else the first order stays
+            searched = best.build()
+            used = allocate(searched, machine)
+            items, scratch, predicted = searched, best.scratch, best.predicted
     return Entry(items, used, tiling, tuple(sorted(n.name for n in spilled)), tuple(scratch), predicted)
 
 

@@ -59,7 +59,8 @@ class Scheduler(Bodies):
     `earlier` is another attempt for the same graph and machine, whose units and kernels are taken over. `rooms` are
     bytes of SRAM by unit for what belongs to a loop body alone, `moves` how long its order is searched for.
     Afterwards `own` are the buffers that hold what belongs to one loop body alone, `largest` the most bytes of one such
-    buffer, by unit, and `predicted` the cycles that the loops should take by the costs that orders are chosen by.
+    buffer, by unit, `predicted` the cycles that the loops should take by the costs that orders are
+    chosen by, and `hot` says whether a longer search would look at any loop body.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Scheduler(Bodies):
         self.own: dict[Buffer, Unit] = {}
         self.largest: dict[str, int] = {}
         self.predicted = 0
+        self.hot = False
         self._fused: dict[Sweep, list[Step]] = earlier._fused if earlier is not None else {}
 
     # ---- units
@@ -322,9 +324,11 @@ class Scheduler(Bodies):
             return found.ops
         own = _own(shared, self.unit_of)
         self.largest[unit.name] = max([self.largest.get(unit.name, 0), *(b.bytes for b in own)])
+        hot = trips >= HOT
+        self.hot = self.hot or hot
         search = Search(
-            tries=TRIES if self.moves and trips >= HOT else -1,
-            moves=self.moves if trips >= HOT else 0,
+            tries=TRIES if self.moves and hot else -1,
+            moves=self.moves if hot else 0,
             room=self.rooms.get(unit.name, 1 << 40),
             pause=self._pause(unit),
             local=frozenset(own),
