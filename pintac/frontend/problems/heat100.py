@@ -12,7 +12,7 @@ from torch import Tensor
 from pintac.frontend.operators import dt, laplacian
 from pintac.frontend.problem import Problem, Term, TrainStep
 from pintac.frontend.problems.common import training_step
-from pintac.frontend.samplers import At, Ball, Product, Sampler, Sphere, Uniform
+from pintac.frontend.samplers import At, Ball, Product, Sphere, Uniform
 
 SPACE = 100
 
@@ -31,17 +31,13 @@ class Heat100(Problem):
         self.interior, self.initial, self.surface = interior, initial, surface
         self.initial_weight, self.surface_weight = initial_weight, surface_weight
 
-    def space(self) -> tuple[Sampler, Sampler]:
-        """Where x is drawn from: inside, and on the surface."""
-        return Ball(SPACE), Sphere(SPACE)
-
     def terms(self) -> list[Term]:
         time = Uniform([(0.0, 1.0)])
-        inside, surface = self.space()
+        start, surface = Product(Ball(SPACE), At(0.0)), Product(Sphere(SPACE), time)
         return [
-            Term("interior", Product(inside, time), self.pde, points=self.interior),
-            Term("initial", Product(inside, At(0.0)), self.known, points=self.initial, weight=self.initial_weight),
-            Term("surface", Product(surface, time), self.known, points=self.surface, weight=self.surface_weight),
+            Term("interior", Product(Ball(SPACE), time), self.pde, points=self.interior),
+            Term("initial", start, self.known, points=self.initial, weight=self.initial_weight),
+            Term("surface", surface, self.known, points=self.surface, weight=self.surface_weight),
         ]
 
     def pde(self, u: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

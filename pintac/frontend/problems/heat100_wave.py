@@ -5,22 +5,49 @@ k = (1, ..., 1) / 10, so |k| = 1; t in [0, 1]. The solution is known at the star
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from pintac.frontend.problem import TrainStep
+from pintac.frontend.operators import dt, laplacian
+from pintac.frontend.problem import Problem, Term, TrainStep
 from pintac.frontend.problems.common import training_step
-from pintac.frontend.problems.heat100 import SPACE, Heat100
-from pintac.frontend.samplers import Boundary, Sampler, Uniform
+from pintac.frontend.samplers import At, Boundary, Product, Uniform
+
+SPACE = 100
 
 
-class Heat100Wave(Heat100):
-    """The same equation and terms in a box: points (x, t) with 100 + 1 coordinates."""
+class Heat100Wave(Problem):
+    """Points (x, t) with 100 + 1 coordinates."""
 
-    def space(self) -> tuple[Sampler, Sampler]:
-        """Where x is drawn from: inside, and on the faces."""
+    def __init__(
+        self,
+        interior: int = 50,
+        initial: int = 50,
+        surface: int = 50,
+        initial_weight: float = 1000.0,
+        surface_weight: float = 1000.0,
+    ) -> None:
+        self.interior, self.initial, self.surface = interior, initial, surface
+        self.initial_weight, self.surface_weight = initial_weight, surface_weight
+
+    def terms(self) -> list[Term]:
         box = [(-1.0, 1.0)] * SPACE
-        return Uniform(box), Boundary(box)
+        time = Uniform([(0.0, 1.0)])
+        start, surface = Product(Uniform(box), At(0.0)), Product(Boundary(box), time)
+        return [
+            Term("interior", Product(Uniform(box), time), self.pde, points=self.interior),
+            Term("initial", start, self.known, points=self.initial, weight=self.initial_weight),
+            Term("surface", surface, self.known, points=self.surface, weight=self.surface_weight),
+        ]
+
+    def pde(self, u: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return dt(u, x) - laplacian(u, x, dims=slice(0, SPACE))
+
+    def known(self, u: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """The condition u = exact, at the start and on the faces."""
+        return u(x) - self.exact(x)
 
     def exact(self, x: Tensor) -> Tensor:
         return torch.exp(-x[:, SPACE:]) * torch.sin(x[:, :SPACE].sum(-1, keepdim=True) / 10)
