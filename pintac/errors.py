@@ -105,6 +105,12 @@ class ExecutionError(PintacError):
     code = "execution"
 
 
+class ResultsError(PintacError):
+    """A file of results that is damaged, or not what its name says."""
+
+    code = "results"
+
+
 def suggest(word: str, known: list[str]) -> str | None:
     """A "did you mean" hint for a mistyped name, or a list of what exists."""
     import difflib

@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = 700  # "about 400" is the aim; one table (the ISA) is longer
 
-ROOMS = {"api", "asm", "backend", "cli", "frontend", "ir", "machines", "passes", "report", "runtime"}
+ROOMS = {"api", "asm", "backend", "cli", "experiments", "frontend", "ir", "machines", "passes", "report", "runtime"}
 
 
 def name(path: Path) -> str:
