@@ -65,14 +65,16 @@ def drive(
     measure: Callable[[], float] | None = None,
     macs: int | None = None,
     save: Callable[[], None] | None = None,
+    history: History | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Outcome:
     """Run until `total` steps are done, counted from the start of training (a resumed run goes on where it was).
 
     `measure` gives the current l2 error, `macs` a step's multiply-accumulates (for the rate shown), `save` writes a
-    checkpoint: every half minute, at the end, and on Ctrl-C, which ends the loop after the running step.
+    checkpoint: every half minute, at the end, and on Ctrl-C, which ends the loop after the running step. `history` is
+    that of a resumed run until now; the loop appends to it.
     """
-    outcome = Outcome()
+    outcome = Outcome([] if history is None else history)
     every = max(1, total // HISTORY_POINTS)
     l2: float | None = None
     measured = saved = clock()

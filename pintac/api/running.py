@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pintac.api.loop import Outcome, drive
+from pintac.api.loop import History, Outcome, drive
 from pintac.api.result import Result
 from pintac.api.weights import to_states, to_weights
 from pintac.errors import CheckpointError, PintacError, ProgramError, UsageError
@@ -54,10 +54,9 @@ def run(
     loaded = program if isinstance(program, Program) else load(program)
     used_seed = int(loaded.meta.get("seed", 0)) if seed is None else seed
     session = open_session(loaded, engine, used_seed, weights, threads)
-    if resume:
-        resume_session(session, checkpoint)
+    history = resume_session(session, checkpoint) if resume else []
     total = total_steps(loaded, steps)
-    outcome = drive_session(session, loaded, total, progress=progress, checkpoint=checkpoint)
+    outcome = drive_session(session, loaded, total, progress=progress, checkpoint=checkpoint, history=history)
     return finish(session, loaded, outcome, engine=engine, seed=used_seed)
 
 
@@ -98,19 +97,28 @@ def open_session(
     return session
 
 
-def resume_session(session: Session, checkpoint: str | Path | None) -> None:
-    """Go on from a checkpoint."""
+def resume_session(session: Session, checkpoint: str | Path | None) -> History:
+    """Go on from a checkpoint; the history until there."""
     if checkpoint is None:
         raise UsageError("which checkpoint shall be resumed?", hint="--checkpoint FILE --resume")
     if not Path(checkpoint).exists():
         raise CheckpointError(f"there is no checkpoint {checkpoint}", hint="run without --resume first")
-    session.load_checkpoint(checkpoint)
+    return list(session.load_checkpoint(checkpoint))
 
 
 def drive_session(
-    session: Session, program: Program, total: int, *, progress: bool, checkpoint: str | Path | None
+    session: Session,
+    program: Program,
+    total: int,
+    *,
+    progress: bool,
+    checkpoint: str | Path | None,
+    history: History,
 ) -> Outcome:
-    """The training loop on a session, with the live error on the first test points."""
+    """The training loop on a session, with the live error on the first test points.
+
+    `history` is what a resumed run measured before; the loop adds to it.
+    """
     x, u = program.test_x, program.test_u
 
     def live() -> float:
@@ -119,7 +127,7 @@ def drive_session(
 
     def save() -> None:
         assert checkpoint is not None
-        session.save_checkpoint(checkpoint)
+        session.save_checkpoint(checkpoint, history)
 
     return drive(
         SessionSteps(session),
@@ -129,6 +137,7 @@ def drive_session(
         measure=None if x is None or u is None else live,
         macs=session.work().macs,
         save=None if checkpoint is None else save,
+        history=history,
     )
 
 
@@ -180,6 +189,7 @@ def details(program: Program) -> dict[str, Any]:
     keys = ("problem", "quant", "scheme", "saved", "optimizer", "estimator", "terms")
     return {
         **{key: program.meta[key] for key in keys if key in program.meta},
+        "derivatives": "estimator",
         "program_bytes": len(program.code),
         "file_bytes": len(program.to_bytes()),
         "isa_hash": isa_hash(),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pintac.frontend import SampledStep, TestSet, TrainStep
 
 ENGINES = ("jit", "reference", "evaluator")
+DERIVATIVES: Mapping[str, str] = {"autograd": "nested", "forward": "forward"}  # besides "estimator"
 TWIN_ROWS = 2048  # evaluations of the float twin at once: activations stay in cache
 
 
@@ -49,6 +50,7 @@ def train(
     observers: Sequence[Observer] = (),
     verify: str = "ends",
     threads: int = 1,
+    derivatives: str = "estimator",
 ) -> Result:
     """Train on the simulator.
 
@@ -59,14 +61,27 @@ def train(
     threads   of the jit engine: the same bits, sooner where as many processors are free
     twin      also train the fp32 torch twin: same weights, random numbers, estimator and schedule
 
-    quant="none" is that fp32 run by itself: no program, so cycles and energy are None. The other arguments are those
-    of `compile`, `checkpoint` and `resume` those of `run`. `step.net` is not changed; see `Result.state_dict`.
+    quant="none" is that fp32 run by itself: no program, so cycles and energy are None. There alone `derivatives` may be
+    "autograd", exact derivatives of the residual by nested automatic differentiation in place of the estimator, or
+    "forward", the same by a forward Laplacian. The other arguments are those of `compile`, `checkpoint` and `resume`
+    those of `run`. `step.net` is not changed; see `Result.state_dict`.
     """
+    if derivatives != "estimator":
+        if derivatives not in DERIVATIVES:
+            hint = suggest(derivatives, ["estimator", *DERIVATIVES])
+            raise UsageError(f"there are no derivatives {derivatives!r}", hint=hint)
+        if quant != "none":
+            raise UsageError(
+                f"derivatives by {derivatives!r} are those of fp32 in torch, the machine has the estimator alone",
+                hint="quant='none', --quant none",
+            )
+        if twin:
+            raise UsageError("the float twin is a run with the estimator", hint="train it by itself, quant='none'")
     total = _total(step, steps)
     if quant == "none":
         if checkpoint is not None:
             raise UsageError("quant='none' trains in torch, without checkpoints")
-        return _train_float(step, total, seed=seed, progress=progress, weights=weights)
+        return _train_float(step, total, seed=seed, progress=progress, weights=weights, derivatives=derivatives)
     if engine not in ENGINES:
         raise UsageError(f"there is no engine {engine!r}", hint=suggest(engine, list(ENGINES)))
     options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved)
@@ -81,9 +96,10 @@ def train(
         program = emit_or_reuse(lowered, target)
         compile_seconds = time.perf_counter() - start
         session = running.open_session(program, engine, seed, None, threads)
-        if resume:
-            running.resume_session(session, checkpoint)
-        outcome = running.drive_session(session, program, total, progress=progress, checkpoint=checkpoint)
+        history = running.resume_session(session, checkpoint) if resume else []
+        outcome = running.drive_session(
+            session, program, total, progress=progress, checkpoint=checkpoint, history=history
+        )
         result = running.finish(session, program, outcome, engine=engine, seed=seed)
         states = session.state_arrays()
         result = replace(result, compile_seconds=compile_seconds, weights=lowered.layout.export(states))
@@ -128,12 +144,17 @@ class _TwinSteps:
 
 
 def _train_float(
-    step: TrainStep, total: int, *, seed: int, progress: bool, weights: Mapping[str, np.ndarray] | None
+    step: TrainStep,
+    total: int,
+    *,
+    seed: int,
+    progress: bool,
+    weights: Mapping[str, np.ndarray] | None,
+    derivatives: str = "estimator",
 ) -> Result:
-    from pintac.frontend import SampledStep, test_set
+    from pintac.frontend import test_set
 
-    chunk = max(1, TWIN_ROWS // step.estimator.K)
-    twin = SampledStep(step, ExpandOperators().run, seed=seed, chunk=chunk, weights=weights)
+    twin = _float_step(step, derivatives, seed, weights)
     test = test_set(step)
     few = None if test is None else replace(test, x=test.x[: running.LIVE_POINTS], u=test.u[: running.LIVE_POINTS])
 
@@ -145,7 +166,7 @@ def _train_float(
     outcome = drive(
         _TwinSteps(twin, total),
         total,
-        title=f"{step.name} (float twin)",
+        title=f"{step.name} ({'float twin' if derivatives == 'estimator' else derivatives})",
         progress=progress,
         measure=None if few is None else live,
     )
@@ -163,8 +184,21 @@ def _train_float(
         history=tuple(outcome.history),
         sim_seconds_per_step=outcome.seconds_per_step,
         interrupted=outcome.interrupted,
-        details={"problem": step.name, "quant": "none"},
+        details={"problem": step.name, "quant": "none", "derivatives": derivatives},
     )
+
+
+def _float_step(
+    step: TrainStep, derivatives: str, seed: int, weights: Mapping[str, np.ndarray] | None
+) -> SampledStep:
+    """The training step in torch. Automatic differentiation is refused what the estimator is refused."""
+    from pintac.frontend import AutodiffStep, SampledStep, trace
+
+    if derivatives == "estimator":
+        chunk = max(1, TWIN_ROWS // step.estimator.K)
+        return SampledStep(step, ExpandOperators().run, seed=seed, chunk=chunk, weights=weights)
+    ExpandOperators().run(trace(step).step)  # raises for residuals that mix points or nest derivatives
+    return AutodiffStep(step, DERIVATIVES[derivatives], seed=seed, weights=weights)
 
 
 class _EvaluatorSteps:
@@ -187,6 +221,7 @@ def _train_evaluator(lowered: Lowered, total: int, *, seed: int, progress: bool,
     outcome = drive(_EvaluatorSteps(session), total, title=f"{lowered.meta['problem']} (evaluator)", progress=progress)
     error = None if test is None else running.l2_rel(session.infer(test.x), test.u)
     details: dict[str, Any] = {key: lowered.meta[key] for key in ("problem", "quant", "scheme", "saved")}
+    details["derivatives"] = "estimator"
     return Result(
         steps=session.step_number,
         seed=seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from pintac.runtime.state import MachineState, describe
 from pintac.runtime.work import Work, count_work
 
 STEP, INFER = "step", "infer"
+History = Sequence[tuple[int, float | None, float | None]]
+"""Rows of (step, loss, l2)."""
 
 
 class Session:
@@ -96,14 +99,14 @@ class Session:
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Write what a later session needs to go on bit for bit."""
+    def save_checkpoint(self, path: str | os.PathLike[str], history: History = ()) -> None:
+        """Write what a later session needs to go on bit for bit, and the `history` so far."""
         arrays = {**self.state.symbols("state"), **self.state.symbols("metric")}
         status = int(self.state.status[0])
-        Checkpoint(self.program.digest, self.step_number, self.seed, status, arrays).save(path)
+        Checkpoint(self.program.digest, self.step_number, self.seed, status, arrays, history).save(path)
 
-    def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Go back, or on, to a checkpoint of this program; its seed becomes the session's."""
+    def load_checkpoint(self, path: str | os.PathLike[str]) -> History:
+        """Go back, or on, to a checkpoint of this program; its seed becomes the session's. The history until there."""
         checkpoint = load_checkpoint(path, self.program.digest)
         wanted = {s.name: s for kind in ("state", "metric") for s in self.program.symbols_of(kind)}
         if set(checkpoint.arrays) != set(wanted):
@@ -116,3 +119,4 @@ class Session:
             self.state.write(name, array)
         self.step_number, self.seed = checkpoint.step, checkpoint.seed
         self.state.status[0] = checkpoint.status
+        return checkpoint.history

@@ -72,6 +72,7 @@ def test_resuming_is_exact(tiny_program: Program, tmp_path: Path) -> None:
     pintac.run(tiny_program, 2, progress=False, checkpoint=checkpoint)
     resumed = pintac.run(tiny_program, 4, progress=False, checkpoint=checkpoint, resume=True)
     assert resumed.steps == 4 and resumed.l2 == whole.l2
+    assert resumed.history == whole.history and len(whole.history) == 4, "also what was measured before"
     for name, value in whole.weights.items():
         np.testing.assert_array_equal(value, resumed.weights[name])
 
