@@ -86,6 +86,7 @@ class Result:
             **cost,
             "sim_seconds_per_step": self.sim_seconds_per_step,
             "compile_seconds": self.compile_seconds,
+            "derivatives": "estimator",
             "program_bytes": None,
             "isa_hash": None,
             "engine": self.engine,

@@ -188,9 +188,7 @@ def _train_float(
     )
 
 
-def _float_step(
-    step: TrainStep, derivatives: str, seed: int, weights: Mapping[str, np.ndarray] | None
-) -> SampledStep:
+def _float_step(step: TrainStep, derivatives: str, seed: int, weights: Mapping[str, np.ndarray] | None) -> SampledStep:
     """The training step in torch. Automatic differentiation is refused what the estimator is refused."""
     from pintac.frontend import AutodiffStep, SampledStep, trace
 
@@ -221,7 +219,6 @@ def _train_evaluator(lowered: Lowered, total: int, *, seed: int, progress: bool,
     outcome = drive(_EvaluatorSteps(session), total, title=f"{lowered.meta['problem']} (evaluator)", progress=progress)
     error = None if test is None else running.l2_rel(session.infer(test.x), test.u)
     details: dict[str, Any] = {key: lowered.meta[key] for key in ("problem", "quant", "scheme", "saved")}
-    details["derivatives"] = "estimator"
     return Result(
         steps=session.step_number,
         seed=seed,

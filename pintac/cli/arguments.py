@@ -78,6 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
     _pass_options(train)
     _run_options(train, "evaluator")
     train.add_argument("--twin", choices=["float"], help="also train the fp32 torch twin on the same random numbers")
+    train.add_argument(
+        "--derivatives",
+        choices=["estimator", "autograd", "forward"],
+        default="estimator",
+        help="with --quant none: exact derivatives by nested autograd or a forward Laplacian, not by the estimator",
+    )
 
     compile_ = _verb(verbs, "compile", "compile a problem to a program file")
     compile_.add_argument("spec", metavar="NAME|FILE.py:OBJECT", nargs="?", help=SPEC_HELP)

@@ -45,6 +45,7 @@ def train(options: Options) -> int:
         resume=options.resume,
         weights=_weights(options),
         twin=options.twin is not None,
+        derivatives=options.derivatives,
         **_compilation(options, timing),
     )
     _finish_timing(timing)

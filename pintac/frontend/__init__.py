@@ -1,6 +1,7 @@
 """The only room that imports torch: layers, problems, operators; tracing to IR; the float twin."""
 
 from pintac.frontend.adapters import builtin_step, load_step
+from pintac.frontend.autodiff import AutodiffStep
 from pintac.frontend.baselines import Baselines, trivial_baselines
 from pintac.frontend.eager import EagerStep
 from pintac.frontend.estimators import Estimator, OrthonormalDirections, QuasiRandom, SecondDifference, Stein
@@ -17,6 +18,7 @@ from pintac.frontend.weights import as_tensors, initial_states, initialize_
 __all__ = [
     "Adam",
     "At",
+    "AutodiffStep",
     "Ball",
     "Baselines",
     "Boundary",

@@ -7,7 +7,7 @@ here as in the evaluator; its gradients come from torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,19 @@ from pintac.ir import Graph, Node
 from pintac.ir.ops import integer, ints
 
 DrawRows = Callable[[Node], Tensor]
+
+
+class Operators(Protocol):
+    """The meaning of `gradient` and `laplacian` nodes in torch, for graphs in which they are not expanded."""
+
+    def at(self, node: Node, x: Tensor) -> Tensor:
+        """The points x that something is differentiated at, as the graph shall go on with them."""
+        ...
+
+    def apply(self, node: Node, values: Mapping[Node, Tensor]) -> Tensor:
+        """The value of an operator; `values` holds every node before it."""
+        ...
+
 
 _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": torch.add,
@@ -66,16 +79,19 @@ def run_graph(
     outputs: Sequence[str] | None = None,
     random: DrawRows | None = None,
     data: DrawRows | None = None,
+    operators: Operators | None = None,
 ) -> dict[str, Tensor]:
     """The outputs of `graph` (all, or those named) as torch values, differentiable in the feeds that require gradients.
 
     `feeds` are states, inputs and data by name; `params` has seed, step and the scalars read. `random` and `data` may
-    replace how those sources get their values. Raises IRError for ops without a torch meaning (unexpanded derivatives).
+    replace how those sources get their values. `operators` gives derivatives their meaning. Raises IRError for ops
+    without a torch meaning (derivatives, without `operators`).
     """
     keys = list(graph.outputs) if outputs is None else list(outputs)
     needed = _needed([graph.outputs[key] for key in keys])
     last = {operand: node for node in graph.nodes if node in needed for operand in node.operands}
     kept = {graph.outputs[key] for key in keys}
+    differentiated = {node.operands[1] for node in graph.of("gradient", "laplacian")} if operators else set()
     values: dict[Node, Tensor] = {}
     for node in graph.nodes:
         if node not in needed:
@@ -89,8 +105,14 @@ def run_graph(
             values[node] = feeds[str(node.attrs["name"])].to(dtype)
         elif node.op == "scalar":
             values[node] = torch.tensor(params[str(node.attrs["name"])], dtype=dtype)
+        elif operators is not None and node.op in ("gradient", "laplacian"):
+            values[node] = operators.apply(node, values)
         else:
             values[node] = _apply(node, [values[operand] for operand in node.operands], dtype)
+        if operators is not None:
+            if node in differentiated:
+                values[node] = operators.at(node, values[node])
+            continue  # an operator may need any of the values that lead to its operand
         for operand in set(node.operands):
             if last[operand] is node and operand not in kept:
                 del values[operand]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pintac.errors import ModelError
-from pintac.frontend.interpret import draw, run_graph
+from pintac.frontend.interpret import Operators, draw, run_graph
 from pintac.frontend.problem import Term, TrainStep
 from pintac.frontend.tracing import trace_step
 from pintac.frontend.weights import Arrays, Layout, initial_states
@@ -103,7 +103,12 @@ class SampledStep:
             return rows.cut(values) if name.startswith("points.") else torch.from_numpy(values)
 
         key = f"residual:{term.name}"
-        return run_graph(graph, self.states, params, self.dtype, [key], random, constants)[key]
+        operators = self._operators(graph)
+        return run_graph(graph, self.states, params, self.dtype, [key], random, constants, operators)[key]
+
+    def _operators(self, graph: Graph) -> Operators | None:
+        """What derivatives mean that `expand` has left; here it leaves none."""
+        return None
 
     def _draw(self, node: Node, t: int, shape: tuple[int, ...]) -> np.ndarray:
         """The random numbers of a whole term at step t, drawn once for all its chunks."""
