@@ -14,6 +14,7 @@ import numpy as np
 
 from pintac.api.lowering import Lowered, lower
 from pintac.api.running import details
+from pintac.blocks import SMX_BLOCK
 from pintac.errors import UsageError
 from pintac.ir import print_module
 from pintac.machine import Machine
@@ -38,6 +39,7 @@ def compile(
     scheme: str = "prs",
     bits: str = DEFAULT_BITS,
     saved: str = "smx",
+    block: str = SMX_BLOCK,
     passes: str | None = None,
     observers: Sequence[Observer] = (),
     verify: str = "ends",
@@ -52,6 +54,7 @@ def compile(
     scheme    order in which tensor-train layers are contracted: "prs", "sequential", "dense"
     bits      weight/base/delta/gradient
     saved     how backward reads the perturbed path: "smx" (what the forward matmul read) or "f32"
+    block     shape of the blocks that share an exponent; a program has "4x4", others are for `train` on the evaluator
     passes    a pipeline in place of the default one, such as "expand-operators,split-stein,..."
     observers see the pipeline run (dumps, times, checks); `verify` is "each", "ends" or "none"
     seed      draws the initial weights, unless `weights` (names and layout of the state_dict) are given
@@ -67,6 +70,7 @@ def compile(
         scheme=scheme,
         bits=bits,
         saved=saved,
+        block=block,
         passes=passes,
         observers=observers,
         verify=verify,
@@ -152,6 +156,7 @@ def build(
     scheme: str = "prs",
     bits: str = DEFAULT_BITS,
     saved: str = "smx",
+    block: str = SMX_BLOCK,
     passes: str | None = None,
     observers: Sequence[Observer] = (),
     verify: str = "ends",
@@ -162,7 +167,7 @@ def build(
     """As `compile`, with every level to look at; the program is made when it is asked for."""
     if quant == "none":
         raise UsageError("quant 'none' is fp32 in torch: there is no program", hint="train takes it")
-    options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved)
+    options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved, block=block)
     where = as_machine(machine)
     start = time.perf_counter()
     lowered = lower(step, options, passes=passes, observers=observers, verify=verify, seed=seed, weights=weights)

@@ -85,6 +85,7 @@ def lower(
         "scheme": chosen.scheme,
         "bits": chosen.bits,
         "saved": chosen.saved,
+        "block": chosen.block,
         "passes": str(PassManager(steps)),
         "optimizer": step.optimizer.attrs(),
         "estimator": dict(graphs["step"].attrs["estimator"]),

@@ -17,6 +17,7 @@ from pintac.api.loop import drive
 from pintac.api.lowering import Lowered, default_steps, lower
 from pintac.api.result import Result
 from pintac.api.reuse import emit_or_reuse
+from pintac.blocks import SMX_BLOCK
 from pintac.errors import UsageError, suggest
 from pintac.machine import Machine
 from pintac.passes import Observer, PipelineOptions
@@ -46,6 +47,7 @@ def train(
     scheme: str = "prs",
     bits: str = DEFAULT_BITS,
     saved: str = "smx",
+    block: str = SMX_BLOCK,
     passes: str | None = None,
     observers: Sequence[Observer] = (),
     verify: str = "ends",
@@ -59,6 +61,7 @@ def train(
     engine    "jit" or "reference" execute the program (equal bits); "evaluator" runs the IR itself, without a program
     weights   initial weights in the names and layout of the state_dict, in place of drawn ones
     threads   of the jit engine: the same bits, sooner where as many processors are free
+    block     shape of the blocks that share an exponent: "4x4", or on the evaluator "8x8", "1x16", "1x32"
     twin      also train the fp32 torch twin: same weights, random numbers, estimator and schedule
 
     quant="none" is that fp32 run by itself: no program, so cycles and energy are None. There alone `derivatives` may be
@@ -84,7 +87,9 @@ def train(
         return _train_float(step, total, seed=seed, progress=progress, weights=weights, derivatives=derivatives)
     if engine not in ENGINES:
         raise UsageError(f"there is no engine {engine!r}", hint=suggest(engine, list(ENGINES)))
-    options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved)
+    if block != SMX_BLOCK and engine != "evaluator":
+        raise UsageError(f"the simulated machine has 4x4 blocks, not {block}", hint="--engine evaluator")
+    options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved, block=block)
     target = as_machine(machine)
     start = time.perf_counter()
     lowered = lower(step, options, passes=passes, observers=observers, verify=verify, seed=seed, weights=weights)
@@ -218,7 +223,7 @@ def _train_evaluator(lowered: Lowered, total: int, *, seed: int, progress: bool,
     test = lowered.test
     outcome = drive(_EvaluatorSteps(session), total, title=f"{lowered.meta['problem']} (evaluator)", progress=progress)
     error = None if test is None else running.l2_rel(session.infer(test.x), test.u)
-    details: dict[str, Any] = {key: lowered.meta[key] for key in ("problem", "quant", "scheme", "saved")}
+    details: dict[str, Any] = {key: lowered.meta[key] for key in ("problem", "quant", "scheme", "saved", "block")}
     return Result(
         steps=session.step_number,
         seed=seed,

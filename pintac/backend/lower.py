@@ -20,7 +20,9 @@ from pintac.backend.schedule import Scheduler, Tiling
 from pintac.backend.sync import Synchronizer, TooManySemaphoresError
 from pintac.backend.tile import Buffer, Item
 from pintac.backend.units import accumulator
+from pintac.errors import PassError
 from pintac.ir import Graph, Node
+from pintac.ir.types import SMX_BLOCK
 from pintac.isa import Space
 from pintac.machine import Machine
 from pintac.program import Origin, Program, Symbol
@@ -73,6 +75,17 @@ class Dram:
         return buffer
 
 
+def _check_blocks(graph: Graph) -> None:
+    """The machine has SMX blocks; others exist in the IR evaluator only."""
+    for node in graph.of("quantize"):
+        if node.type.block != SMX_BLOCK:
+            raise PassError(
+                f"%{node.name} has blocks of {node.attrs['block']}, the machine and its simulator have 4x4",
+                location=node.loc,
+                hint="other shapes are evaluated only: --engine evaluator",
+            )
+
+
 def lower(
     graphs: Mapping[str, Graph],
     *,
@@ -93,6 +106,8 @@ def lower(
     cannot hold the step, with the demand and what would help. `watch` is told the tile schedule of each entry,
     `effort` scales how long the orders of loop bodies are searched for.
     """
+    for graph in graphs.values():
+        _check_blocks(graph)
     dram = Dram()
     states = {n: dram.symbol(n, v.shape, "state") for n, v in sorted(init.items())}
     arrays = dict(data)

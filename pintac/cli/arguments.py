@@ -177,6 +177,12 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
         help=f"weight/base/delta/gradient bits (default {DEFAULT_BITS})",
     )
     group.add_argument("--saved", choices=["smx", "f32"], default="smx", help="format of values kept for backward")
+    group.add_argument(
+        "--block",
+        choices=["4x4", "8x8", "1x16", "1x32"],
+        default="4x4",
+        help="shape of the blocks that share an exponent (default 4x4; others with --engine evaluator)",
+    )
     group.add_argument("--machine", default="pinta", metavar="NAME|F.toml", help="machine description (default pinta)")
     group.add_argument(
         "--machine-key", action="append", default=[], metavar="K=V", help="change one key of the machine: sram_kib=192"

@@ -214,6 +214,7 @@ def _compilation(options: Options, timing: list[Any] | None = None) -> dict[str,
         "scheme": options.scheme,
         "bits": options.bits,
         "saved": options.saved,
+        "block": options.block,
         "passes": options.passes,
         "verify": options.verify,
         "observers": [*_dumps(options), *(timing or [])],
@@ -250,7 +251,7 @@ def _pipeline(options: Options) -> tuple[Pass, ...]:
         return parse_pipeline(options.passes)
     if options.verb == "opt":
         return ()
-    switches = {"quant": options.quant, "scheme": options.scheme, "saved": options.saved}
+    switches = {"quant": options.quant, "scheme": options.scheme, "saved": options.saved, "block": options.block}
     return default_pipeline(PipelineOptions.from_bits(options.bits, **switches))
 
 

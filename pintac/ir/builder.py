@@ -355,8 +355,10 @@ class Builder:
         listed = tuple(range(x.type.rank)) if axes is None else tuple(axes)
         return self.add_op("amax", (x,), {"axes": listed, "keepdims": keepdims}, loc=loc, name=name)
 
-    def quantize(self, x: Node, bits: int, *, loc: Location | None = None, name: str | None = None) -> Node:
-        return self.add_op("quantize", (x,), {"bits": bits}, loc=loc, name=name)
+    def quantize(
+        self, x: Node, bits: int, *, block: str = "4x4", loc: Location | None = None, name: str | None = None
+    ) -> Node:
+        return self.add_op("quantize", (x,), {"bits": bits, "block": block}, loc=loc, name=name)
 
     def decode(self, x: Node, *, loc: Location | None = None, name: str | None = None) -> Node:
         return self.add_op("decode", (x,), loc=loc, name=name)

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pintac import rng, smx, vmath
+from pintac import blocks, rng, smx, vmath
 from pintac.errors import IRError
 from pintac.ir.builder import Builder
 from pintac.ir.deltas import lower_delta_act
 from pintac.ir.graph import Graph, Location, Node
 from pintac.ir.ops import OPS, integer, ints
+from pintac.ir.types import SMX_BLOCK
 
 Array = NDArray[Any]
 
@@ -47,7 +48,20 @@ class SmxValue:
         return values[..., : self.shape[-2], : self.shape[-1]]
 
 
-Value = Array | SmxValue
+@dataclass(frozen=True)
+class BlockValue:
+    """A quantised tensor with blocks of another shape (`pintac.blocks`): what it decodes to, in the logical shape."""
+
+    values: NDArray[np.float32]
+    bits: int
+    block: tuple[int, int]
+
+    def decode(self) -> NDArray[np.float32]:
+        """The fp32 values."""
+        return self.values
+
+
+Value = Array | SmxValue | BlockValue
 Trace = Callable[[Node, Value], None]
 
 
@@ -108,7 +122,7 @@ class Evaluator:
     def value(self, node: Node, operands: Sequence[Value]) -> Value:
         """The value of one op."""
         result = EVALUATORS[node.op](self, node, operands)
-        if isinstance(result, SmxValue):
+        if isinstance(result, SmxValue | BlockValue):
             return result
         result = np.asarray(result, self.dtype)
         assert result.shape == node.shape, f"{node!r} evaluated to the shape {result.shape}"
@@ -152,11 +166,11 @@ class Evaluator:
 
 
 def _dense(value: Value) -> Array:
-    return value.decode() if isinstance(value, SmxValue) else np.array(value)
+    return np.array(value) if isinstance(value, np.ndarray) else value.decode()
 
 
 def _array(value: Value) -> Array:
-    assert not isinstance(value, SmxValue), "the verifier keeps smx values out of f32 ops"
+    assert isinstance(value, np.ndarray), "the verifier keeps smx values out of f32 ops"
     return value
 
 
@@ -277,6 +291,9 @@ def _smx_operands(e: Evaluator, node: Node, ops: Sequence[Value]) -> tuple[SmxVa
 def _matmul(e: Evaluator, node: Node, ops: Sequence[Value]) -> Value:
     transposed = bool(node.attrs["transpose_b"])
     acc = _array(ops[2]) if len(ops) == 3 else None
+    if isinstance(ops[0], BlockValue) and isinstance(ops[1], BlockValue):
+        left, weight = ops[0].values, ops[1].values.T if transposed else ops[1].values
+        return blocks.matmul(left, weight, (ops[0].bits, ops[1].bits), ops[0].block[1], acc)
     if e.mode == "smx":
         a, b = _smx_operands(e, node, ops)
         right = smx.transpose(*b.planes) if transposed else b.planes
@@ -288,6 +305,9 @@ def _matmul(e: Evaluator, node: Node, ops: Sequence[Value]) -> Value:
 
 def _matmul_tn(e: Evaluator, node: Node, ops: Sequence[Value]) -> Value:
     acc = _array(ops[2]) if len(ops) == 3 else None
+    if isinstance(ops[0], BlockValue) and isinstance(ops[1], BlockValue):
+        bits = ops[0].bits, ops[1].bits
+        return blocks.matmul_tn(ops[0].values, ops[1].values, bits, ops[0].block[0], acc)
     if e.mode == "smx":
         a, g = _smx_operands(e, node, ops)
         return smx.matmul_tn(a.planes, g.planes, acc, m=node.shape[0], n=node.shape[1])
@@ -369,13 +389,18 @@ def _quantize(e: Evaluator, node: Node, ops: Sequence[Value]) -> Value:
     x = _array(ops[0])
     if e.mode != "smx":
         return x
-    mant, code, flags = smx.quantize(x, integer(node.attrs, "bits"))
+    bits, block = integer(node.attrs, "bits"), node.type.block
+    if block != SMX_BLOCK:
+        mant, code, flags = blocks.quantize(x, bits, block)
+        e.flags |= flags
+        return BlockValue(blocks.decode(mant, code, block)[..., : x.shape[-2], : x.shape[-1]], bits, block)
+    mant, code, flags = smx.quantize(x, bits)
     e.flags |= flags
     return SmxValue(mant, code, node.shape)
 
 
 def _decode(e: Evaluator, node: Node, ops: Sequence[Value]) -> Value:
-    return _dense(ops[0]) if isinstance(ops[0], SmxValue) else ops[0]
+    return ops[0] if isinstance(ops[0], np.ndarray) else _dense(ops[0])
 
 
 EVALUATORS: Mapping[str, Rule] = MappingProxyType({

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pintac.errors import IRError, suggest
-from pintac.ir.types import SMX_BITS, TensorType, f32
+from pintac.ir.types import BLOCKS, SMX_BITS, SMX_BLOCK, TensorType, f32
 
 Scalar = int | float | str | bool
 AttrValue = Scalar | tuple[Scalar, ...]
@@ -41,11 +41,15 @@ _KINDS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class AttrSpec:
-    """One attribute of an op: its kind (a key of `_KINDS`), whether it must be given, and the values allowed."""
+    """One attribute of an op: its kind (a key of `_KINDS`), whether it must be given, and the values allowed.
+
+    A `quiet` attribute is left out where it has its default value.
+    """
 
     kind: str
     default: AttrValue | None = None
     choices: tuple[Scalar, ...] = ()
+    quiet: bool = False
 
     @property
     def required(self) -> bool:
@@ -90,6 +94,8 @@ def normalize_attrs(op: str, attrs: Mapping[str, object] | None) -> Attrs:
             if attr.default is None:
                 raise IRError(f"{op} needs the attribute {name!r} ({_KINDS[attr.kind][1]})")
             result[name] = attr.default
+        if attr.quiet and result[name] == attr.default:
+            del result[name]
     return MappingProxyType({name: result[name] for name in sorted(result)})
 
 
@@ -207,6 +213,16 @@ def _contraction(op: str, types: Sequence[TensorType]) -> None:
         raise IRError(f"{op}: the operands must be both f32 or both smx, got {left} and {right}")
 
 
+def _same_blocks(op: str, types: Sequence[TensorType], a_axis: int, b_axis: int) -> None:
+    """Operands share the blocks of the contracted dimension."""
+    if types[0].is_smx and types[0].block[a_axis] != types[1].block[b_axis]:
+        raise IRError(
+            f"{op} contracts blocks of {types[0].block[a_axis]} with blocks of {types[1].block[b_axis]}: "
+            f"{types[0]} and {types[1]}",
+            hint="quantise along the contracted dimension",
+        )
+
+
 def _accumulator(op: str, types: Sequence[TensorType], result: TensorType) -> TensorType:
     if len(types) == 3 and types[2] != result:
         raise IRError(f"{op}: the start value must be {result}, it is {types[2]}")
@@ -224,6 +240,7 @@ def _matmul(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     inner, outer = (b[1], b[0]) if attrs["transpose_b"] else b
     if a[-1] != inner:
         raise IRError(f"matmul contracts {a[-1]} with {inner}: {types[0]} and {types[1]}")
+    _same_blocks("matmul", types, 1, 1 if attrs["transpose_b"] else 0)
     return _accumulator("matmul", types, f32(*a[:-1], outer))
 
 
@@ -234,6 +251,7 @@ def _matmul_tn(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
         raise IRError(
             f"matmul_tn contracts over all dimensions but the last, which must agree: {types[0]} and {types[1]}"
         )
+    _same_blocks("matmul_tn", types, 0, 0)
     return _accumulator("matmul_tn", types, f32(a[-1], g[-1]))
 
 
@@ -370,7 +388,8 @@ def _amax(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
 
 
 def _quantize(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
-    return TensorType(f"smx{attrs['bits']}", types[0].shape)
+    block = f"_{attrs['block']}" if "block" in attrs else ""
+    return TensorType(f"smx{attrs['bits']}{block}", types[0].shape)
 
 
 def _decode(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
@@ -387,6 +406,10 @@ _NAME = AttrSpec("str")
 _INT = AttrSpec("int")
 _ROLE = AttrSpec("str", "", ROLES)
 _REDUCTION = {"axes": AttrSpec("ints"), "keepdims": AttrSpec("bool", False)}
+
+
+def _block(block: tuple[int, int]) -> str:
+    return f"{block[0]}x{block[1]}"
 
 
 def _table() -> dict[str, OpDef]:
@@ -498,8 +521,9 @@ def _table() -> dict[str, OpDef]:
         "quantize",
         1,
         _quantize,
-        "to SMX, 4x4 blocks over the last two dimensions",
+        "to SMX, 4x4 blocks over the last two dimensions, or blocks of another shape",
         bits=AttrSpec("int", None, SMX_BITS),
+        block=AttrSpec("str", _block(SMX_BLOCK), tuple(map(_block, BLOCKS)), quiet=True),
     )
     op("precision", "decode", 1, _decode, "SMX back to f32, exactly")
     return table

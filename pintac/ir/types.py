@@ -11,7 +11,18 @@ from pintac.errors import IRError, suggest
 SMX_BITS = (4, 8, 12, 16)
 """Mantissa widths of the SMX formats (NUMERICS 1)."""
 
-DTYPES = ("f32", "i32", *(f"smx{bits}" for bits in SMX_BITS))
+SMX_BLOCK = (4, 4)
+"""Rows and columns of an SMX block."""
+
+BLOCKS = (SMX_BLOCK, (8, 8), (1, 16), (16, 1), (1, 32), (32, 1))
+"""Blocks that share an exponent. The machine has 4x4; the others are evaluated, for comparison (`pintac.blocks`)."""
+
+DTYPES = (
+    "f32",
+    "i32",
+    *(f"smx{bits}" for bits in SMX_BITS),
+    *(f"smx{bits}_{rows}x{columns}" for rows, columns in BLOCKS[1:] for bits in SMX_BITS),
+)
 
 _TYPE = re.compile(r"\s*([A-Za-z]\w*)\s*\[\s*((?:\d+\s*(?:,\s*\d+\s*)*)?)\]\s*\Z")
 
@@ -20,7 +31,8 @@ _TYPE = re.compile(r"\s*([A-Za-z]\w*)\s*\[\s*((?:\d+\s*(?:,\s*\d+\s*)*)?)\]\s*\Z
 class TensorType:
     """Element type and logical shape of a value; `f32[]` is a scalar.
 
-    `shape` is the user's shape. An SMX value occupies `padded_shape`, whose last two dimensions are whole 4x4 blocks.
+    `shape` is the user's shape. An SMX value occupies `padded_shape`, whose last two dimensions are whole 4x4 blocks;
+    blocks of another shape are part of the element type: `smx8_1x32`.
     Raises IRError for an unknown element type, a negative size, or an SMX type with fewer than two dimensions.
     """
 
@@ -55,14 +67,21 @@ class TensorType:
     @property
     def bits(self) -> int:
         """Bits of an element: the mantissa width of an SMX type (its exponents not counted), else 32."""
-        return int(self.dtype[3:]) if self.is_smx else 32
+        return int(self.dtype[3:].partition("_")[0]) if self.is_smx else 32
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that share an exponent (of an SMX type)."""
+        rows, _, columns = self.dtype.partition("_")[2].partition("x")
+        return (int(rows), int(columns)) if columns else SMX_BLOCK
 
     @property
     def padded_shape(self) -> tuple[int, ...]:
-        """The shape in storage: SMX types round the last two dimensions up to multiples of 4."""
+        """The shape in storage: SMX types round the last two dimensions up to whole blocks."""
         if not self.is_smx:
             return self.shape
-        return (*self.shape[:-2], *(-(-size // 4) * 4 for size in self.shape[-2:]))
+        last = zip(self.shape[-2:], self.block, strict=True)
+        return (*self.shape[:-2], *(-(-size // extent) * extent for size, extent in last))
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"

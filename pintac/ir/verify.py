@@ -124,7 +124,7 @@ def _row_groups(graph: Graph) -> Problems:
     for node in graph.nodes:
         breaks[node] = _row_breaks(node, breaks)
         if node.op == "quantize":
-            for row in sorted(row for row in breaks[node] if row % 4)[:1]:
+            for row in sorted(row for row in breaks[node] if row % node.type.block[0])[:1]:
                 text = f"a quantised block spans row groups, a group starts at row {row} of {node.shape[-2]}"
                 problems.append((node.loc, f"%{node.name}: {text}"))
     return problems

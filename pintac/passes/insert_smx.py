@@ -15,6 +15,11 @@ A value of the perturbed path is one that depends on a matmul of perturbed rows 
 So what comes after the last matmul (final differences) and the drawn deltas, which weight them, stay fp32: estimator
 and loss are never quantised (NUMERICS 3). Base rows are saved in fp32. Forward itself always reads fp32 values.
 
+Blocks of another shape than SMX's (`block=`, for comparison: only the IR evaluator has them) lie along the dimension
+that a product contracts. Where they are not square a value has one quantisation for each dimension it is contracted
+along: weights and gradients of activations two at the same time, activations one for the forward product and one that
+is kept for backward, which its elementwise ops read too.
+
 Backward is everything that only outputs `grad:...` and `state:...` depend on: a property of the dataflow, not a mark.
 """
 
@@ -23,20 +28,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from pintac.blocks import block_name, oriented
 from pintac.errors import PassError
 from pintac.ir import Builder, Graph, Node
 from pintac.passes.base import Pass
 from pintac.passes.dataflow import ancestors, descendants
 
 Bits = Literal[4, 8, 12, 16]
+Shape = Literal["4x4", "8x8", "1x16", "1x32"]
 
 _MATMULS = ("matmul", "matmul_tn")
 _VIEWS = ("reshape", "permute")
+_ROWS, _COLUMNS = -2, -1
 
 
 @dataclass(frozen=True)
 class InsertSMX(Pass):
-    """Bits of the mantissas by role. `saved=f32` lets backward read fp32 (an ablation)."""
+    """Bits of the mantissas by role. `saved=f32` lets backward read fp32 (an ablation), `block` is the shape of blocks."""
 
     name: ClassVar[str] = "insert-smx"
     preserves: ClassVar[bool] = True
@@ -46,6 +54,7 @@ class InsertSMX(Pass):
     delta: Bits = 8
     grad: Bits = 12
     saved: Literal["smx", "f32"] = "smx"
+    block: Shape = "4x4"
 
     def run(self, graph: Graph) -> Graph:
         if not graph.of(*_MATMULS):
@@ -81,7 +90,7 @@ class _Rewriter:
         self.new: dict[Node, Node] = {}
         self.forward = forward_nodes(graph)
         self.path = perturbed_path(graph, self.forward) if options.saved == "smx" else set()
-        self.codes: dict[tuple[Node, int], Node] = {}
+        self.codes: dict[tuple[Node, int, str], Node] = {}
         self.restored: dict[Node, Node] = {}
         self.made: dict[tuple[Node, str], Node] = {}
         self.read = self._read_by_matmuls(graph)
@@ -108,7 +117,8 @@ class _Rewriter:
                 if node.operands[0].type.is_smx:
                     raise PassError(f"{node.op} is quantised already", location=node.loc)
                 codes = [
-                    self.quantized(node, operand, role) for operand, role in zip(node.operands, roles, strict=False)
+                    self.quantized(node, operand, role, axis)
+                    for operand, role, axis in zip(node.operands, roles, _contracted(node), strict=False)
                 ]
                 rest = [self.new[operand] for operand in node.operands[2:]]
                 self.new[node] = self.b.copy(node, [*codes, *rest])
@@ -117,24 +127,25 @@ class _Rewriter:
             else:
                 self.new[node] = self.b.copy(node, [self.saved(operand) for operand in node.operands])
 
-    def quantized(self, matmul: Node, value: Node, role: str) -> Node:
+    def quantized(self, matmul: Node, value: Node, role: str, axis: int) -> Node:
         if not role:
             raise PassError(
                 f"an operand of {matmul.op} has no role, so no precision",
                 location=matmul.loc,
                 hint="roles are weight, base, delta and grad (attributes lhs_role, rhs_role)",
             )
-        return self.code(value, self.options.bits(role))
+        return self.code(value, self.options.bits(role), axis)
 
-    def code(self, value: Node, bits: int) -> Node:
-        """The one quantisation of a value at these bits."""
-        key = (value, bits)
+    def code(self, value: Node, bits: int, axis: int) -> Node:
+        """The one quantisation of a value at these bits for products that contract `axis`."""
+        block = block_name(oriented(self.options.block, axis))
+        key = (value, bits, block)
         if key not in self.codes:
             with self.b.at(value.loc):
                 source = self.new[value]
                 if source.type.rank < 2:
                     raise PassError(f"a value of type {source.type} cannot be quantised", location=value.loc)
-                self.codes[key] = self.b.quantize(source, bits)
+                self.codes[key] = self.b.quantize(source, bits, block=block)
         return self.codes[key]
 
     def saved(self, value: Node) -> Node:
@@ -153,7 +164,7 @@ class _Rewriter:
             return self.saved(half)
         if (pair.plus, which) not in self.made:
             total = self.b.add_op("add" if which == "even" else "sub", [self.new[pair.plus], self.new[pair.minus]])
-            code = self.b.quantize(self.b.mul(total, 0.5), self.options.delta)
+            code = self.b.quantize(self.b.mul(total, 0.5), self.options.delta, block=self.options.block)
             self.made[pair.plus, which] = self.b.decode(code)
         return self.made[pair.plus, which]
 
@@ -165,7 +176,7 @@ class _Rewriter:
             while operand is not value:
                 views.append(operand)
                 operand = operand.operands[0]
-            result = self.b.decode(self.code(self.read[value], delta))
+            result = self.b.decode(self.code(self.read[value], delta, _ROWS))
             for view in views:
                 result = _undo(self.b, view, result)
             return result
@@ -180,7 +191,14 @@ class _Rewriter:
         outside = [operand for operand in value.operands if operand not in self.path]
         if value.op in ("add", "sub") and len(outside) == 1:
             return self.b.copy(value, [self.saved(operand) for operand in value.operands])
-        return self.b.decode(self.code(value, delta))
+        return self.b.decode(self.code(value, delta, _COLUMNS))
+
+
+def _contracted(node: Node) -> tuple[int, int]:
+    """The dimensions of its operands that a product contracts."""
+    if node.op == "matmul_tn":
+        return _ROWS, _ROWS
+    return _COLUMNS, _COLUMNS if node.attrs["transpose_b"] else _ROWS
 
 
 @dataclass(eq=False)

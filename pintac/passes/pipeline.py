@@ -141,7 +141,7 @@ class PipelineOptions:
 
     `quant`: DiffQuant, even/odd DiffQuant (ours), naive quantisation of X + delta, or fp32 throughout. `scheme`: the
     order in which TT layers are contracted. `weight`, `base`, `delta`, `grad`: bits by role. `saved`: how backward
-    reads the perturbed path.
+    reads the perturbed path. `block`: the shape of blocks; programs have 4x4 only.
     """
 
     quant: str = "diff"
@@ -151,6 +151,7 @@ class PipelineOptions:
     delta: int = 8
     grad: int = 12
     saved: str = "smx"
+    block: str = "4x4"
 
     @classmethod
     def from_bits(cls, bits: str, **others: Any) -> PipelineOptions:
@@ -176,7 +177,8 @@ def default_pipeline(options: PipelineOptions | None = None) -> tuple[Pass, ...]
     _check("scheme", chosen.scheme, SCHEMES)
     bits = {role: getattr(chosen, role) for role in ("weight", "base", "delta", "grad")}
     form = {"diff": "plus-minus", "even-odd": "even-odd"}.get(chosen.quant, "none")
-    precision = [] if chosen.quant == "none" else [make_pass("insert-smx", {**bits, "saved": chosen.saved})]
+    formats = {**bits, "saved": chosen.saved, "block": chosen.block}
+    precision = [] if chosen.quant == "none" else [make_pass("insert-smx", formats)]
     return (
         ExpandOperators(),
         make_pass("split-stein", {"form": form}),
