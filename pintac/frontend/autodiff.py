@@ -1,11 +1,12 @@
 """The training step by automatic differentiation: what sampled evaluations are compared with.
 
 The same traced step as the float twin's (weights, random words, points, optimizer, schedule); only gradients and
-Laplacians of the residual are exact derivatives instead of estimates. Three ways that agree up to rounding:
+Laplacians of the residual are exact derivatives instead of estimates. Four ways that agree up to rounding:
 
 nested    torch.autograd inside torch.autograd, a backward pass for each coordinate of a Laplacian: the usual way
 batched   the same, all coordinates in one vectorised backward pass
 forward   forward Laplacian (`jets`): value, gradient and Laplacian in one evaluation
+taylor    torch.func: forward over forward mode, a second-order jet for each coordinate, vectorised
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import torch
 from torch import Tensor
 
 from pintac.errors import UsageError, suggest
-from pintac.frontend.interpret import Operators
-from pintac.frontend.jets import Jets
+from pintac.frontend.interpret import Operators, value_of
+from pintac.frontend.jets import Jets, descendants
 from pintac.frontend.problem import TrainStep
 from pintac.frontend.twin import SampledStep
 from pintac.ir import Graph, Node
 from pintac.ir.ops import integer
 
-METHODS = ("nested", "batched", "forward")
+METHODS = ("nested", "batched", "forward", "taylor")
 
 
 class AutodiffStep(SampledStep):
@@ -58,6 +59,8 @@ def _as_it_is(graph: Graph) -> Graph:
 
 def operators_of(method: str, graph: Graph) -> Operators:
     """What `gradient` and `laplacian` mean in one evaluation of `graph`."""
+    if method == "taylor":
+        return TaylorMode(graph)
     return ForwardLaplacian(graph) if method == "forward" else NestedAutograd(batched=method == "batched")
 
 
@@ -127,3 +130,44 @@ class ForwardLaplacian:
         if node.op == "gradient":
             return self._jets[x].gradient(y)
         return self._jets[x].laplacian(y, integer(node.attrs, "start"), integer(node.attrs, "stop"))
+
+
+class TaylorMode:
+    """Derivatives by torch.func: the jet of second order along every coordinate, all in one vectorised evaluation."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._jets: dict[tuple[Node, Node], tuple[Tensor, Tensor]] = {}
+
+    def at(self, node: Node, x: Tensor) -> Tensor:
+        return x
+
+    def apply(self, node: Node, values: Mapping[Node, Tensor]) -> Tensor:
+        y, x = node.operands
+        if (y, x) not in self._jets:
+            self._jets[y, x] = self._along(y, x, values)
+        first, second = self._jets[y, x]  # [d, N, m]
+        if node.op == "gradient":
+            return first.permute(1, 2, 0)
+        return second[integer(node.attrs, "start") : integer(node.attrs, "stop")].sum(0)
+
+    def _along(self, y: Node, x: Node, values: Mapping[Node, Tensor]) -> tuple[Tensor, Tensor]:
+        """First and second derivatives of y along each coordinate of x: [d, N, m] each."""
+        at = values[x]
+        dependent = descendants(self.graph, x)
+        given = {node: value for node, value in values.items() if node not in dependent}
+
+        def u(points: Tensor) -> Tensor:
+            return value_of(self.graph, y, {**given, x: points}, at.dtype)
+
+        def jet(direction: Tensor) -> tuple[Tensor, Tensor]:
+            def slope(points: Tensor) -> Tensor:
+                along: Tensor = torch.func.jvp(u, (points,), (direction,))[1]
+                return along
+
+            both: tuple[Tensor, Tensor] = torch.func.jvp(slope, (at,), (direction,))
+            return both
+
+        directions = torch.eye(at.shape[1], dtype=at.dtype, device=at.device)[:, None].expand(-1, *at.shape)
+        found: tuple[Tensor, Tensor] = torch.func.vmap(jet)(directions)
+        return found

@@ -80,12 +80,14 @@ def run_graph(
     random: DrawRows | None = None,
     data: DrawRows | None = None,
     operators: Operators | None = None,
+    known: Mapping[Node, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The outputs of `graph` (all, or those named) as torch values, differentiable in the feeds that require gradients.
 
     `feeds` are states, inputs and data by name; `params` has seed, step and the scalars read. `random` and `data` may
-    replace how those sources get their values. `operators` gives derivatives their meaning. Raises IRError for ops
-    without a torch meaning (derivatives, without `operators`).
+    replace how those sources get their values. `operators` gives derivatives their meaning, `known` the values
+    of nodes that are not to be computed again. Raises IRError for ops without a torch meaning (derivatives, without
+    `operators`).
     """
     keys = list(graph.outputs) if outputs is None else list(outputs)
     needed = _needed([graph.outputs[key] for key in keys])
@@ -96,7 +98,9 @@ def run_graph(
     for node in graph.nodes:
         if node not in needed:
             continue
-        if node.op == "random":
+        if known is not None and node in known:
+            values[node] = known[node]
+        elif node.op == "random":
             made = random(node) if random else torch.from_numpy(draw(node, int(params["seed"]), int(params["step"])))
             values[node] = made.to(dtype)
         elif node.op == "data" and data is not None:
@@ -117,6 +121,22 @@ def run_graph(
             if last[operand] is node and operand not in kept:
                 del values[operand]
     return {key: values[graph.outputs[key]] for key in keys}
+
+
+def value_of(graph: Graph, node: Node, known: Mapping[Node, Tensor], dtype: torch.dtype) -> Tensor:
+    """The value of one node from values on every path to it."""
+    needed: set[Node] = set()
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        if current not in needed and current not in known:
+            needed.add(current)
+            stack.extend(current.operands)
+    values = dict(known)
+    for current in graph.nodes:
+        if current in needed:
+            values[current] = _apply(current, [values[operand] for operand in current.operands], dtype)
+    return values[node]
 
 
 def _needed(roots: Sequence[Node]) -> set[Node]:

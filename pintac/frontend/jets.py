@@ -48,7 +48,7 @@ class Jets:
                 if node.operands[1] is x
             }
         )
-        self._dependent = _descendants(graph, x)
+        self._dependent = descendants(graph, x)
         point = values[x]
         identity = torch.eye(point.shape[1], dtype=point.dtype, device=point.device)[None]
         self._known: dict[Node, Jet] = {x: Jet(identity, (None,) * len(self.ranges))}
@@ -367,7 +367,7 @@ def _together(a: Jet | None, b: Jet | None) -> Jet:
     return Jet(a.jacobian + b.jacobian, tuple(q if p is None else p if q is None else p + q for p, q in pairs))
 
 
-def _descendants(graph: Graph, x: Node) -> set[Node]:
+def descendants(graph: Graph, x: Node) -> set[Node]:
     """x and everything computed from it."""
     found: set[Node] = {x}
     for node in graph.nodes:
