@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pintac.blocks import SMX_BLOCK
 from pintac.errors import UsageError
 
 Setting = str | int | float
@@ -44,7 +45,7 @@ DEFAULTS: Mapping[str, Mapping[str, Setting]] = {
 }
 """Options of the built-in problems with their defaults; those of the frontend, here without importing torch."""
 
-PROGRAM_FLAGS = ("bits", "saved", "passes")
+PROGRAM_FLAGS = ("bits", "saved", "passes", "block")
 """Flags that shape the program; an fp32 run in torch has none."""
 
 SAMPLING_SETTINGS = ("K", "sigma", "estimator")
@@ -73,6 +74,7 @@ class Run:
     saved: str = "smx"
     derivatives: str = "estimator"
     passes: str | None = None
+    block: str = SMX_BLOCK
     steps: int | None = None
     seed: int = 0
 
@@ -145,7 +147,8 @@ class Run:
         """What follows `pintac` on the command line that makes this run."""
         settings = [part for key, value in self.settings for part in ("--set", f"{key}={_text(value)}")]
         flags = [part for key, value in self.flags.items() for part in (f"--{key}", str(value))]
-        return ["train", self.problem, *settings, *flags, "--seed", str(self.seed)]
+        engine = [] if self.block == SMX_BLOCK else ["--engine", "evaluator"]  # the machine has 4x4 blocks
+        return ["train", self.problem, *settings, *flags, *engine, "--seed", str(self.seed)]
 
     @property
     def command(self) -> str:
