@@ -151,6 +151,11 @@ class Run:
         return ["train", self.problem, *settings, *flags, *engine, "--seed", str(self.seed)]
 
     @property
+    def has_program(self) -> bool:
+        """Whether it runs on the simulator: what does not has no cycles, no joules and no checkpoints."""
+        return self.quant != "none" and self.block == SMX_BLOCK
+
+    @property
     def command(self) -> str:
         """The command line that makes this run."""
         return shlex.join(["pintac", *self.arguments])

@@ -1,0 +1,15 @@
+"""Equations that are not built in: the files in examples/."""
+
+from __future__ import annotations
+
+from pintac.experiments.experiment import Row, Table, TableExperiment
+from pintac.experiments.runs import Run
+
+ALLEN_CAHN = Row("Allen-Cahn, 1-D", Run.of("examples/allen_cahn_1d.py:step"))
+HELMHOLTZ = Row("Helmholtz, 2-D", Run.of("examples/helmholtz2d.py:step"))
+
+EXPERIMENT = TableExperiment(
+    name="examples",
+    title="Equations of users: Allen-Cahn and Helmholtz",
+    tables=(Table("", (ALLEN_CAHN, HELMHOLTZ)),),
+)

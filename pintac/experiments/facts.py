@@ -1,0 +1,75 @@
+"""What does not depend on training: trivial errors of a problem, parameters of a network. Computed once and kept.
+
+They are deterministic, so `<results>/facts.json` is a cache that spares tracing and importing torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pintac.container import write_atomically
+from pintac.errors import ResultsError
+from pintac.experiments.runs import Run
+
+NETWORK_SETTINGS = ("width", "hidden", "rank")
+
+
+class Facts:
+    """The facts of a folder of results."""
+
+    def __init__(self, results: Path) -> None:
+        self._path = results / "facts.json"
+        self._known: dict[str, dict[str, Any]] = {"problems": {}, "networks": {}}
+        if self._path.exists():
+            try:
+                self._known |= json.loads(self._path.read_text())
+            except (OSError, ValueError) as error:
+                hint = "remove it, it is made again"
+                raise ResultsError(f"{self._path} cannot be read: {error}", hint=hint) from None
+
+    def problem(self, run: Run) -> Mapping[str, float | None]:
+        """Errors of trivial solutions (`frontend.Baselines`), and `mean_square`, the mean of u^2 on the test points.
+
+        Empty for a problem without an exact solution.
+        """
+        key = Run(run.problem).label
+        if key not in self._known["problems"]:
+            self._keep("problems", key, _problem(run))
+        return self._known["problems"][key]
+
+    def network(self, run: Run) -> Mapping[str, int]:
+        """`parameters` of the network, and `dense`, those of the same with dense layers. Built-in problems only."""
+        given = {name: value for name, value in run.settings if name in NETWORK_SETTINGS}
+        scheme = "dense" if run.scheme == "dense" else "prs"
+        key = Run.of(run.problem, scheme=scheme, **given).label
+        if key not in self._known["networks"]:
+            counts = {"parameters": _parameters(run, scheme), "dense": _parameters(run, "dense")}
+            self._keep("networks", key, counts)
+        return self._known["networks"][key]
+
+    def _keep(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
+        self._known[kind][key] = dict(value)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self._known, sort_keys=True, indent=1, allow_nan=False)
+        write_atomically(self._path, (text + "\n").encode())
+
+
+def _problem(run: Run) -> Mapping[str, Any]:
+    from pintac.frontend import load_step, test_set, trivial_baselines
+
+    step = load_step(run.problem)
+    test = test_set(step)
+    trivial = trivial_baselines(step, test)
+    if test is None or trivial is None:
+        return {}
+    return {**trivial.as_dict(), "mean_square": float((test.u**2).mean())}
+
+
+def _parameters(run: Run, scheme: str) -> int:
+    from pintac.frontend import load_step
+
+    given = {name: value for name, value in run.settings if name in NETWORK_SETTINGS}
+    return sum(p.numel() for p in load_step(run.problem, scheme=scheme, **given).net.parameters())
