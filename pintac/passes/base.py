@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 from pintac.ir import Graph
+
+RARE: Mapping[str, bool] = MappingProxyType({"rare": True})
+"""Metadata of an option that pipelines print only where it is not the default."""
 
 
 class Pass(ABC):

@@ -21,18 +21,23 @@ along: weights and gradients of activations two at the same time, activations on
 is kept for backward, which its elementwise ops read too.
 
 Backward is everything that only outputs `grad:...` and `state:...` depend on: a property of the dataflow, not a mark.
+
+Single tensors can have bits of their own, by the names of `tensors.py`: `bits="2.delta.0=4,*.base=16"`. With
+`policy=auto` they are still to be chosen under `budget`; that needs weights and a machine, so `pintac compile` and
+`pintac train` do it and run the pass with what they found, written out (docs/PRECISION.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from pintac.blocks import block_name, oriented
 from pintac.errors import PassError
 from pintac.ir import Builder, Graph, Node
-from pintac.passes.base import Pass
+from pintac.passes.base import RARE, Pass
 from pintac.passes.dataflow import ancestors, descendants
+from pintac.passes.tensors import TensorNames, half_of, parse_bits, resolve_bits
 
 Bits = Literal[4, 8, 12, 16]
 Shape = Literal["4x4", "8x8", "1x16", "1x32"]
@@ -44,7 +49,12 @@ _ROWS, _COLUMNS = -2, -1
 
 @dataclass(frozen=True)
 class InsertSMX(Pass):
-    """Bits of the mantissas by role. `saved=f32` lets backward read fp32 (an ablation), `block` is the shape of blocks."""
+    """Bits of the mantissas by role; `bits` those of single tensors. `saved=f32` lets backward read fp32 (an ablation),
+    `block` is the shape of blocks.
+
+    `policy=auto` stands for bits that are still to be chosen: relative errors of residual and gradient up to `budget`,
+    and the least modelled cycles (or energy: `objective`). `run` refuses it.
+    """
 
     name: ClassVar[str] = "insert-smx"
     preserves: ClassVar[bool] = True
@@ -54,19 +64,33 @@ class InsertSMX(Pass):
     delta: Bits = 8
     grad: Bits = 12
     saved: Literal["smx", "f32"] = "smx"
-    block: Shape = "4x4"
+    block: Shape = field(default="4x4", metadata=RARE)
+    policy: Literal["roles", "auto"] = field(default="roles", metadata=RARE)
+    budget: float = field(default=0.05, metadata=RARE)
+    objective: Literal["cycles", "energy"] = field(default="cycles", metadata=RARE)
+    bits: str = field(default="", metadata=RARE)
 
     def run(self, graph: Graph) -> Graph:
+        return self.insert(graph)[0]
+
+    def insert(self, graph: Graph) -> tuple[Graph, dict[str, str]]:
+        """The graph after the pass, and what each of its quantize nodes makes: name of the node -> of the tensor."""
+        if self.policy == "auto":
+            raise PassError(
+                "insert-smx: policy=auto leaves the bits to be chosen, which takes weights and a machine",
+                hint="pintac compile and pintac train choose them and run bits=...",
+            )
         if not graph.of(*_MATMULS):
-            return graph
+            return graph, {}
         rewriter = _Rewriter(graph, self)
         for node in graph.nodes:
             rewriter.visit(node)
         for key, node in graph.outputs.items():
             rewriter.b.output(key, rewriter.new[node])
-        return rewriter.b.finish()
+        return rewriter.b.finish(), rewriter.tensors
 
-    def bits(self, role: str) -> int:
+    def role_bits(self, role: str) -> int:
+        """The bits of tensors that `bits` does not name."""
         return {"weight": self.weight, "base": self.base, "delta": self.delta, "grad": self.grad}[role]
 
 
@@ -95,6 +119,11 @@ class _Rewriter:
         self.made: dict[tuple[Node, str], Node] = {}
         self.read = self._read_by_matmuls(graph)
         self.pairs = _halved(graph)
+        self.names = TensorNames(graph)
+        self.tensors: dict[str, str] = {}
+        # without gradients (the evaluation of a solution) the names of the training step are none to complain about
+        training = any(key.startswith(("grad:", "state:")) for key in graph.outputs)
+        self.bits = resolve_bits(parse_bits(options.bits), self.names.known, strict=training)
 
     def _read_by_matmuls(self, graph: Graph) -> dict[Node, Node]:
         """value -> what a forward matmul of perturbed rows reads of it: itself, or a view of it."""
@@ -134,10 +163,12 @@ class _Rewriter:
                 location=matmul.loc,
                 hint="roles are weight, base, delta and grad (attributes lhs_role, rhs_role)",
             )
-        return self.code(value, self.options.bits(role), axis)
+        return self.code(value, role, axis)
 
-    def code(self, value: Node, bits: int, axis: int) -> Node:
-        """The one quantisation of a value at these bits for products that contract `axis`."""
+    def code(self, value: Node, role: str, axis: int) -> Node:
+        """The one quantisation of a value, at the bits of its name or role, for products that contract `axis`."""
+        name = self.names.names.get((value, role)) or self.names.saved(value)
+        bits = self.bits.get(name, self.options.role_bits(role))
         block = block_name(oriented(self.options.block, axis))
         key = (value, bits, block)
         if key not in self.codes:
@@ -145,8 +176,13 @@ class _Rewriter:
                 source = self.new[value]
                 if source.type.rank < 2:
                     raise PassError(f"a value of type {source.type} cannot be quantised", location=value.loc)
-                self.codes[key] = self.b.quantize(source, bits, block=block)
+                self.codes[key] = self.quantize(source, name, bits, block)
         return self.codes[key]
+
+    def quantize(self, source: Node, name: str, bits: int, block: str) -> Node:
+        code = self.b.quantize(source, bits, block=block)
+        self.tensors[code.name] = name
+        return code
 
     def saved(self, value: Node) -> Node:
         """A forward value as backward reads it."""
@@ -164,19 +200,20 @@ class _Rewriter:
             return self.saved(half)
         if (pair.plus, which) not in self.made:
             total = self.b.add_op("add" if which == "even" else "sub", [self.new[pair.plus], self.new[pair.minus]])
-            code = self.b.quantize(self.b.mul(total, 0.5), self.options.delta, block=self.options.block)
+            name = self.names.saved(pair.plus)
+            bits = self.bits.get(name, self.options.delta)
+            code = self.quantize(self.b.mul(total, 0.5), name, bits, self.options.block)
             self.made[pair.plus, which] = self.b.decode(code)
         return self.made[pair.plus, which]
 
     def _restore(self, value: Node) -> Node:
-        delta = self.options.delta
         operand = self.read.get(value)
         if operand is not None:
             views = []
             while operand is not value:
                 views.append(operand)
                 operand = operand.operands[0]
-            result = self.b.decode(self.code(self.read[value], delta, _ROWS))
+            result = self.b.decode(self.code(self.read[value], "delta", _ROWS))
             for view in views:
                 result = _undo(self.b, view, result)
             return result
@@ -191,7 +228,7 @@ class _Rewriter:
         outside = [operand for operand in value.operands if operand not in self.path]
         if value.op in ("add", "sub") and len(outside) == 1:
             return self.b.copy(value, [self.saved(operand) for operand in value.operands])
-        return self.b.decode(self.code(value, delta, _COLUMNS))
+        return self.b.decode(self.code(value, "delta", _COLUMNS))
 
 
 def _contracted(node: Node) -> tuple[int, int]:
@@ -215,14 +252,14 @@ def _halved(graph: Graph) -> dict[Node, _Pair]:
     """The pair of every p and q of which (p + q) / 2 or (p - q) / 2 is a node."""
     found: dict[Node, _Pair] = {}
     for node in graph.of("mul"):
-        total, factor = node.operands
-        if total.op not in ("add", "sub") or factor.op != "const" or factor.attrs["values"] != (0.5,):
+        kind, total = half_of(node), node.operands[0]
+        if kind is None:
             continue
         plus, minus = total.operands
         pair = found.get(plus) or _Pair(plus, minus)
         if plus.type != minus.type or (pair.plus, pair.minus) != (plus, minus):
             continue
-        if total.op == "add":
+        if kind == "add":
             pair.even = node
         else:
             pair.odd = node

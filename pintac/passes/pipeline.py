@@ -43,6 +43,7 @@ PASSES: Mapping[str, type[Pass]] = {
 """Every pass by name, in the order of the default pipeline."""
 
 _ITEM = re.compile(r"\s*(?P<name>[^\s,{}=]+)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?P<end>,|\Z)")
+_COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*\Z)')  # outside quotation marks
 _EXAMPLE = "for example split-stein,reorder-tt{order=prs},insert-smx{grad=12}"
 
 
@@ -62,10 +63,14 @@ def parse_pipeline(text: str) -> tuple[Pass, ...]:
 
 
 def print_pipeline(passes: Iterable[Pass]) -> str:
-    """The pipeline as text, every option written."""
+    """The pipeline as text, every option written but the rare ones that have their defaults."""
     items = []
     for pass_ in passes:
-        values = [f"{field.name}={_print_value(getattr(pass_, field.name))}" for field in option_fields(type(pass_))]
+        values = [
+            f"{field.name}={_quoted(_print_value(value))}"
+            for field in option_fields(type(pass_))
+            if (value := getattr(pass_, field.name)) != field.default or not field.metadata.get("rare")
+        ]
         items.append(pass_.name + (f"{{{','.join(values)}}}" if values else ""))
     return ",".join(items)
 
@@ -94,10 +99,12 @@ def option_fields(pass_type: type[Pass]) -> tuple[dataclasses.Field[Any], ...]:
 
 def _options(name: str, text: str | None) -> dict[str, str]:
     options: dict[str, str] = {}
-    for item in (text or "").split(","):
+    for item in _COMMA.split(text or ""):
         if not item.strip():
             continue
         key, equals, value = (part.strip() for part in item.partition("="))
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = value[1:-1]
         if not (key and equals and value):
             raise PassError(f"the option {item.strip()!r} of {name} is not name=value", hint=_EXAMPLE)
         if key in options:
@@ -125,6 +132,10 @@ def _read_value(name: str, key: str, type_: Any, value: Any) -> Any:
     except (KeyError, ValueError):
         expected = {bool: "true or false", int: "an integer", float: "a number"}.get(type_, str(type_))
         raise PassError(f"{name}: the option {key} must be {expected}, got {value!r}") from None
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if "," in text or "=" in text else text
 
 
 def _print_value(value: Any) -> str:

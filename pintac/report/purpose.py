@@ -21,6 +21,7 @@ from typing import Any
 from pintac.ir import Graph, Node
 from pintac.passes.dataflow import ancestors, descendants, live
 from pintac.passes.expand_optimizer import FIRST_MOMENT, SECOND_MOMENT
+from pintac.passes.tensors import layer_of
 from pintac.rng import STREAM_DELTA
 
 PHASES = (
@@ -35,16 +36,6 @@ Purpose = tuple[str, str]
 _CONTRACTIONS = ("matmul", "matmul_tn")
 _CONSTANT = ("const", "scalar")
 _MOMENTS = (FIRST_MOMENT, SECOND_MOMENT)
-
-
-def layer_of(state: str) -> str:
-    """The module that a parameter (or a moment of it) belongs to: `2` for `2.cores.1`, `trunk.0` for `trunk.0.bias`."""
-    for prefix in _MOMENTS:
-        state = state.removeprefix(prefix)
-    *module, name = state.split(".")
-    if name.isdigit() and len(module) > 1:
-        module.pop()
-    return ".".join(module) or NO_LAYER
 
 
 def is_moment(state: str) -> bool:

@@ -19,12 +19,20 @@ from pintac.passes.reorder_tt import ReorderTT
 from pintac.passes.split_stein import SplitStein
 
 
+def _values(type_: object) -> st.SearchStrategy:
+    if type_ is float:
+        return st.floats(0.0, 1.0)
+    if type_ is str:
+        return st.sampled_from(["", "2.delta=4", "*.base=16,2.grad.delta.even.0=8"])
+    return st.sampled_from(typing.get_args(type_))
+
+
 @st.composite
 def passes(draw: st.DrawFn) -> object:
     pass_type = PASSES[draw(st.sampled_from(sorted(PASSES)))]
     types = typing.get_type_hints(pass_type)
     options = {
-        field.name: draw(st.sampled_from(typing.get_args(types[field.name]))) for field in option_fields(pass_type)
+        field.name: draw(_values(types[field.name])) for field in option_fields(pass_type)
     }
     return pass_type(**options)
 
