@@ -127,6 +127,24 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--json", metavar="F", help="write everything as JSON (- for stdout)")
     explain.add_argument("--trace", metavar="F", help="write a Perfetto trace")
 
+    reproduce = _verb(verbs, "reproduce", "make the runs of an experiment that are missing, and its tables and plots")
+    reproduce.add_argument("names", metavar="NAME", nargs="*", help="first, table1, table3, sigma, ... (--list)")
+    reproduce.add_argument("--list", action="store_true", help="list the experiments and what is finished, then stop")
+    reproduce.add_argument(
+        "--seeds", metavar="N|A,B,...", help="so many seeds of every row, or these (default 5; quick: 1)"
+    )
+    reproduce.add_argument("--quick", action="store_true", help="fewer points and one seed: minutes, labelled so")
+    reproduce.add_argument("--jobs", type=_positive, metavar="N", help="runs at a time (default: one a processor)")
+    reproduce.add_argument("--only", metavar="ROW", help="only rows with this in their label or run")
+    reproduce.add_argument("--results", metavar="DIR", help="where runs and tables are kept (default docs/results)")
+    reproduce.add_argument("--render", action="store_true", help="run nothing, write tables of what is there")
+    reproduce.add_argument(
+        "--costs",
+        action="store_true",
+        help="take over today's cycles and joules into kept runs, if their bits are equal",
+    )
+    reproduce.add_argument("--no-plots", action="store_true", help="draw no figures")
+
     opt = _verb(verbs, "opt", "run passes over IR text")
     opt.add_argument("input", metavar="IN.ir", nargs="?", help="IR text, - for stdin")
     _pass_options(opt)

@@ -142,6 +142,38 @@ def explain(options: Options) -> int:
     return 0
 
 
+def reproduce(options: Options) -> int:
+    """Experiments: missing runs are made, tables go to stdout and pages."""
+    from pathlib import Path
+
+    from pintac.experiments import reproduce as experiments
+    from pintac.experiments.experiment import Seeds
+
+    results = Path(options.results) if options.results else experiments.default_results()
+    seeds = Seeds.parse(options.seeds or ("1" if options.quick else str(Seeds().count)))
+
+    def note(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    if options.list:
+        write_text(None, experiments.listing(results, seeds))
+        return 0
+    if options.costs:
+        return experiments.renew_costs(options.names, results, seeds=seeds, note=note)
+    return experiments.reproduce(
+        options.names,
+        results,
+        seeds=seeds,
+        quick=options.quick,
+        jobs=options.jobs or experiments.processors(),
+        only=options.only,
+        render_only=options.render,
+        plots=not options.no_plots,
+        out=lambda text: write_text(None, text),
+        note=note,
+    )
+
+
 def opt(options: Options) -> int:
     """Passes over IR text; the result as IR text to stdout."""
     from pintac.ir import parse_module, print_module

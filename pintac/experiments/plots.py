@@ -1,0 +1,116 @@
+"""Figures as SVG: error against joules so far, or at the end of runs. Equal results give equal files.
+
+matplotlib is the extra `plot`. Each file says in its metadata which data it shows, so that a test can tell a stale one
+without drawing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pintac.errors import PintacError, ResultsError
+from pintac.experiments.experiment import Figure
+from pintac.experiments.results import Results
+
+MARKERS = "osD^v<>pPX*"
+
+
+def figure_path(figure: Figure, results: Results) -> Path:
+    """Its file: in `figures/` beside the folder of results."""
+    return results.store.results.parent / "figures" / f"{figure.name}.svg"
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def plotted(figure: Figure, results: Results) -> list[dict[str, Any]]:
+    """What a figure shows, a row each; rows without a finished run or a program are left out."""
+    shown: list[dict[str, Any]] = []
+    for row in figure.rows:
+        summary = results[row]
+        step = summary.joules_step if figure.against == "joules" else summary.cycles
+        if step is None or summary.l2 is None or not math.isfinite(summary.l2):
+            continue
+        runs = [
+            [[done * step, l2] for done, _, l2 in run.result["history"] if l2 is not None] for run in summary.finished
+        ]
+        shown.append(
+            {
+                "label": row.label.replace("`", ""),
+                "curves": runs if figure.kind == "curves" else [],
+                "at": step * (summary.steps or 0),
+                "l2": list(summary.errors),
+                "twin": summary.twin,
+            }
+        )
+    return shown
+
+
+def digest(figure: Figure, results: Results) -> str:
+    """Of the data that a figure shows."""
+    data = [figure.title, figure.kind, figure.against, plotted(figure, results)]
+    return hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
+
+
+def draw(figure: Figure, results: Results) -> Path:
+    """Draw a figure and write it. Raises PintacError if matplotlib is not there."""
+    try:
+        import matplotlib
+    except ImportError:
+        hint = "pip install 'pintac[plot]', or --no-plots"
+        raise PintacError("figures are drawn with matplotlib, which is not installed", hint=hint) from None
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    path = figure_path(figure, results)
+    with matplotlib.rc_context({"svg.hashsalt": "pintac", "svg.fonttype": "path"}):
+        canvas, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+        data = plotted(figure, results)
+        (_curves if figure.kind == "curves" else _points)(axes, data)
+        unit = "simulated energy of the run [J]" if figure.against == "joules" else "cycles of the run"
+        axes.set(yscale="log", xscale="log", xlabel=unit, ylabel="relative l2 error", title=figure.title)
+        axes.grid(alpha=0.3)
+        if data:
+            axes.legend(fontsize="x-small")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            description = f"data {digest(figure, results)}"
+            canvas.savefig(path, metadata={"Date": None, "Description": description})
+        except OSError as error:
+            raise ResultsError(f"cannot write {path}: {error.strerror}") from None
+        finally:
+            pyplot.close(canvas)
+    return path
+
+
+def _curves(axes: Any, data: list[dict[str, Any]]) -> None:
+    """A line a seed; the float twins' mean as a dashed level in the row's colour."""
+    for number, row in enumerate(data):
+        colour = f"C{number}"
+        for i, curve in enumerate(row["curves"]):
+            x, y = zip(*curve, strict=True)
+            axes.plot(x, y, color=colour, lw=1.1, alpha=0.8, label=row["label"] if not i else None)
+        if row["twin"] is not None and math.isfinite(row["twin"]):
+            axes.axhline(row["twin"], color=colour, ls="--", lw=0.8)
+    axes.plot([], [], color="grey", ls="--", lw=0.8, label="float twin, at the end")
+
+
+def _points(axes: Any, data: list[dict[str, Any]]) -> None:
+    """A point a row with the range of its seeds; its float twin as a hollow one, which has no energy of its own."""
+    for number, row in enumerate(data):
+        colour, marker = f"C{number % 10}", MARKERS[number % len(MARKERS)]
+        mean = sum(row["l2"]) / len(row["l2"])
+        bars = [[mean - min(row["l2"])], [max(row["l2"]) - mean]]
+        axes.errorbar(
+            row["at"], mean, yerr=bars, color=colour, marker=marker, ms=5, capsize=2, ls="none", label=row["label"]
+        )
+        if row["twin"] is not None and math.isfinite(row["twin"]):
+            axes.plot(row["at"], row["twin"], color=colour, marker=marker, ms=5, mfc="none", ls="none")
+    axes.plot([], [], color="grey", marker="o", mfc="none", ls="none", label="float twin")
