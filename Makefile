@@ -8,11 +8,12 @@ PROBLEM ?= poisson2d
 STEPS ?= 1000
 SEED ?= 0
 ARGS ?=
+NAMES ?= first
 
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help train test bench scaling lint types imports check docs figures clean
+.PHONY: help train test bench scaling lint types imports check docs reproduce figures clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -54,8 +55,11 @@ check: lint types imports test ## everything that CI checks
 docs: $(VENV)/.installed-dev ## regenerate the generated pages in docs/
 	$(BIN)/python tools/generate_docs.py
 
-figures: $(VENV)/.installed-dev ## redraw docs/figures from docs/results
-	$(BIN)/python tools/plot_results.py
+reproduce: $(VENV)/.installed-dev ## run the experiments NAMES (default: first) as far as their runs are missing
+	$(BIN)/pintac reproduce $(NAMES) $(ARGS)
+
+figures: $(VENV)/.installed-dev ## tables and figures of the runs in docs/results
+	$(BIN)/pintac reproduce --render > /dev/null
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build dist

@@ -18,8 +18,8 @@ from pintac.experiments.experiment import Experiment, Rendered
 from pintac.experiments.plots import draw, figure_path
 from pintac.experiments.results import Results
 
-PAGES = ("RESULTS.md", "../README.md")
-"""Pages that may hold blocks, from the folder above the results; the first one is the sign of a repository."""
+SIGN = "RESULTS.md"
+"""Where this page lies above the folder of results, it and its neighbours and the README may hold blocks."""
 
 
 def publish(experiment: Experiment, results: Results, *, figures: bool = True) -> list[Path]:
@@ -59,9 +59,10 @@ def block_text(rendered: Rendered, results: Results, page: Path) -> str:
 
 def pages_with(name: str, results: Path) -> list[Path]:
     """Pages beside these results that have a block of this name."""
-    pages = [(results.parent / page).resolve() for page in PAGES]
-    if not pages[0].is_file():
+    folder = results.resolve().parent
+    if not (folder / SIGN).is_file():
         return []
+    pages = [*sorted(folder.glob("*.md")), folder.parent / "README.md"]
     return [page for page in pages if page.is_file() and f"<!-- begin {name} -->" in page.read_text()]
 
 

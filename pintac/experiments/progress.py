@@ -13,6 +13,7 @@ from pintac.experiments.store import Store
 from pintac.report.progress import duration
 
 LINE_SECONDS = 30.0  # between lines about running ones
+SIBLINGS = 10  # seeds that are looked at for how long a configuration takes
 
 
 class RunProgress:
@@ -31,8 +32,7 @@ class RunProgress:
     ) -> None:
         self._stream, self._clock, self._jobs = stream or sys.stderr, clock, jobs
         self._total, self._done = len(runs), 0
-        known = {done.run.label: _seconds(done.result) for done in store}
-        self._expected = {run: known.get(run.label) for run in runs}
+        self._expected = {run: _expected(run, store) for run in runs}
         self._left = set(runs)
         self._shares: dict[Run, float] = {}
         self._started: dict[Run, float] = {}
@@ -78,7 +78,10 @@ class RunProgress:
         print(f"[{self._done}/{self._total}{left}] {text}", file=self._stream, flush=True)
 
 
-def _seconds(result: object) -> float | None:
-    if not isinstance(result, dict) or not result.get("sim_seconds_per_step"):
-        return None
-    return float(result["sim_seconds_per_step"]) * int(result["steps"])
+def _expected(run: Run, store: Store) -> float | None:
+    """Seconds that a finished run with another seed took."""
+    for seed in range(SIBLINGS):
+        done = store.load(run.but(seed=seed))
+        if done is not None and done.result.get("sim_seconds_per_step"):
+            return float(done.result["sim_seconds_per_step"]) * int(done.result["steps"])
+    return None
