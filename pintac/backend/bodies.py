@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pintac.backend import vpu
-from pintac.backend.fuse import CONTRACTIONS, SINKS, Index, KernelStep, NodeStep, Step, Value, is_splat, root
+from pintac.backend.fuse import CONTRACTIONS, SINKS, VIEWS, Index, KernelStep, NodeStep, Step, Value, is_splat, root
 from pintac.backend.placement import Context, Home, Placement
 from pintac.backend.tile import Buffer, CopyOp, IndexView, MatmulOp, TileOp, View, VpuOp
 from pintac.backend.units import Unit, Units, accumulator
@@ -126,10 +127,11 @@ class Bodies(Placement):
         remote = self._stored_view(what, source, home, body.unit, target.context)
         target.ops.append(CopyOp(f"load {what.name}", what.loc, remote, local))
 
-    def _new_local(self, node: Node, body: Body) -> Buffer:
+    def _new_local(self, node: Node, body: Body, padded: bool = False) -> Buffer:
         shape = self._virtual_shape(node, body.unit, frozenset(), body.context)
         bits = node.type.bits if node.type.is_smx else 0
-        buffer = Buffer(f"{node.name}.{body.tile}", compact_size(shape if len(shape) > 1 else (1, *shape), bits), bits)
+        size = compact_size(shape if len(shape) > 1 else (1, *shape), bits, padded)
+        buffer = Buffer(f"{node.name}.{body.tile}", size, bits, padded=padded)
         body.local[node] = buffer
         self.unit_of[buffer] = body.unit
         return buffer
@@ -236,9 +238,7 @@ class Bodies(Placement):
                 for s, n in zip(step.kernel.sinks, step.targets, strict=True)
             ),
         )
-        for node, target, sink in zip(step.targets, targets, kernel.sinks, strict=True):
-            if sink.accumulate and not self._folded(node):
-                body.ops += start_of(node, target)
+        ops: list[VpuOp] = []
         for start, width in parts:
             ins = [self._cut(v, s, start, width, shape, body) for v, s in zip(sources, step.sources, strict=True)]
             outs = [
@@ -246,7 +246,14 @@ class Bodies(Placement):
                 for v, k in zip(targets, kernel.sinks, strict=True)
             ]
             name = "+".join(n.name for n in step.targets)
-            body.ops += vpu.operations(kernel, (*shape[:-1], width), ins, outs, name, step.loc_node.loc)
+            ops += vpu.operations(kernel, (*shape[:-1], width), ins, outs, name, step.loc_node.loc)
+        for i, (node, target, sink) in enumerate(zip(step.targets, targets, kernel.sinks, strict=True)):
+            if sink.accumulate and not self._folded(node):
+                if len({op.sinks[i].offset for op in ops}) == len(ops):
+                    ops = [vpu.without_start(op, i) for op in ops]  # each folds all of what it writes
+                else:
+                    body.ops += start_of(node, target)
+        body.ops += ops
         for node in step.targets:
             if node.op in SINKS and self._folded(node):
                 continue  # stored when the fold is complete
@@ -314,9 +321,8 @@ class Bodies(Placement):
         tb = bool(node.attrs["transpose_b"])
         n, k = shape[-1], a.shape[-1]
         acc = accumulator(node)
-        rows = 1
-        for size in shape[:-1]:
-            rows *= size
+        padded = self._padded(node, a, shape)
+        rows = compact_size((*shape[:-1], 1), 0, padded)
         targets: list[tuple[int, int, View]] = []
         psum = self._psum.get(node)
         half = self.machine.psum_kib * 1024 // 2
@@ -325,7 +331,8 @@ class Bodies(Placement):
             chunks = Chunks()
             for start in range(0, n, widest):
                 width = min(widest, n - start)
-                buffer = Buffer(f"{node.name}.{body.tile}.{start}", rows * width, space=Space.PSUM, owner=node)
+                name = f"{node.name}.{body.tile}.{start}"
+                buffer = Buffer(name, rows * width, space=Space.PSUM, owner=node, padded=padded)
                 chunks.parts.append((start, width, buffer))
                 targets.append((start, width, compact_view(buffer, (*shape[:-1], width))))
             if len(chunks.parts) == 1:
@@ -333,6 +340,8 @@ class Bodies(Placement):
             else:
                 self.chunked[node, body.tile] = chunks
         else:
+            if padded and self._sram_home(node, body.unit) is None:
+                self._new_local(node, body, padded=True)
             targets.append((0, n, self._target(node, body)))
         for start, width, target in targets:
             if acc is not None:
@@ -347,6 +356,20 @@ class Bodies(Placement):
                         MatmulOp(node.name, node.loc, rows_a, right, out, m, cols, k, tb=tb, accumulate=acc is not None)
                     )
         self._stores(node, body)
+
+    def _padded(self, node: Node, a: View, shape: tuple[int, ...]) -> bool:
+        """Whether the result is laid out as its left operand is, so that one product covers all leading indices."""
+        if not a.bits or len(shape) < 3 or shape[-2] % 4 == 0 or math.prod(shape[:-2]) == 1:
+            return False
+        if node in self.unit_home or node in self.global_home or node in self.outputs_of:
+            return False
+        stack = list(self.graph.users(node))
+        while stack:  # a view may not join rows that lie apart
+            user = stack.pop()
+            if user.op == "reshape" and _without_ones(user.shape) != _without_ones(user.operands[0].shape):
+                return False
+            stack += self.graph.users(user) if user.op in VIEWS else []
+        return True
 
     def _aside(self, a: View, b: View, rows: int, n: int, k: int) -> bool:
         """Whether a small result goes to SRAM, where writing it takes no longer, and leaves PSUM to large ones."""
@@ -435,21 +458,26 @@ class Bodies(Placement):
         self._stores(node, body)
 
 
+def _without_ones(shape: tuple[int, ...]) -> list[int]:
+    return [n for n in shape if n != 1]
+
+
 def _row_blocks(a: View, d: View) -> Iterator[tuple[View, View, int]]:
-    """Both operands as matrices with the same rows: whole where leading axes merge, else one matrix after another."""
+    """Both operands as matrices with the same rows: whole where leading axes merge, else one matrix after another.
+
+    Rows between the last of one leading index and the next block are zeros in SMX tensors, and what they lead to in
+    fp32 ones is not read: they can be part of the matrix.
+    """
     lead = a.shape[:-2]
     rows = a.shape[-2]
-    groups = 1
-    for size in lead:
-        groups *= size
+    groups = math.prod(lead)
+    apart = -(-rows // 4) * 4 if a.bits or d.bits else rows  # from one leading index to the next
 
     def merged(v: View) -> bool:
         if groups == 1:
             return True
         strides = v.strides
-        unit = rows // 4 * strides[-2] if v.bits else rows * strides[-2]
-        if v.bits and rows % 4:
-            return False
+        unit = apart // 4 * strides[-2] if v.bits else apart * strides[-2]
         for axis in range(len(lead) - 1, -1, -1):
             if v.shape[axis] != 1:
                 if strides[axis] != unit:
@@ -458,7 +486,8 @@ def _row_blocks(a: View, d: View) -> Iterator[tuple[View, View, int]]:
         return True
 
     if merged(a) and merged(d):
-        yield _matrix(a, groups * rows, 0), _matrix(d, groups * rows, 0), groups * rows
+        whole = (groups - 1) * apart + rows
+        yield _matrix(a, whole, 0), _matrix(d, whole, 0), whole
         return
     for index in range(groups):
         yield _matrix(a, rows, _offset(a, index)), _matrix(d, rows, _offset(d, index)), rows

@@ -30,6 +30,7 @@ class Buffer:
     eaddr: int = 0
     owner: Node | None = None  # the matmul whose result it holds (PSUM)
     arena: tuple[Buffer, int] | None = None  # the buffer that holds it, and where (bytes)
+    padded: bool = False  # fp32 whose rows are padded to whole blocks at every leading index, as those of SMX are
 
     @property
     def mantissa_bytes(self) -> int:

@@ -15,25 +15,30 @@ from pintac.ir.ops import integer, ints
 V = TypeVar("V", bound=View | IndexView)
 
 
-def compact_strides(shape: Sequence[int], bits: int) -> tuple[int, ...]:
-    """Strides of a tensor laid out row-major: elements (fp32), or blocks over the last two axes (SMX)."""
+def compact_strides(shape: Sequence[int], bits: int, padded: bool = False) -> tuple[int, ...]:
+    """Strides of a tensor laid out row-major: elements (fp32), or blocks over the last two axes (SMX).
+
+    `padded`: fp32 rows are padded to whole blocks at every leading index.
+    """
     if not bits:
+        if padded:
+            shape = (*shape[:-2], -(-shape[-2] // 4) * 4, shape[-1])
         return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
     rows, cols = -(-shape[-2] // 4), -(-shape[-1] // 4)
     lead = tuple(rows * cols * math.prod(shape[i + 1 : -2]) for i in range(len(shape) - 2))
     return (*lead, cols, 1)
 
 
-def compact_size(shape: Sequence[int], bits: int) -> int:
-    """Elements or blocks of a tensor laid out row-major."""
+def compact_size(shape: Sequence[int], bits: int, padded: bool = False) -> int:
+    """Elements or blocks of a tensor laid out row-major (`padded` as in `compact_strides`)."""
     if not bits:
-        return math.prod(shape)
+        return math.prod(shape) if not padded else math.prod(shape[:-2]) * -(-shape[-2] // 4) * 4 * shape[-1]
     return math.prod(shape[:-2]) * -(-shape[-2] // 4) * -(-shape[-1] // 4)
 
 
 def compact_view(buffer: Buffer, shape: Sequence[int]) -> View:
     """The whole buffer as a row-major tensor."""
-    return View(buffer, tuple(shape), compact_strides(shape, buffer.bits))
+    return View(buffer, tuple(shape), compact_strides(shape, buffer.bits, buffer.padded))
 
 
 def narrow(view: V, axis: int, start: int, size: int, step: tuple[int, int] | None = None) -> V:

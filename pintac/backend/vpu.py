@@ -87,6 +87,13 @@ def operations(
     return out
 
 
+def without_start(op: VpuOp, sink: int) -> VpuOp:
+    """The instruction with a reduction that begins by itself, not from what its sink holds."""
+    sinks = list(op.kernel.sinks)
+    sinks[sink] = replace(sinks[sink], accumulate=False)
+    return replace(op, kernel=replace(op.kernel, sinks=tuple(sinks)))
+
+
 def _sink_view(view: View, shape: tuple[int, ...], sink: KernelSink) -> View:
     """The sink over the kernel's axes: stride 0 on folded ones."""
     if sink.kind == Sink.WRITE and math.prod(view.shape) != math.prod(shape):
