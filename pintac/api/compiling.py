@@ -52,7 +52,8 @@ def compile(
     machine   a `Machine`, the name of a built-in one, or the path of a TOML file
     quant     "diff" (DiffQuant), "even-odd" (its even/odd form) or "naive" (x + delta is quantised itself)
     scheme    order in which tensor-train layers are contracted: "prs", "sequential", "dense"
-    bits      weight/base/delta/gradient
+    bits      weight/base/delta/gradient, or "auto:0.05": chosen for relative errors of residual and gradient up to that
+              (docs/PRECISION.md); bits of single tensors may follow: "8/16/8/12,*.delta.even*=4"
     saved     how backward reads the perturbed path: "smx" (what the forward matmul read) or "f32"
     block     shape of the blocks that share an exponent; a program has "4x4", others are for `train` on the evaluator
     passes    a pipeline in place of the default one, such as "expand-operators,split-stein,..."
@@ -170,7 +171,9 @@ def build(
     options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved, block=block)
     where = as_machine(machine)
     start = time.perf_counter()
-    lowered = lower(step, options, passes=passes, observers=observers, verify=verify, seed=seed, weights=weights)
+    lowered = lower(
+        step, options, passes=passes, observers=observers, verify=verify, seed=seed, weights=weights, machine=where
+    )
     return Compiled(lowered, where, time.perf_counter() - start, effort)
 
 

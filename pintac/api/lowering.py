@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pintac.api.precision import choose
 from pintac.errors import PassError
 from pintac.ir import Graph
+from pintac.machine import Machine
 from pintac.passes import Observer, Pass, PassManager, PipelineOptions, Verify, default_pipeline, parse_pipeline
 from pintac.program import FIRST_PARAMS
 from pintac.report import purpose
@@ -61,17 +63,19 @@ def lower(
     verify: str = "ends",
     seed: int = 0,
     weights: Mapping[str, np.ndarray] | None = None,
+    machine: Machine | None = None,
 ) -> Lowered:
     """Trace a training step and run the passes.
 
     `seed` draws the initial weights unless `weights` (torch's names and layout) are given. `observers` see the pipeline
-    of the step graph. Raises ModelError, PassError or IRError, each with the user's line.
+    of the step graph. `machine` says what bits cost where they are to be chosen (`auto:0.05`; default: the built-in
+    machine). Raises ModelError, PassError or IRError, each with the user's line.
     """
     from pintac.frontend import initial_states, test_set, trace
 
     chosen = options or PipelineOptions()
     traced = trace(step)
-    steps = pipeline(chosen, passes)
+    steps, choice = choose(step, traced.step, pipeline(chosen, passes), machine or Machine.load("pinta"), weights)
     graphs = {
         "step": PassManager(steps, [Verify(verify), *observers]).run(traced.step),
         "infer": PassManager([p for p in steps if p.name in INFER_PASSES], [Verify(verify)]).run(traced.infer),
@@ -87,6 +91,7 @@ def lower(
         "saved": chosen.saved,
         "block": chosen.block,
         "passes": str(PassManager(steps)),
+        **({} if choice is None else {"precision": choice.to_dict()}),
         "optimizer": step.optimizer.attrs(),
         "estimator": dict(graphs["step"].attrs["estimator"]),
         "terms": list(graphs["step"].attrs["terms"]),

@@ -58,7 +58,7 @@ def _key(lowered: Lowered, machine: Machine) -> str:
     def add(name: str, content: bytes) -> None:
         digest.update(f"{name} {len(content)}\n".encode() + content)
 
-    add("sources", _sources().encode())
+    add("sources", sources().encode())
     add("machine", machine.to_toml().encode())
     for name, graph in lowered.graphs.items():
         add(f"graph {name}", print_module({name: graph}).encode())
@@ -74,7 +74,7 @@ def _key(lowered: Lowered, machine: Machine) -> str:
 
 
 @lru_cache(maxsize=1)
-def _sources() -> str:
+def sources() -> str:
     """Digest of every source file of the package, and of what else decides what the backend does."""
     digest = hashlib.sha256(f"{platform.python_version()} {np.__version__}".encode())
     root = Path(pintac.__file__).parent

@@ -92,7 +92,9 @@ def train(
     options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved, block=block)
     target = as_machine(machine)
     start = time.perf_counter()
-    lowered = lower(step, options, passes=passes, observers=observers, verify=verify, seed=seed, weights=weights)
+    lowered = lower(
+        step, options, passes=passes, observers=observers, verify=verify, seed=seed, weights=weights, machine=target
+    )
     if engine == "evaluator":
         if checkpoint is not None:
             raise UsageError("the evaluator writes no checkpoints", hint="--engine jit")

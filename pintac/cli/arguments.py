@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import sys
 from typing import NoReturn
 
@@ -44,11 +45,18 @@ def _seed(text: str) -> int:
 
 
 def _bits(text: str) -> str:
-    parts = text.split("/")
-    if len(parts) != 4 or any(part not in ("4", "8", "12", "16") for part in parts):
+    roles, _, tensors = text.partition(",")
+    parts = roles.split("/")
+    widths = ("4", "8", "12", "16")
+    fixed = len(parts) == 4 and all(part in widths for part in parts)
+    if not (fixed or re.fullmatch(r"auto:[0-9.e-]+(:cycles|:energy)?", roles)):
         raise argparse.ArgumentTypeError(
-            f"expected weight/base/delta/gradient, each 4, 8, 12 or 16, such as {DEFAULT_BITS}; got {text!r}"
+            f"expected weight/base/delta/gradient, each 4, 8, 12 or 16, such as {DEFAULT_BITS}, "
+            f"or auto:BUDGET, such as auto:0.05; got {text!r}"
         )
+    for item in tensors.split(",") if tensors else []:
+        if item.partition("=")[2] not in widths:
+            raise argparse.ArgumentTypeError(f"expected NAME=BITS for a tensor, such as 2.delta.0=4; got {item!r}")
     return text
 
 
@@ -191,8 +199,9 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
         "--bits",
         type=_bits,
         default=DEFAULT_BITS,
-        metavar="W/B/D/G",
-        help=f"weight/base/delta/gradient bits (default {DEFAULT_BITS})",
+        metavar="W/B/D/G|auto:B",
+        help=f"weight/base/delta/gradient bits (default {DEFAULT_BITS}), or chosen for relative errors of residual and "
+        "gradient up to B; bits of single tensors may follow: 8/16/8/12,*.base=8",
     )
     group.add_argument("--saved", choices=["smx", "f32"], default="smx", help="format of values kept for backward")
     group.add_argument(

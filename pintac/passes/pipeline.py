@@ -24,6 +24,7 @@ from pintac.passes.insert_smx import InsertSMX
 from pintac.passes.lower_delta import LowerDelta
 from pintac.passes.reorder_tt import ReorderTT
 from pintac.passes.split_stein import SplitStein
+from pintac.passes.tensors import parse_bits, print_bits
 
 PASSES: Mapping[str, type[Pass]] = {
     pass_type.name: pass_type
@@ -152,7 +153,8 @@ class PipelineOptions:
 
     `quant`: DiffQuant, even/odd DiffQuant (ours), naive quantisation of X + delta, or fp32 throughout. `scheme`: the
     order in which TT layers are contracted. `weight`, `base`, `delta`, `grad`: bits by role. `saved`: how backward
-    reads the perturbed path. `block`: the shape of blocks; programs have 4x4 only.
+    reads the perturbed path. `block`: the shape of blocks; programs have 4x4 only. `tensors`: bits of single tensors,
+    by name. With a `budget` the bits are chosen under it, for the least `objective`, those of `tensors` excepted.
     """
 
     quant: str = "diff"
@@ -163,22 +165,38 @@ class PipelineOptions:
     grad: int = 12
     saved: str = "smx"
     block: str = "4x4"
+    tensors: str = ""
+    budget: float | None = None
+    objective: str = "cycles"
 
     @classmethod
     def from_bits(cls, bits: str, **others: Any) -> PipelineOptions:
-        """From precisions written W/B/D/G, such as 8/16/8/12. Raises PassError for anything else."""
-        parts = bits.split("/")
-        if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
+        """From precisions written W/B/D/G or auto:BUDGET[:energy], and then perhaps NAME=BITS for single tensors:
+        8/16/8/12, auto:0.05, `8/16/8/12,*.delta.even*=4`. Raises PassError for anything else."""
+        roles, _, tensors = bits.replace(" ", "").partition(",")
+        tensors = print_bits(parse_bits(tensors))
+        if roles.startswith("auto:"):
+            budget, _, objective = roles.removeprefix("auto:").partition(":")
+            try:
+                return cls(tensors=tensors, budget=float(budget), objective=objective or "cycles", **others)
+            except ValueError:
+                raise PassError(f"precisions {bits!r}: {budget!r} is no number", hint="for example auto:0.05") from None
+        parts = roles.split("/")
+        if len(parts) != 4 or not all(part.isdigit() for part in parts):
             raise PassError(
-                f"precisions {bits!r}: expected W/B/D/G, four numbers of bits", hint="for example 8/16/8/12"
+                f"precisions {bits!r}: expected W/B/D/G, four numbers of bits, or auto:BUDGET",
+                hint="for example 8/16/8/12 or auto:0.05",
             )
         weight, base, delta, grad = (int(part) for part in parts)
-        return cls(weight=weight, base=base, delta=delta, grad=grad, **others)
+        return cls(weight=weight, base=base, delta=delta, grad=grad, tensors=tensors, **others)
 
     @property
     def bits(self) -> str:
-        """W/B/D/G."""
-        return f"{self.weight}/{self.base}/{self.delta}/{self.grad}"
+        """As `from_bits` reads it."""
+        roles = f"{self.weight}/{self.base}/{self.delta}/{self.grad}"
+        if self.budget is not None:
+            roles = f"auto:{self.budget:g}" + ("" if self.objective == "cycles" else f":{self.objective}")
+        return roles + (f",{self.tensors}" if self.tensors else "")
 
 
 def default_pipeline(options: PipelineOptions | None = None) -> tuple[Pass, ...]:
@@ -188,7 +206,9 @@ def default_pipeline(options: PipelineOptions | None = None) -> tuple[Pass, ...]
     _check("scheme", chosen.scheme, SCHEMES)
     bits = {role: getattr(chosen, role) for role in ("weight", "base", "delta", "grad")}
     form = {"diff": "plus-minus", "even-odd": "even-odd"}.get(chosen.quant, "none")
-    formats = {**bits, "saved": chosen.saved, "block": chosen.block}
+    formats = {**bits, "saved": chosen.saved, "block": chosen.block, "bits": chosen.tensors}
+    if chosen.budget is not None:
+        formats |= {"policy": "auto", "budget": chosen.budget, "objective": chosen.objective}
     precision = [] if chosen.quant == "none" else [make_pass("insert-smx", formats)]
     return (
         ExpandOperators(),

@@ -29,6 +29,8 @@ FIXED = "fixed"
 WIDTHS = (4, 8, 12, 16)
 
 _EVEN, _ODD = "even", "odd"
+_KINDS = ("weight", "base", "delta", "grad", "core", "saved")
+_WORDS = (*_KINDS, _EVEN, _ODD)
 _LINEAR = ("reshape", "permute", "slice", "pad", "broadcast", "neg", "sum", "concat")
 
 
@@ -40,6 +42,23 @@ def layer_of(state: str) -> str:
     if name.isdigit() and len(module) > 1:
         module.pop()
     return ".".join(module) or "-"
+
+
+def split_name(tensor: str) -> tuple[str, str]:
+    """(layer, kind) of a tensor's name: 2 and delta.odd of 2.delta.odd.1."""
+    parts = tensor.split(".")
+    start = len(parts)
+    while start > 1 and (parts[start - 1] in _WORDS or parts[start - 1].isdigit()):
+        start -= 1
+    while parts[start] not in _KINDS:  # the layer's own number
+        start += 1
+    return ".".join(parts[:start]), ".".join(part for part in parts[start:] if not part.isdigit())
+
+
+def role_of(tensor: str) -> str:
+    """weight, base, delta or grad: whose bits a tensor has if it is given none of its own."""
+    kind = split_name(tensor)[1].split(".")[0]
+    return {"core": "weight", "saved": "delta"}.get(kind, kind)
 
 
 class TensorNames:
@@ -212,7 +231,12 @@ def _layers(graph: Graph) -> dict[Node, str]:
                 found[node] = list(dict.fromkeys(layers))
             else:
                 constant.add(node)
-    return {node: "+".join(layers) for node, layers in found.items()}
+    return {node: "+".join(_label(layer) for layer in layers) for node, layers in found.items()}
+
+
+def _label(layer: str) -> str:
+    """A layer's name without the words that follow it in names of tensors: a module called `base` is `base_`."""
+    return ".".join(f"{part}_" if part in _WORDS else part for part in layer.split("."))
 
 
 def parse_bits(text: str) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pintac.program import Program
+from pintac.report.precision import precision_line, precision_table
 from pintac.report.step_cost import lower_bound
 from pintac.timeline import Timing, program_machine
 
@@ -26,12 +27,13 @@ def closing_report(program: Program, timing: Timing, seconds: float, path: str |
             f"SRAM {sram}, {len(backend.get('in_dram', []))} values in DRAM; DRAM {_kib(program.dram_bytes)} KiB",
         ),
         ("cycles", f"{cycles:,} a step = {machine.seconds(cycles) * 1e3:.3f} ms{over}"),
+        *([("precision", chosen)] if (chosen := precision_line(meta)) else []),
         ("busy", busy),
         ("traffic", f"{_kib(timing.dram_bytes)} KiB of DRAM a step; {timing.macs:,} MACs a step"),
         ("energy", f"{timing.joules * 1e3:.4g} mJ a step  ({parts})"),
         ("compiled", f"in {seconds:.2f} s; cycles and joules are model values (docs/MACHINE.md)"),
     ]
-    return "".join(f"{name:<9} {text}\n" for name, text in rows)
+    return "".join(f"{name:<9} {text}\n" for name, text in rows) + precision_table(meta)
 
 
 def _share(part: float, whole: float) -> str:

@@ -65,7 +65,7 @@ class Explanation:
 
     `same_machine` says whether `machine` is the one that the program was compiled for; only then there is a bound.
     `groups` are by labels of `by` and unit; `tails` the cycles of each unit that no instruction of its own waited for.
-    `path` is None for runs that are too long for it.
+    `path` is None for runs that are too long for it. `precision` is what the compiler chose, if it chose the bits.
     """
 
     title: str
@@ -83,6 +83,7 @@ class Explanation:
     waits: tuple[Wait, ...]
     choices: Choices
     what_if: tuple[WhatIf, ...]
+    precision: Mapping[str, Any] | None = None
 
     @property
     def prediction_error(self) -> float | None:
@@ -128,6 +129,7 @@ class Explanation:
             "choices": self.choices.to_dict(),
             "what_if": [w.to_dict() for w in self.what_if],
             "what_if_note": "same program, no recompilation",
+            **({} if self.precision is None else {"precision": dict(self.precision)}),
         }
 
     def to_json(self) -> str:
@@ -171,6 +173,7 @@ def explain(program: Program, entry: str = "step", machine: Machine | None = Non
         waits=tuple(op_pairs(ledger, timing)),
         choices=choices(ledger, params, timing.events),
         what_if=tuple(what_if(ledger, params, timing.cycles)),
+        precision=program.meta.get("precision"),
     )
 
 

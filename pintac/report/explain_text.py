@@ -8,6 +8,7 @@ from pintac.report.explain import BUS, UNITS, Explanation, Unit
 from pintac.report.explain_choices import MatmulChoice, Memory
 from pintac.report.explain_ledger import Group
 from pintac.report.explain_whatif import IDEAL, WhatIf
+from pintac.report.precision import precision_line, precision_table
 from pintac.report.purpose import NO_LAYER
 
 SHADES = " .:-=+*#%@"
@@ -27,6 +28,7 @@ def render(e: Explanation, top: int) -> str:
         _waits(e, top),
         _picture(e),
         _choices(e, top),
+        _precision(e),
         _helps(e),
     ]
     return "\n".join(part for part in parts if part)
@@ -74,6 +76,12 @@ def short(text: str, width: int = LABEL_WIDTH) -> str:
 def more(shown: int, of: int, what: str) -> str:
     """`(10 of 38 pairs)`, or nothing."""
     return f" (the first {shown} of {of} {what})" if shown < of else ""
+
+
+def _precision(e: Explanation) -> str:
+    described = {"precision": e.precision}
+    line = precision_line(described)
+    return f"bits {line}\n{precision_table(described)}" if line else ""
 
 
 def _head(e: Explanation) -> str:
