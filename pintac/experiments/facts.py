@@ -35,20 +35,25 @@ class Facts:
 
         Empty for a problem without an exact solution.
         """
-        key = Run(run.problem).label
+        key = _problem_key(run)
         if key not in self._known["problems"]:
-            self._keep("problems", key, _problem(run))
+            self.keep_problem(run, trivial(run))
         return self._known["problems"][key]
 
     def network(self, run: Run) -> Mapping[str, int]:
         """`parameters` of the network, and `dense`, those of the same with dense layers. Built-in problems only."""
-        given = {name: value for name, value in run.settings if name in NETWORK_SETTINGS}
-        scheme = "dense" if run.scheme == "dense" else "prs"
-        key = Run.of(run.problem, scheme=scheme, **given).label
+        key = _network_key(run)
         if key not in self._known["networks"]:
-            counts = {"parameters": _parameters(run, scheme), "dense": _parameters(run, "dense")}
-            self._keep("networks", key, counts)
+            self.keep_network(run, parameters(run))
         return self._known["networks"][key]
+
+    def keep_problem(self, run: Run, value: Mapping[str, Any]) -> None:
+        """Write down the trivial errors of a run's problem."""
+        self._keep("problems", _problem_key(run), value)
+
+    def keep_network(self, run: Run, value: Mapping[str, int]) -> None:
+        """Write down the parameters of a run's network."""
+        self._keep("networks", _network_key(run), value)
 
     def _keep(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
         self._known[kind][key] = dict(value)
@@ -57,19 +62,35 @@ class Facts:
         write_atomically(self._path, (text + "\n").encode())
 
 
-def _problem(run: Run) -> Mapping[str, Any]:
+def _problem_key(run: Run) -> str:
+    return Run(run.problem).label
+
+
+def _network(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in run.settings if name in NETWORK_SETTINGS}
+
+
+def _network_key(run: Run) -> str:
+    return Run.of(run.problem, scheme="dense" if run.scheme == "dense" else "prs", **_network(run)).label
+
+
+def trivial(run: Run) -> dict[str, Any]:
+    """`Facts.problem`, computed."""
     from pintac.frontend import load_step, test_set, trivial_baselines
 
     step = load_step(run.problem)
     test = test_set(step)
-    trivial = trivial_baselines(step, test)
-    if test is None or trivial is None:
+    errors = trivial_baselines(step, test)
+    if test is None or errors is None:
         return {}
-    return {**trivial.as_dict(), "mean_square": float((test.u**2).mean())}
+    return {**errors.as_dict(), "mean_square": float((test.u**2).mean())}
 
 
-def _parameters(run: Run, scheme: str) -> int:
+def parameters(run: Run) -> dict[str, int]:
+    """`Facts.network`, computed."""
     from pintac.frontend import load_step
 
-    given = {name: value for name, value in run.settings if name in NETWORK_SETTINGS}
-    return sum(p.numel() for p in load_step(run.problem, scheme=scheme, **given).net.parameters())
+    def count(scheme: str) -> int:
+        return sum(p.numel() for p in load_step(run.problem, scheme=scheme, **_network(run)).net.parameters())
+
+    return {"parameters": count("dense" if run.scheme == "dense" else "prs"), "dense": count("dense")}

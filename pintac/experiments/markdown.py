@@ -251,4 +251,5 @@ ALWAYS = ("problem", "bits", "trivial", "parameters", "compression", "paper")
 
 
 def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else value
+    """A figure for JSON: 12 digits, so that the last bit of a logarithm changes no file; null if it is not finite."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.12g}")

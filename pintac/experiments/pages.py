@@ -15,7 +15,7 @@ from pathlib import Path
 from pintac.container import write_atomically
 from pintac.errors import ResultsError
 from pintac.experiments.experiment import Experiment, Rendered
-from pintac.experiments.plots import draw, figure_path
+from pintac.experiments.plots import draw, figure_path, plotted
 from pintac.experiments.results import Results
 
 SIGN = "RESULTS.md"
@@ -35,7 +35,7 @@ def publish(experiment: Experiment, results: Results, *, figures: bool = True) -
     text = json.dumps(rendered.data, indent=1, sort_keys=True, allow_nan=False) + "\n"
     _write(written[0], text)
     if figures and not results.quick:
-        written += [draw(figure, results) for figure in rendered.figures]
+        written += [draw(figure, results) for figure in rendered.figures if plotted(figure, results)]
     pages = [] if results.quick else pages_with(name, folder)
     for page in pages:
         _write(page, filled(page.read_text(), name, block_text(rendered, results, page)))

@@ -67,8 +67,8 @@ class Store:
         """Keep a finished run. Raises ResultsError for a result that is not this run's, or that was interrupted."""
         finished = Finished(run, run.command, date, result)
         _check(self.path(run), run, result)
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path(run), finished.to_json().encode())
         except OSError as error:
             raise ResultsError(f"cannot write {self.path(run)}: {error.strerror}") from None

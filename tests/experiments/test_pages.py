@@ -1,0 +1,133 @@
+"""Pages and figures: written from the store, and equal to it as they are committed."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from pintac.errors import PintacError, ResultsError
+from pintac.experiments.catalogue import EXPERIMENTS, load_experiment
+from pintac.experiments.experiment import Figure, Row, Table, TableExperiment
+from pintac.experiments.pages import block, filled, publish, stale
+from pintac.experiments.plots import digest, draw, figure_path, plotted
+from pintac.experiments.results import Results
+from pintac.experiments.runs import Run
+from pintac.experiments.store import Store
+from tests.experiments.support import keep, know
+
+COMMITTED = Path(__file__).parents[2] / "docs/results"
+HINT = "make figures"
+RUN = Run.of("poisson2d", K=4)
+ROW = Row("a row", RUN)
+CURVES = Figure("curves", "Error", (ROW, Row("missing", RUN.but(lr=0.5)), Row("fp32", RUN.but(quant="none"))))
+POINTS = Figure("points", "Error", (ROW,), kind="points")
+EXPERIMENT = TableExperiment("mine", "My table", (Table("", (ROW,)),), figures=(CURVES,))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    """A repository's docs/results with one run."""
+    store = Store(tmp_path / "docs/results")
+    know(store, RUN)
+    keep(store, RUN, 0.02)
+    keep(store, RUN.but(quant="none"), 0.01)
+    return Results(store)
+
+
+def test_without_a_block_a_page_of_its_own(results: Results) -> None:
+    written = publish(EXPERIMENT, results, figures=False)
+    folder = results.store.results
+    assert written == [folder / "mine.json", folder / "mine.md"]
+    text = written[1].read_text()
+    assert text.startswith("# My table\n\n| configuration |") and "| a row |" in text
+    assert json.loads(written[0].read_text())["tables"][0]["rows"][0]["l2"] == 0.02
+
+
+def test_blocks_are_filled_and_prose_is_not_touched(results: Results) -> None:
+    docs = results.store.results.parent
+    prose = "# All\n\nbefore\n\n<!-- begin mine -->\nold\n<!-- end mine -->\n\nafter \\1 <!-- begin other -->\n"
+    for page in (docs / "RESULTS.md", docs.parent / "README.md"):
+        page.write_text(prose)
+    assert [p.name for p in publish(EXPERIMENT, results)] == ["mine.json", "curves.svg", "RESULTS.md", "README.md"]
+    text = (docs / "RESULTS.md").read_text()
+    assert text.startswith("# All\n\nbefore\n\n<!-- begin mine -->\n| configuration |")
+    assert text.endswith("<!-- end mine -->\n\nafter \\1 <!-- begin other -->\n") and "old" not in text
+    assert "![Error](figures/curves.svg)" in text
+    assert "![Error](docs/figures/curves.svg)" in (docs.parent / "README.md").read_text()
+    assert stale([EXPERIMENT], results) == []
+    keep(results.store, RUN.but(seed=1), 0.03)
+    assert stale([EXPERIMENT], Results(results.store)) == ["RESULTS.md (mine)", "README.md (mine)"]
+
+
+def test_quick_results_touch_no_page(results: Results) -> None:
+    docs = results.store.results.parent
+    (docs / "RESULTS.md").write_text("<!-- begin mine -->\n<!-- end mine -->\n")
+    written = publish(EXPERIMENT, Results(results.store, quick=True))
+    assert [path.name for path in written] == ["mine-quick.json", "mine-quick.md"]
+    assert (docs / "RESULTS.md").read_text() == "<!-- begin mine -->\n<!-- end mine -->\n"
+
+
+def test_a_block_without_an_end() -> None:
+    with pytest.raises(ResultsError, match="no end"):
+        filled("<!-- begin mine -->\ntext", "mine", "new")
+    assert block("no block", "mine") is None
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("figure", [CURVES, POINTS], ids=lambda figure: figure.name)
+def test_equal_results_give_equal_figures(results: Results, figure: Figure) -> None:
+    pytest.importorskip("matplotlib")
+    first = draw(figure, results).read_bytes()
+    assert draw(figure, results).read_bytes() == first
+    assert f"data {digest(figure, results)}".encode() in first
+    keep(results.store, RUN.but(seed=1), 0.03)
+    assert digest(figure, Results(results.store)) != digest(figure, results)
+
+
+def test_what_a_figure_shows(results: Results) -> None:
+    (shown,) = plotted(CURVES, results)
+    assert shown["curves"] == [[[0.04, 0.5], [0.08, 0.02], [2.0, 0.02]]], "2 mJ a step"
+    assert (shown["label"], shown["at"], shown["l2"], shown["twin"]) == ("a row", 2.0, [0.02], 0.01)
+
+
+def test_without_matplotlib(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(PintacError, match="not installed") as error:
+        draw(CURVES, results)
+    assert "pintac[plot]" in str(error.value)
+
+
+# --- what is committed --------------------------------------------------------------------------------------------
+
+
+def test_committed_pages_are_what_the_runs_say() -> None:
+    assert stale([load_experiment(name) for name in EXPERIMENTS], Results(Store(COMMITTED))) == [], HINT
+
+
+def test_committed_tables_are_what_the_runs_say() -> None:
+    results = Results(Store(COMMITTED))
+    for name in EXPERIMENTS:
+        data = json.loads((COMMITTED / f"{name}.json").read_text())
+        assert data == json.loads(json.dumps(load_experiment(name).render(results).data)), f"{name}: {HINT}"
+
+
+def test_committed_figures_show_these_runs() -> None:
+    results = Results(Store(COMMITTED))
+    for name in EXPERIMENTS:
+        for figure in load_experiment(name).render(results).figures:
+            if plotted(figure, results):
+                text = figure_path(figure, results).read_text()
+                assert f"data {digest(figure, results)}" in text, f"{figure.name}: {HINT}"
+
+
+def test_every_experiment_has_its_place() -> None:
+    docs = COMMITTED.parent
+    pages = "\n".join(path.read_text() for path in [*docs.glob("*.md"), docs.parent / "README.md"])
+    names = set(re.findall(r"<!-- begin ([\w-]+) -->", pages))
+    assert names == set(EXPERIMENTS)
