@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import hashlib
 import re
 import shlex
 from collections.abc import Mapping
@@ -51,6 +52,9 @@ PROGRAM_FLAGS = ("bits", "saved", "passes", "block")
 SAMPLING_SETTINGS = ("K", "sigma", "estimator")
 """Settings of the estimator; derivatives by automatic differentiation have none."""
 
+_FLAG = re.compile(r"[\w.:+-]{1,40}")
+_BITS = re.compile(r"\d+-\d+-\d+-\d+")
+_DIGEST = re.compile(r",(bits|passes)=[0-9a-f]{8}(,|$)")
 _WORD = re.compile(r"[\w.+-]+")
 _PROBLEM = re.compile(r"[\w.@+-]+")
 
@@ -133,7 +137,7 @@ class Run:
     @property
     def name(self) -> str:
         """`problem,setting=value,...,flag=value,...,seed=n`: a file name, the same for equal runs only."""
-        flags = {key: _flag_text(key, value) for key, value in self.flags.items()}
+        flags = {key: _flag_text(value) for key, value in self.flags.items()}
         parts = [f"{key}={_text(value)}" for key, value in (*self.settings, *flags.items(), ("seed", self.seed))]
         return ",".join([self._file_safe_problem, *parts])
 
@@ -205,11 +209,13 @@ class Run:
             key, equals, text = part.partition("=")
             if not equals or key in arguments:
                 raise UsageError(f"{name!r} is not the name of a run, at {part!r}")
-            if key == "passes":
-                raise UsageError("a pipeline is not in the name of its run, only its digest", hint="read the file")
-            value = _value(text)
-            arguments[key] = text.replace("-", "/") if key == "bits" else text if key in TEXT_FLAGS else value
-        return cls.of(problem, **arguments)
+            if key == "bits":
+                text = text.replace("-", "/") if _BITS.fullmatch(text) else text
+            arguments[key] = text if key in TEXT_FLAGS else _value(text)
+        run = cls.of(problem, **arguments)
+        if _DIGEST.search(name):
+            raise UsageError(f"{name!r} has only the digest of a flag", hint="read the run from its file")
+        return run
 
 
 FLAGS: Mapping[str, Any] = {
@@ -225,12 +231,10 @@ def _text(value: Setting) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _flag_text(key: str, value: Any) -> str:
-    if key == "passes":  # a pipeline is long and full of commas: its digest stands for it
-        import hashlib
-
-        return hashlib.sha256(str(value).encode()).hexdigest()[:8]
-    return _text(value).replace("/", "-")
+def _flag_text(value: Any) -> str:
+    """A flag in a name. What is long and full of commas (a pipeline, bits of single tensors) has its digest there."""
+    text = _text(value).replace("/", "-")
+    return text if _FLAG.fullmatch(text) else hashlib.sha256(str(value).encode()).hexdigest()[:8]
 
 
 def _value(text: str) -> Setting:

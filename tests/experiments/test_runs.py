@@ -26,6 +26,7 @@ NAMES = {
     "heat100,bits=8-8-8-12,steps=1,seed=0": Run.of("heat100", bits="8/8/8/12", steps=1),
     "examples.allen_cahn_1d,seed=2": Run("examples/allen_cahn_1d.py:step", seed=2),
     "examples.allen_cahn_1d@make,tt_rank=4,seed=0": Run.of("examples/allen_cahn_1d.py:make", tt_rank=4),
+    "poisson2d,bits=auto:0.05:energy,seed=0": Run.of("poisson2d", bits="auto:0.05:energy"),
     "poisson2d,block=1x16,seed=0": Run.of("poisson2d", block="1x16"),
 }
 
@@ -74,8 +75,9 @@ def test_defaults_are_those_of_the_problems() -> None:
 
 
 def test_the_command_line_is_understood_and_says_the_same() -> None:
+    parser = build_parser()
     for run in [*every_run(), *NAMES.values()]:
-        options = build_parser().parse_args(run.arguments)
+        options = parser.parse_args(run.arguments)
         assert options.spec == run.problem and dict(options.set) == dict(run.settings)
         for flag in ("quant", "scheme", "bits", "saved", "derivatives", "passes", "block", "steps", "seed"):
             assert getattr(options, flag) == getattr(run, flag), run.name
@@ -89,6 +91,14 @@ def test_twin() -> None:
     assert run.twin.twin is None, "it is its own measure"
     dense = Run.of("poisson2d", scheme="dense").twin
     assert dense is not None and dense.scheme == "dense"
+
+
+def test_bits_of_single_tensors_have_digests_for_names() -> None:
+    run = Run.of("poisson2d", bits="8/16/8/12,*.base=8")
+    assert run.name.startswith("poisson2d,bits=") and run.name.count(",") == 2 and "*" not in run.name
+    assert Run.from_dict(run.as_dict()) == run and build_parser().parse_args(run.arguments).bits == run.bits
+    with pytest.raises(UsageError, match="digest"):
+        Run.from_name(run.name)
 
 
 def test_pipelines_have_digests_for_names() -> None:
