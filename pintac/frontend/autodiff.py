@@ -165,8 +165,8 @@ class TaylorMode:
                 along: Tensor = torch.func.jvp(u, (points,), (direction,))[1]
                 return along
 
-            both: tuple[Tensor, Tensor] = torch.func.jvp(slope, (at,), (direction,))
-            return both
+            first, second = torch.func.jvp(slope, (at,), (direction,))[:2]
+            return first, second
 
         directions = torch.eye(at.shape[1], dtype=at.dtype, device=at.device)[:, None].expand(-1, *at.shape)
         found: tuple[Tensor, Tensor] = torch.func.vmap(jet)(directions)

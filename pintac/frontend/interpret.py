@@ -194,7 +194,23 @@ def _delta_act(node: Node, attrs: Mapping[str, Any], x: list[Tensor], dtype: tor
     return fn(x[0] + x[1]) - fn(x[0])
 
 
+def _quantize(node: Node, attrs: Mapping[str, Any], x: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """The values that the SMX blocks hold (NUMERICS 1): rounded to half-even in blocks of one scale, as floats."""
+    bits = int(attrs["bits"])
+    high, wide = (int(size) for size in str(attrs.get("block", "4x4")).split("x"))
+    *outer, rows, columns = x[0].shape
+    padded = torch.nn.functional.pad(x[0], [0, -columns % wide, 0, -rows % high])
+    blocks = padded.reshape(*outer, padded.shape[-2] // high, high, padded.shape[-1] // wide, wide)
+    _, exponent = torch.frexp(blocks.abs().amax((-3, -1), keepdim=True))
+    scale = torch.exp2((exponent - 1 - (bits - 2)).clamp(-63, 47).to(dtype))
+    most = 2 ** (bits - 1) - 1
+    values = (blocks / scale).round().clamp(-most, most) * scale
+    return values.reshape(padded.shape)[..., :rows, :columns]
+
+
 _RULES: dict[str, _Rule] = {
+    "quantize": _quantize,
+    "decode": lambda node, attrs, x, dtype: x[0],
     "const": _const,
     "matmul": _matmul,
     "tt_matmul": _tt_matmul,
