@@ -37,7 +37,7 @@ from pintac.passes.insert_smx import InsertSMX
 from pintac.passes.tensors import WIDTHS, role_of
 
 if TYPE_CHECKING:
-    from pintac.frontend import TrainStep
+    from pintac.frontend import Term, TrainStep
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
@@ -94,7 +94,7 @@ class Calibration:
     def __init__(self, step: TrainStep, passes: Sequence[Pass], states: Sequence[State] | None = None) -> None:
         from pintac.frontend.tracing import trace_step
 
-        points = {term.name: _few(term.count, step.estimator.K) for term in step.terms()}
+        points = {term.name: _few(term, step.estimator.K) for term in step.terms()}
         traced, data = trace_step(step, points=points)
         graph, names = before_budget(_watched(traced), passes)
         self.graph = graph
@@ -178,8 +178,11 @@ def calibration_states(step: TrainStep, weights: Arrays | None = None) -> tuple[
     return State("initial", first), State("trained", twin.arrays(), float(np.sqrt(np.mean(recent))))
 
 
-def _few(count: int, evaluations: int) -> int:
-    return min(count, MOST_POINTS, max(2, ROWS // evaluations))
+def _few(term: Term, evaluations: int) -> int:
+    """The number of points that a term is measured on; a fixed set of points is taken whole."""
+    if term.sampler.fixed_points is not None:
+        return term.count
+    return min(term.count, MOST_POINTS, max(2, ROWS // evaluations))
 
 
 def _watched(graph: Graph) -> Graph:

@@ -87,6 +87,17 @@ def choose(
     return tuple(resolved if p is options else p for p in passes), choice
 
 
+def resolve(
+    step: TrainStep, passes: Sequence[Pass], machine: Machine, weights: Mapping[str, np.ndarray] | None = None
+) -> tuple[Pass, ...]:
+    """The passes that a compilation of the step runs: as `choose`, from the step itself."""
+    from pintac.frontend.tracing import trace_step
+
+    if not any(isinstance(pass_, InsertSMX) and pass_.policy == "auto" for pass_ in passes):
+        return tuple(passes)
+    return choose(step, trace_step(step)[0], passes, machine, weights)[0]
+
+
 def explicit(options: InsertSMX, bits: Mapping[str, int]) -> InsertSMX:
     """The pass with these bits: the most frequent ones of a role as its own, the others by name."""
     common: dict[str, Any] = {}

@@ -228,6 +228,8 @@ def _step(options: Options) -> TrainStep:
     if options.tt_rank is not None:
         arguments["rank"] = options.tt_rank
     if not _is_file(options.spec):
+        if "scheme" in arguments:
+            raise UsageError("the scheme is a flag of its own", hint=f"--scheme {arguments['scheme']}")
         arguments["scheme"] = options.scheme
     return load_step(options.spec, **arguments)
 
@@ -287,6 +289,17 @@ def _pipeline(options: Options) -> tuple[Pass, ...]:
     return default_pipeline(PipelineOptions.from_bits(options.bits, **switches))
 
 
+def _with_bits(options: Options, passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+    """The passes with the bits that `auto` chooses for the step that is named."""
+    from pintac.passes.insert_smx import InsertSMX
+
+    if not any(isinstance(p, InsertSMX) and p.policy == "auto" for p in passes) or not getattr(options, "spec", None):
+        return passes
+    from pintac.api.precision import resolve
+
+    return resolve(_step(options), passes, _compilation(options)["machine"], _weights(options))
+
+
 def _asked_about_passes(options: Options) -> bool:
     """Answer --list-passes and --print-pipeline."""
     if options.list_passes:
@@ -296,7 +309,7 @@ def _asked_about_passes(options: Options) -> bool:
     elif options.print_pipeline:
         from pintac.passes import print_pipeline
 
-        write_text(None, print_pipeline(_pipeline(options)) + "\n")
+        write_text(None, print_pipeline(_with_bits(options, _pipeline(options))) + "\n")
     else:
         return False
     return True

@@ -271,9 +271,6 @@ def resolve_bits(patterns: Mapping[str, int], known: Iterable[str], strict: bool
     for pattern, width in patterns.items():
         matched = [name for name in names if fnmatchcase(name, pattern)]
         if strict and not matched:
-            listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-            raise PassError(
-                f"insert-smx: no tensor is called {pattern!r}", hint=suggest(pattern, names) or f"there are {listed}"
-            )
+            raise PassError(f"insert-smx: no tensor is called {pattern!r}", hint=suggest(pattern, names))
         found |= dict.fromkeys(matched, width)
     return found

@@ -158,6 +158,23 @@ CASES = {
     "bits 8/8/8/12": Case(bits="8/8/8/12", steps=2),
     "bits 4/8/4/8": Case(bits="4/8/4/8", width=10),
     "bits 8/16/12/16": Case(bits="8/16/12/16"),
+    "bits by tensor": Case(
+        rank=3,
+        depth=2,
+        points=(3, 2),
+        bits="8/16/8/12,*.delta.1=4,first.delta=16,blocks.0.*.grad.delta.*=8,*.grad.base*=16,*.core.0=4,"
+        "*.grad.core.1=8,*.weight.0=12,blocks.1.*.base.1=12,last.base=8,last.weight=16",
+    ),
+    "bits by tensor, even-odd": Case(
+        quant="even-odd",
+        width=10,
+        depth=2,
+        K=6,
+        bits="8/16/8/12,*.delta.even*=4,*.delta.odd.1=12,*.grad.delta.odd.0=4,*.grad.delta.even.*=8,*.saved=4,*.base=12",
+    ),
+    "bits by tensor, sequential and gated": Case(
+        scheme="sequential", gated=True, K=4, bits="8/8/8/12,*.gate.*=12,*.weight.2=4,*.delta.1=16,*.grad.delta.1=8"
+    ),
     "more than a tile of pairs": Case(K=276, points=(2, 2)),
     "several groups of tiles": Case(K=540, points=(1, 1), width=6),
     "several groups of tiles, points overlap": Case(K=1100, points=(3, 1), width=6),
