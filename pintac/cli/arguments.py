@@ -151,6 +151,11 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take over today's cycles and joules into kept runs, if their bits are equal",
     )
+    reproduce.add_argument(
+        "--again",
+        choices=["host", "models", "all"],
+        help="hardware: measure this host, compile the programs, or both, though the figures are there",
+    )
     reproduce.add_argument("--no-plots", action="store_true", help="draw no figures")
 
     opt = _verb(verbs, "opt", "run passes over IR text")

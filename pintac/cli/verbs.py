@@ -169,6 +169,7 @@ def reproduce(options: Options) -> int:
         only=options.only,
         render_only=options.render,
         plots=not options.no_plots,
+        again=options.again or "",
         out=lambda text: write_text(None, text),
         note=note,
     )

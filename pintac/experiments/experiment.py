@@ -164,8 +164,11 @@ class Experiment(Protocol):
         """The training runs it needs, the most important first."""
         ...
 
-    def measure(self, results: Path, quick: bool = False) -> None:
-        """What is measured here and is not a training run, kept under `results`; tables have nothing of that kind."""
+    def measure(self, results: Path, quick: bool = False, again: str = "") -> None:
+        """What is measured here and is not a training run, kept under `results`; tables have nothing of that kind.
+
+        `again` says what is made anew though it is there: "", "host", "models" or "all".
+        """
         ...
 
     def render(self, results: Results) -> Rendered:
@@ -207,7 +210,7 @@ class TableExperiment:
         ordered = [run for k in range(most) for runs in by_row if k < len(runs) for run in runs[k]]
         return list(dict.fromkeys(ordered))
 
-    def measure(self, results: Path, quick: bool = False) -> None:
+    def measure(self, results: Path, quick: bool = False, again: str = "") -> None:
         """Nothing: everything it shows is in its runs."""
 
     def render(self, results: Results) -> Rendered:

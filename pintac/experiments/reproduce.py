@@ -59,6 +59,7 @@ def reproduce(
     only: str | None = None,
     render_only: bool = False,
     plots: bool = True,
+    again: str = "",
     out: Say,
     note: Say,
 ) -> int:
@@ -73,7 +74,7 @@ def reproduce(
         code = _make(experiments, store, seeds, quick, jobs, only, note)
         if code != EXIT_INTERRUPTED:
             for experiment in experiments:
-                experiment.measure(results, quick)
+                experiment.measure(results, quick, again)
     if plots and not quick and not available():
         note("figures are left out: matplotlib is not installed (pip install 'pintac[plot]')")
         plots = False

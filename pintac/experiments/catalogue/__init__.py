@@ -17,6 +17,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "ranks": "ranks",
     "recipes": "recipes",
     "examples": "examples",
+    "hardware": "hardware",
     "summary": "summary",
 }
 """Name on the command line -> module of this folder, whose EXPERIMENT it is; in the order of `--list` and of pages."""

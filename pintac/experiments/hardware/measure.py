@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ TIMEOUT = 150.0
 COMPILE_TIMEOUT = 420.0
 TORNADO = ("poisson2d", "heat100")
 
+_HOST, _MODELS = ("host", "torch", "overhead"), ("pinta", "contraction", "tornado")
+PARTS: Mapping[str, tuple[str, ...]] = {"host": _HOST, "models": _MODELS, "all": (*_HOST, *_MODELS)}
+"""What can be made again: measurements of this host, programs for PINTA."""
+
 Say = Callable[[str], None]
 Data = dict[str, Any]
 
@@ -59,7 +63,7 @@ class Collector:
     def __init__(self, results: Path, quick: bool, say: Say, again: str = "") -> None:
         self.path, self.quick, self.say = path_of(results, quick), quick, say
         self.data = load(results, quick)
-        for part in PARTS if again == "all" else [again] if again else []:
+        for part in PARTS.get(again, ()):
             self.data.pop(part, None)
         self.rounds = QUICK_ROUNDS if quick else ROUNDS
         self.budget = QUICK_BUDGET if quick else BUDGET
@@ -149,7 +153,3 @@ class Collector:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.data, indent=1, sort_keys=True, allow_nan=False) + "\n"
         write_atomically(self.path, text.encode())
-
-
-PARTS = ("host", "torch", "overhead", "pinta", "contraction", "tornado")
-"""What can be made again: the first three measure this host, the others compile."""
