@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pintac.experiments.experiment import Claim, Rendered, Row, Table, TableExperiment
+from pintac.experiments.experiment import QUICK_SETTINGS, Claim, Rendered, Row, Table, TableExperiment
 from pintac.experiments.results import EXACT, L2_REACHED, Results, Summary
 
 NOT_RUN = "not run"
@@ -15,22 +15,25 @@ Cell = Callable[[Summary], str]
 
 
 def render_experiment(experiment: TableExperiment, results: Results) -> Rendered:
-    """An experiment's tables with their commands, then its claims."""
-    parts = [experiment.intro] if experiment.intro else []
+    """An experiment's tables, those with the fewer points of `--quick` behind each, its claims, its commands."""
+    sizes = [results] if results.quick else [results, results.smaller()]
+    parts = [experiment.intro]
     for table in experiment.tables:
-        parts.append(table_text(table, results, heading=len(experiment.tables) > 1))
-    if experiment.claims:
-        parts.append(claims_text(experiment.claims, results))
-    parts.append(commands_text(list(experiment.rows()), results))
+        title = table.title if len(experiment.tables) > 1 else ""
+        parts += _sections(table, title, sizes)
+    parts += [claims_text(experiment.claims, sizes)] if experiment.claims else []
+    parts.append(commands_text(list(experiment.rows()), sizes))
     data = {
         "experiment": experiment.name,
         "title": experiment.title,
-        "quick": results.quick,
         "tables": [
-            {"title": table.title, "rows": [row_data(results[row]) for row in table.rows]}
+            {"title": table.title, "quick": size.quick, "rows": [row_data(size[row]) for row in table.rows]}
             for table in experiment.tables
+            for size in sizes
         ],
-        "claims": [claim_data(claim, results) for claim in experiment.claims],
+        "claims": [
+            claim_data(claim, size) for claim in experiment.claims for size in sizes if _comparable(claim, size)
+        ],
     }
     return Rendered("\n\n".join(part for part in parts if part) + "\n", data, experiment.figures)
 
@@ -38,39 +41,66 @@ def render_experiment(experiment: TableExperiment, results: Results) -> Rendered
 # --- tables ------------------------------------------------------------------------------------------------------
 
 
-def table_text(table: Table, results: Results, heading: bool = True) -> str:
-    """One table; a row without a finished run says so."""
+def _sections(table: Table, title: str, sizes: list[Results]) -> list[str]:
+    """A table in every size that has finished runs, then what is missing. Small sizes follow under a heading."""
+    parts: list[str] = []
+    for results in sizes:
+        second = results is not sizes[0]
+        text = table_text(table, results, only_smaller=second)
+        if text:
+            name = ", ".join(filter(None, [title, "fewer points" if second else ""]))
+            parts += [f"### {name[0].upper() if not title else name[0]}{name[1:]}" if name else ""]
+            parts += [fewer_points(table) if results.quick else "", text]
+    if not parts:
+        parts = [f"### {title}" if title else "", "No run is finished."]
+    return [*parts, table.note, missing_text(table, sizes)]
+
+
+def table_text(table: Table, results: Results, only_smaller: bool = False) -> str:
+    """The rows of a table that have a finished run (that are smaller in quick results); empty without one."""
+    rows = [row for row in table.rows if results[row].finished and not (only_smaller and row.quick() == row)]
+    if not rows:
+        return ""
     headers = [COLUMNS[name][0] for name in table.columns]
     lines = [f"| configuration | {' | '.join(headers)} |", "|---" * (len(headers) + 1) + "|"]
-    for row in table.rows:
-        summary = results[row]
-        cells = [COLUMNS[name][1](summary) for name in table.columns]
-        if not summary.finished:
-            cells = [
-                cell if name in ALWAYS else NOT_RUN if name == "l2" else ""
-                for name, cell in zip(table.columns, cells, strict=True)
-            ]
-        lines.append(f"| {row.label} | {' | '.join(cells)} |")
-    parts = [f"### {table.title}"] if heading and table.title else []
-    parts += ["\n".join(lines)]
-    old = [row.label for row in table.rows if results[row].programs > 1]
-    notes = [table.note] if table.note else []
-    if old:
-        notes.append(
-            f"Programs of different days in {', '.join(old)}: the mean of their costs (`--costs` renews them)."
-        )
-    return "\n\n".join(parts + notes)
-
-
-def commands_text(rows: list[Row], results: Results) -> str:
-    """The command of every row that was run, with its days, folded away."""
-    lines = []
     for row in rows:
         summary = results[row]
-        if summary.finished:
-            command = summary.row.run.command.rpartition(" --seed ")[0]
-            seeds = seeds_text(summary.seeds)
-            lines.append(f"- {row.label}: `{command} --seed` {seeds}, {' and '.join(summary.dates)}")
+        lines.append(f"| {row.label} | {' | '.join(COLUMNS[name][1](summary) for name in table.columns)} |")
+    old = [row.label for row in rows if results[row].programs > 1]
+    if old:
+        lines += [
+            "",
+            f"Programs of different days in {', '.join(old)}: the mean of their costs (`--costs` renews them).",
+        ]
+    return "\n".join(lines)
+
+
+def fewer_points(table: Table) -> str:
+    """Which points those are."""
+    sizes = dict.fromkeys(
+        ", ".join(f"{key}={value}" for key, value in QUICK_SETTINGS[row.run.problem].items())
+        for row in table.rows
+        if row.quick() != row
+    )
+    return f"`--quick`: {' or '.join(f'`--set {size}`' for size in sizes)}, everything else as above."
+
+
+def missing_text(table: Table, sizes: list[Results]) -> str:
+    """The rows that have no finished run in any size."""
+    labels = [row.label for row in table.rows if not any(size[row].finished for size in sizes)]
+    return f"Not run: {'; '.join(labels)}." if labels else ""
+
+
+def commands_text(rows: list[Row], sizes: list[Results]) -> str:
+    """The command of every row that was run, with its days, folded away."""
+    lines: dict[str, None] = {}
+    for row in rows:
+        for results in sizes:
+            summary = results[row]
+            if summary.finished:
+                command = summary.row.run.command.rpartition(" --seed ")[0]
+                seeds = seeds_text(summary.seeds)
+                lines[f"- {row.label}: `{command} --seed` {seeds}, {' and '.join(summary.dates)}"] = None
     if not lines:
         return ""
     return "<details><summary>Commands, seeds, dates</summary>\n\n" + "\n".join(lines) + "\n\n</details>"
@@ -120,12 +150,13 @@ def row_data(summary: Summary) -> dict[str, Any]:
 # --- claims ------------------------------------------------------------------------------------------------------
 
 
-def claims_text(claims: tuple[Claim, ...], results: Results) -> str:
-    """Claims as a table: limit, measured value, verdict."""
+def claims_text(claims: tuple[Claim, ...], sizes: list[Results]) -> str:
+    """Claims as a table: limit, measured value, verdict; with fewer points where only those were run."""
     lines = ["| claim | said by | limit | measured | seeds | verdict |", "|---|---|---|---|---|---|"]
     for claim in claims:
-        value = claim.measure(results)
-        verdict = claim.verdict(value)
+        measured = [(claim.measure(size), size) for size in sizes if _comparable(claim, size)]
+        value, results = next(((value, size) for value, size in measured if value is not None), (None, sizes[0]))
+        verdict = f"**{claim.verdict(value)}**" + (" with fewer points" if results is not sizes[0] else "")
         counsel = claim.counsel(value)
         cells = [
             claim.text,
@@ -133,10 +164,15 @@ def claims_text(claims: tuple[Claim, ...], results: Results) -> str:
             f"{'<' if claim.better == 'below' else '>='} {figure(claim.limit)}",
             figure(value) if value is not None else "-",
             _fewest_seeds(claim, results) if value is not None else "-",
-            f"**{verdict}**" + (f": {counsel}" if counsel else ""),
+            verdict + (f": {counsel}" if counsel else ""),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _comparable(claim: Claim, results: Results) -> bool:
+    """Whether its rows have one size: a full one says nothing about one with fewer points."""
+    return not results.quick or len({row.quick() == row for row in claim.rows}) < 2
 
 
 def claim_data(claim: Claim, results: Results) -> dict[str, Any]:
@@ -145,6 +181,7 @@ def claim_data(claim: Claim, results: Results) -> dict[str, Any]:
     return {
         "claim": claim.text,
         "source": claim.source,
+        "quick": results.quick,
         "limit": claim.limit,
         "better": claim.better,
         "measured": _finite(value),
@@ -245,9 +282,6 @@ COLUMNS: Mapping[str, tuple[str, Cell]] = {
     "paper": ("paper", lambda s: s.row.paper),
 }  # fmt: skip
 """Columns by the name that a table asks for: heading, and the cell of a row."""
-
-ALWAYS = ("problem", "bits", "trivial", "parameters", "compression", "paper")
-"""Columns that need no finished run."""
 
 
 def _finite(value: float | None) -> float | None:

@@ -44,6 +44,12 @@ class Results:
             self._summaries[used] = Summary(used, finished, found, self.facts)
         return self._summaries[used]
 
+    def smaller(self) -> Results:
+        """The same with the fewer points of `--quick`."""
+        other = Results(self.store, self.seeds, quick=True)
+        other.facts = self.facts
+        return other
+
     def l2(self, row: Row) -> float | None:
         """Mean error of a row."""
         return self[row].l2

@@ -111,16 +111,39 @@ def test_claims(store: Store) -> None:
 
 def test_a_table_says_what_was_not_run(store: Store) -> None:
     missing = Row("missing", RUN.but(lr=0.25), paper="< 6e-3")
-    rendered = TableExperiment("x", "t", (Table("", (ROW, missing)),)).render(Results(store))
+    rendered = TableExperiment("x", "t", (Table("", (ROW, missing)), Table("two", (missing,)))).render(Results(store))
     rows = [line for line in rendered.markdown.splitlines() if line.startswith("| ")]
     assert rows[1] == (
         "| a row | 8/16/8/12 | 0-2 | 4.67e-02 | x1.76 | 2.50e-02 (2) | 1.41 | 0.467 | 5.00e-01 / 1.00e-01 "
         "| 200 | 2.000 | 2.000 | 2 | - |"
     )
-    assert rows[2].startswith("| missing | 8/16/8/12 |  | not run |") and rows[2].endswith("| < 6e-3 |")
+    assert len(rows) == 2 and rendered.markdown.count("Not run: missing.") == 2
+    assert "### two\n\nNo run is finished.\n\nNot run: missing." in rendered.markdown
     assert f"- a row: `pintac train poisson2d --set K=4 --seed` 0-2, {DAY}" in rendered.markdown
     data = rendered.data["tables"][0]["rows"]
     assert data[0]["l2_by_seed"] == [0.02, 0.04, 0.08] and data[1]["l2"] is None
+
+
+def test_fewer_points_have_a_part_of_their_own(store: Store) -> None:
+    large = Row("large", Run.of("poisson2d", lr=0.5))
+    half = Row("half", Run.of("poisson2d", lr=0.25))
+    keep(store, large.run.but(interior=8), 0.06)
+    keep(store, half.run.but(interior=8), 0.03)
+    claims = (
+        error_ratio("large / half", large, half, 2.0, "paper"),
+        error_ratio("large / a row", large, ROW, 0.5, "paper"),
+        error_below("a row", ROW, 0.05, "paper"),
+    )
+    experiment = TableExperiment("x", "t", (Table("", (large, half, ROW)),), claims)
+    text = experiment.render(Results(store)).markdown
+    full, _, fewer = text.partition("### Fewer points")
+    assert "| a row |" in full and "| large |" not in full
+    assert "`--set interior=8`" in fewer and "| large |" in fewer and "| a row | 8/16" not in fewer
+    assert "| >= 2 | 2 | 1 | **pass** with fewer points |" in fewer
+    assert "| large / a row | paper | >= 0.5 | - | - | **not run** |" in fewer, "of two sizes"
+    assert "| < 5.00e-02 | 4.67e-02 | 3 | **pass** |" in fewer
+    alone = experiment.render(Results(store, quick=True)).markdown
+    assert "| large |" in alone and "| a row | 8/16" in alone and "Fewer points" not in alone
 
 
 def test_costs_of_different_days_are_said(store: Store) -> None:

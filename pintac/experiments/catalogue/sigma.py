@@ -18,7 +18,7 @@ EXPERIMENT = TableExperiment(
         Table(
             "Stein, K = 512",
             (
-                *(Row(f"DiffQuant, sigma {s}", Run.of("poisson2d", sigma=s)) for s in SIGMAS),
+                *(Row(f"DiffQuant, sigma {s}", Run.of("poisson2d", sigma=s, bits=PAPER_BITS)) for s in SIGMAS),
                 *(
                     Row(f"naive, sigma {s}", Run.of("poisson2d", sigma=s, quant="naive", bits=PAPER_BITS))
                     for s in SIGMAS

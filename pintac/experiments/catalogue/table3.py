@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pintac.experiments.catalogue.recipes import IMPROVED, PAPER_BITS, improved
+from pintac.experiments.catalogue.recipes import PAPER_BITS, SHORT, improved
 from pintac.experiments.experiment import Row, Table, TableExperiment
 from pintac.experiments.runs import Run
 
@@ -44,9 +44,21 @@ EXPERIMENT = TableExperiment(
             COLUMNS,
         ),
         Table(
-            "One at a time: 2-D Poisson, improved recipe",
+            "One at a time: 2-D Poisson, Stein K = 512, DiffQuant",
             (
-                IMPROVED["poisson2d"],
+                Row("our default", Run.of("poisson2d")),
+                *(
+                    Row(_name(role, bits), Run.of("poisson2d", bits=bits))
+                    for role, choices in ONE_AT_A_TIME.items()
+                    for bits in choices
+                ),
+            ),
+            COLUMNS,
+        ),
+        Table(
+            "One at a time: 2-D Poisson, improved recipe, 1000 steps",
+            (
+                SHORT,
                 *(
                     improved("poisson2d", _name(role, bits), bits=bits)
                     for role, choices in ONE_AT_A_TIME.items()
