@@ -34,7 +34,7 @@ from pintac.passes.tensors import WIDTHS, parse_bits, print_bits, resolve_bits, 
 if TYPE_CHECKING:
     from pintac.frontend import TrainStep
 
-PRICES = 96
+PRICES = 400
 ROLES = ("weight", "base", "delta", "grad")
 
 Bits = dict[str, int]
