@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pintac.errors import ResultsError
@@ -16,34 +16,37 @@ from pintac.experiments.runs import Run
 from pintac.experiments.store import Finished, Store
 
 COSTS = (
-    "compile_seconds", "cycles_per_step", "dram_bytes_per_step", "energy_j_per_step", "file_bytes",
-    "instructions_executed_per_step", "lower_bound_cycles", "macs_per_step", "program_bytes", "program_digest",
-    "sim_seconds_per_step", "tcu_cycles_per_step", "vpu_cycles_per_step",
+    "cycles_per_step", "dram_bytes_per_step", "energy_j_per_step", "instructions_executed_per_step",
+    "lower_bound_cycles", "macs_per_step", "program_bytes", "tcu_cycles_per_step", "vpu_cycles_per_step",
 )  # fmt: skip
-"""Keys of a result that say what a step costs."""
+"""Keys of a result that say what a step costs: the same for every seed."""
 
 CHECKED_STEPS = 60
 """Steps that are trained again."""
 
 
-def refresh(run: Run, store: Store) -> Finished | None:
-    """Take over today's costs into a kept run; None if it is not there or has no program.
+def refresh(runs: Sequence[Run], store: Store) -> list[Finished]:
+    """Take over today's costs into the kept ones of `runs`, seeds of one configuration; those that were renewed.
 
-    Raises ResultsError if a loss differs: then the run itself has to be made again.
+    The losses of one of them are compared; seeds have equal programs but for the initial weights. Raises ResultsError
+    if a loss differs: then the runs themselves have to be made again.
     """
-    kept = store.load(run)
-    if kept is None or not run.has_program:
-        return None
-    fresh = _train(run, min(CHECKED_STEPS, int(kept.result["steps"])))
-    return store.save(run, merged(kept, fresh), kept.date)
+    kept = [found for found in map(store.load, runs) if found is not None and found.run.has_program]
+    if not kept:
+        return []
+    if len({found.run.label for found in kept}) > 1:
+        raise ValueError("runs of several configurations")
+    checked = kept[0]
+    costs = compared(checked, _train(checked.run, min(CHECKED_STEPS, int(checked.result["steps"]))))
+    return [store.save(found.run, {**found.result, **costs}, found.date) for found in kept]
 
 
-def merged(kept: Finished, fresh: Mapping[str, Any]) -> dict[str, Any]:
-    """The kept result with today's costs. Raises ResultsError unless the losses of both are equal."""
+def compared(kept: Finished, fresh: Mapping[str, Any]) -> dict[str, Any]:
+    """The costs of a fresh start of a kept run. Raises ResultsError unless the losses of both are equal."""
     recorded = {step: loss for step, loss, _ in kept.result["history"]}
-    compared = [(step, loss, recorded[step]) for step, loss, _ in fresh["history"] if step in recorded]
-    other = [entry for entry in compared if not _equal(*entry[1:])]
-    if not compared or other:
+    pairs = [(step, loss, recorded[step]) for step, loss, _ in fresh["history"] if step in recorded]
+    other = [entry for entry in pairs if not _equal(*entry[1:])]
+    if not pairs or other:
         found = (
             f"step {other[0][0]} has the loss {other[0][1]}, recorded is {other[0][2]}" if other else "none to compare"
         )
@@ -52,7 +55,7 @@ def merged(kept: Finished, fresh: Mapping[str, Any]) -> dict[str, Any]:
             hint="remove the file and make the run again",
         )
     costs = {key: fresh[key] for key in COSTS if key in fresh}
-    return {**kept.result, **costs, "costs_date": datetime.date.today().isoformat()}
+    return {**costs, "costs_date": datetime.date.today().isoformat()}
 
 
 def _equal(a: float | None, b: float | None) -> bool:

@@ -59,6 +59,7 @@ class Row:
     paper       what the paper says in this place, `-` for what is not published to us
     first_seed  0, or the first seed that was not used for choosing the configuration
     twin        whether its float twins are run too
+    most_seeds  more are not run: what a step costs is the same for every seed
     """
 
     label: str
@@ -66,10 +67,12 @@ class Row:
     paper: str = "-"
     first_seed: int = 0
     twin: bool = True
+    most_seeds: int | None = None
 
     def seeds(self, wanted: Seeds) -> tuple[int, ...]:
         """The seeds of this row."""
-        return wanted.listed or tuple(range(self.first_seed, self.first_seed + wanted.count))
+        seeds = wanted.listed or tuple(range(self.first_seed, self.first_seed + wanted.count))
+        return seeds[: self.most_seeds]
 
     def runs(self, wanted: Seeds) -> list[Run]:
         """Its runs, seed by seed, each followed by its float twin."""

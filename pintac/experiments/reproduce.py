@@ -91,11 +91,15 @@ def reproduce(
 def renew_costs(names: Sequence[str], results: Path, *, seeds: Seeds, note: Say) -> int:
     """Take over today's costs into the kept runs of the named experiments, all if none is named."""
     store = Store(results)
-    runs = dict.fromkeys(run for experiment in _named(names, all_if_none=True) for run in experiment.runs(seeds))
-    for run in runs:
-        kept = refresh(run, store)
-        if kept is not None:
-            note(f"{run.name}: {kept.result['cycles_per_step']:,} cycles a step")
+    configurations: dict[str, dict[Run, None]] = {}
+    for experiment in _named(names, all_if_none=True):
+        for run in (*experiment.runs(seeds), *experiment.runs(seeds, quick=True)):
+            configurations.setdefault(run.label, {})[run] = None
+    for number, (label, runs) in enumerate(configurations.items()):
+        renewed = refresh(list(runs), store)
+        if renewed:
+            cycles = renewed[0].result["cycles_per_step"]
+            note(f"[{number + 1}/{len(configurations)}] {label}: {cycles:,} cycles a step, {len(renewed)} seeds")
     return 0
 
 

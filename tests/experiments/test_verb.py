@@ -138,11 +138,14 @@ def test_costs_of_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     store = Store(tmp_path / "results")
     made = pintac.train(load_step(run.problem), seed=2, progress=False).as_dict()
     store.save(run, {**made, "cycles_per_step": 1, "energy_j_per_step": 1.0}, "2020-01-01")
-    renewed = costs.refresh(run, store)
-    assert renewed is not None and renewed.date == "2020-01-01"
-    for key in ("cycles_per_step", "energy_j_per_step", "l2_rel", "history"):
-        assert renewed.result[key] == made[key]
-    assert costs.refresh(run.but(seed=3), store) is None
+    other = run.but(seed=3)
+    store.save(other, {**made, "seed": 3, "cycles_per_step": 1, "l2_rel": 0.5}, "2020-01-01")
+    renewed = costs.refresh([run, other, run.but(seed=4)], store)
+    assert [done.run.seed for done in renewed] == [2, 3] and renewed[0].date == "2020-01-01"
+    assert [done.result["cycles_per_step"] for done in renewed] == [made["cycles_per_step"]] * 2
+    assert [done.result["l2_rel"] for done in renewed] == [made["l2_rel"], 0.5]
+    assert renewed[0].result["history"] == made["history"]
+    assert costs.refresh([run.but(seed=4)], store) == []
 
 
 def test_other_losses_are_another_run(tmp_path: Path) -> None:
@@ -152,9 +155,10 @@ def test_other_losses_are_another_run(tmp_path: Path) -> None:
     kept = store.load(run)
     assert kept is not None
     fresh = result(run, 0.01, cycles_per_step=150)
-    assert costs.merged(kept, fresh)["cycles_per_step"] == 150
+    renewed = costs.compared(kept, fresh)
+    assert renewed["cycles_per_step"] == 150 and "l2_rel" not in renewed
     fresh["history"] = [[20, 3.0, None], [40, 2.0000002, None]]
     with pytest.raises(ResultsError, match=r"step 40 has the loss 2\.0000002, recorded is 2\.0"):
-        costs.merged(kept, fresh)
+        costs.compared(kept, fresh)
     with pytest.raises(ResultsError, match="none to compare"):
-        costs.merged(kept, {**fresh, "history": []})
+        costs.compared(kept, {**fresh, "history": []})

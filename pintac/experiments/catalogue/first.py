@@ -14,7 +14,7 @@ NAIVE = Row("HJB, naive, dense", Run.of("hjb20", quant="naive", scheme="dense", 
 DIFFQUANT = Row("HJB, DiffQuant, dense", Run.of("hjb20", scheme="dense", bits=PAPER_BITS))
 NAIVE_WAVE = Row("HJB wave, naive, dense", Run.of("hjb20-wave", quant="naive", scheme="dense", bits=PAPER_BITS))
 DIFFQUANT_WAVE = Row("HJB wave, DiffQuant, dense", Run.of("hjb20-wave", scheme="dense", bits=PAPER_BITS))
-HEAT = Row("heat, one step for its latency", Run.of("heat100", steps=1, bits=PAPER_BITS), twin=False, first_seed=0)
+HEAT = Row("heat, one step for its latency", Run.of("heat100", steps=1, bits=PAPER_BITS), twin=False, most_seeds=1)
 
 SIGMA_ADVICE = (5.0, "check sigma")
 
