@@ -1,4 +1,4 @@
-"""The command line: `pintac train | compile | run | predict | explain | reproduce | opt | asm | dis`.
+"""The command line: `pintac train | compile | run | predict | explain | reproduce | estimate | opt | asm | dis`.
 
 Data goes to stdout, messages to stderr. Exit codes: 0 ok, 1 an error in what was given, 2 usage, 3 a bug in pintac,
 4 a comparison that failed.

@@ -37,6 +37,16 @@ def _effort(text: str) -> float:
     return value
 
 
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
+
+
 def _seed(text: str) -> int:
     value = int(text) if text.isdigit() else -1
     if not 0 <= value < 2**32:
@@ -157,6 +167,22 @@ def build_parser() -> argparse.ArgumentParser:
         help="hardware: measure this host, compile the programs, or both, though the figures are there",
     )
     reproduce.add_argument("--no-plots", action="store_true", help="draw no figures")
+
+    estimate = _verb(verbs, "estimate", "time, energy and cost of training runs on PINTA, beside this host")
+    estimate.add_argument("spec", metavar="NAME|FILE.py:OBJECT", nargs="?", help=SPEC_HELP)
+    _compile_options(estimate)
+    estimate.add_argument("--runs", type=_positive, required=True, metavar="N", help="training runs")
+    estimate.add_argument("--steps", type=_positive, metavar="N", help="steps of a run (default: the schedule's)")
+    estimate.add_argument("--kwh-price", type=_amount, required=True, metavar="P", help="price of a kWh")
+    estimate.add_argument(
+        "--static-watts", type=_amount, default=0.0, metavar="W", help="of PINTA besides the model's energy (default 0)"
+    )
+    estimate.add_argument("--host-watts", type=_amount, metavar="W", help="of a busy core of this host")
+    estimate.add_argument(
+        "--threads", type=_positive, default=1, metavar="N", help="threads of torch on this host (default 1)"
+    )
+    estimate.add_argument("--no-measure", action="store_true", help="time no steps on this host")
+    estimate.add_argument("--json", metavar="F", help="write inputs and figures as JSON (- for stdout)")
 
     opt = _verb(verbs, "opt", "run passes over IR text")
     opt.add_argument("input", metavar="IN.ir", nargs="?", help="IR text, - for stdin")

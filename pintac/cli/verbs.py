@@ -175,6 +175,44 @@ def reproduce(options: Options) -> int:
     )
 
 
+def estimate(options: Options) -> int:
+    """Time, energy and cost of training runs; a table to stdout."""
+    from pintac import api
+    from pintac.api.compiling import as_machine
+    from pintac.experiments import estimate as estimating
+
+    if options.quant == "none":
+        raise UsageError("fp32 in torch runs no program, so PINTA takes no time for it", hint="without --quant none")
+    _check_outputs(options, "json")
+    step = _step(options)
+    steps = estimating.steps_of(step, options.steps)
+    program = api.compile(
+        step,
+        machine=as_machine(options.machine).override(options.machine_key),
+        quant=options.quant,
+        scheme=options.scheme,
+        bits=options.bits,
+        saved=options.saved,
+    )
+    found = estimating.estimate(
+        program,
+        options.spec,
+        _settings(options),
+        runs=options.runs,
+        steps=steps,
+        kwh_price=options.kwh_price,
+        static_watts=options.static_watts,
+        host_watts=options.host_watts,
+        threads=options.threads,
+        measured=not options.no_measure,
+    )
+    if options.json != "-":
+        write_text(None, found.text())
+    if options.json:
+        write_text(options.json, found.to_json())
+    return 0
+
+
 def opt(options: Options) -> int:
     """Passes over IR text; the result as IR text to stdout."""
     from pintac.ir import parse_module, print_module
@@ -225,14 +263,18 @@ def _step(options: Options) -> TrainStep:
         raise UsageError("what shall be trained?", hint="a built-in problem such as poisson2d, or FILE.py:OBJECT")
     from pintac.frontend import load_step
 
-    arguments: dict[str, Any] = dict(options.set)
-    if options.tt_rank is not None:
-        arguments["rank"] = options.tt_rank
+    arguments = _settings(options)
     if not _is_file(options.spec):
         if "scheme" in arguments:
             raise UsageError("the scheme is a flag of its own", hint=f"--scheme {arguments['scheme']}")
         arguments["scheme"] = options.scheme
     return load_step(options.spec, **arguments)
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    """What `--set` and `--tt-rank` give to the factory of the step."""
+    rank = {} if options.tt_rank is None else {"rank": options.tt_rank}
+    return {**dict(options.set), **rank}
 
 
 def _is_file(spec: str) -> bool:

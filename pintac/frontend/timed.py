@@ -38,7 +38,8 @@ class Arrangement:
     method   "sampled" (the estimator), "explicit" (the estimator, gradients by the passes, without autograd), or a way
              of `AutodiffStep` to differentiate
     mode     one of `MODES`
-    chunk    points at a time of terms with derivatives, so that activations stay in cache; None: all at once
+    chunk    points at a time of terms with derivatives, so that activations stay in cache, or the largest number below
+             that divides them; None: all at once
     device   "cpu" or "cuda"
     """
 
@@ -97,15 +98,17 @@ class TimedStep:
         graph = trace_step(self._step, self._layout)[0]
         derived = [term for term in terms if _has_operators(graph, term)]
         plain = [term for term in terms if term not in derived]
-        return [*([(plain, None)] if plain else []), *(([term], min(self.how.chunk, term.count)) for term in derived)]
+        chunks = [_divisor(term.count, self.how.chunk) for term in derived]
+        return [
+            *([(plain, None)] if plain else []),
+            *(([term], chunk) for term, chunk in zip(derived, chunks, strict=True)),
+        ]
 
     def _part(self, terms: Sequence[Term], chunk: int | None) -> _Part:
         counts = {term.name: chunk for term in terms} if chunk is not None else None
         times = 1
         if chunk is not None:
-            times, rest = divmod(terms[0].count, chunk)
-            if rest:
-                raise UsageError(f"{terms[0].count} points do not divide into chunks of {chunk}")
+            times = terms[0].count // chunk
         graph, data = trace_step(self._step, self._layout, counts)
         if self.how.method in (SAMPLED, EXPLICIT):
             graph = self._passes(_of_terms(graph, terms))
@@ -228,6 +231,11 @@ def constant_of(node: Node) -> Tensor:
     """The value of a `const`."""
     values = torch.tensor(node.attrs["values"], dtype=torch.float32)
     return values[0].expand(node.shape) if values.numel() == 1 else values.reshape(node.shape)
+
+
+def _divisor(count: int, most: int) -> int:
+    """The largest divisor of `count` that is not above `most`."""
+    return next(size for size in range(min(count, most), 0, -1) if count % size == 0)
 
 
 def _has_operators(graph: Graph, term: Term) -> bool:

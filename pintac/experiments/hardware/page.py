@@ -164,7 +164,7 @@ def _tornado(data: Data, workload: Workload) -> str:
         return ""
     intro = (
         f"{workload.title}, the paper's configuration against {found.baseline}: speed-up {_times(found.speed_up)}, "
-        f"energy {_times(found.energy)}. Ratios with a constant at half / double its value, the largest effects first.\n"
+        f"energy {_times(found.energy)}. Ratios with a constant at half / double its value, largest effects first.\n"
     )
     return intro + "\n" + table(("constant", "values", "speed-up", "energy", "how"), _bar_rows(found))
 
@@ -206,7 +206,7 @@ def _memory(data: Data) -> str:
     )  # fmt: skip
     note = (
         "MB: most that torch's allocator held for a step beyond what it held before (growth of the process), and "
-        "that over PINTA's on-chip memory and DRAM together. PINTA's DRAM includes weights, moments and the test points."
+        "that over PINTA's on-chip memory and DRAM together. PINTA's DRAM includes weights, moments and test points."
     )
     return note + "\n\n" + table(head, rows())
 

@@ -1,4 +1,4 @@
-"""The tornado plots as one SVG: what each assumed constant does to speed-up and energy ratio. Equal data, equal file."""
+"""The tornado plots as one SVG: what each assumed constant does to speed-up and energy. Equal data, equal file."""
 
 from __future__ import annotations
 
