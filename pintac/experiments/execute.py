@@ -178,6 +178,7 @@ class _Workers:
                 files.checkpoint.unlink()
                 code, errors = self._child(run, files)
             if code == INTERRUPTED or (self._stopped and code):
+                files.result.unlink(missing_ok=True)  # a part of a run is no result
                 self.events.put(Event("interrupted", run))
                 return
             if code:

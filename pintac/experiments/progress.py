@@ -54,7 +54,7 @@ class RunProgress:
             self._left.discard(run)
             self._shares.pop(run, None)
             taken = now - self._started.pop(run, now)
-            self._done += 1
+            self._done += event.kind != "interrupted"
             if event.kind == "finished":
                 self._taken.append(taken)
             text = f"{event.kind}, {event.message}" if event.message else event.kind
