@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pintac.backend import vpu
@@ -54,7 +54,7 @@ class Chunks:
     parts: list[tuple[int, int, Buffer]] = field(default_factory=list)
 
 
-def start_of(node: Node, target: View) -> list[VpuOp]:
+def start_of(node: Node, target: View) -> VpuOp:
     """What a fold starts from, everywhere in `target`: 0, for a maximum minus infinity."""
     lowest = float("-inf") if node.op == "amax" else 0.0
     return vpu.fill(lowest, target, f"start {node.name}", node.loc)
@@ -179,9 +179,12 @@ class Bodies(Placement):
 
     # ---- steps
 
-    def _run(self, steps: list[Step], bodies: list[Body]) -> None:
-        """Every step for every tile of the body, step by step (independent tiles interleave)."""
-        self._psum = self._psum_values(steps, bodies[0].unit)
+    def _run(self, steps: Sequence[Step], bodies: list[Body], psum: dict[Node, bool] | None = None) -> None:
+        """Every step for every tile of the body, step by step (independent tiles interleave).
+
+        `psum` are the `_psum_values` of all steps when these are only some of them.
+        """
+        self._psum = self._psum_values(steps, bodies[0].unit) if psum is None else psum
         for step in steps:
             if isinstance(step, NodeStep) and self._kept_in_dram(step.node):
                 self._accumulate_in_dram(step.node, bodies)
@@ -196,7 +199,7 @@ class Bodies(Placement):
                     self._copies(step.node, body)
                 self.tile_of |= dict.fromkeys(body.ops[before:], (body.stage, body.tile))
 
-    def _psum_values(self, steps: list[Step], unit: Unit) -> dict[Node, bool]:
+    def _psum_values(self, steps: Sequence[Step], unit: Unit) -> dict[Node, bool]:
         """Matmul results that can stay in PSUM; True: they may be cut along their columns."""
         makers = {s.node for s in steps if isinstance(s, NodeStep) and s.node.op == "matmul"}
         out: dict[Node, bool] = {}
@@ -246,13 +249,13 @@ class Bodies(Placement):
                 for v, k in zip(targets, kernel.sinks, strict=True)
             ]
             name = "+".join(n.name for n in step.targets)
-            ops += vpu.operations(kernel, (*shape[:-1], width), ins, outs, name, step.loc_node.loc)
+            ops.append(vpu.operation(kernel, (*shape[:-1], width), ins, outs, name, step.loc_node.loc))
         for i, (node, target, sink) in enumerate(zip(step.targets, targets, kernel.sinks, strict=True)):
             if sink.accumulate and not self._folded(node):
-                if len({op.sinks[i].offset for op in ops}) == len(ops):
-                    ops = [vpu.without_start(op, i) for op in ops]  # each folds all of what it writes
+                if all(vpu.folds_whole(op, i) for op in ops) and len({op.sinks[i].offset for op in ops}) == len(ops):
+                    ops = [vpu.without_start(op, i) for op in ops]
                 else:
-                    body.ops += start_of(node, target)
+                    body.ops.append(start_of(node, target))
         body.ops += ops
         for node in step.targets:
             if node.op in SINKS and self._folded(node):
@@ -345,7 +348,8 @@ class Bodies(Placement):
             targets.append((0, n, self._target(node, body)))
         for start, width, target in targets:
             if acc is not None:
-                body.ops += vpu.copy(broadcast(self.view(acc, body), shape), target, f"start {node.name}", node.loc)
+                begin = broadcast(self.view(acc, body), shape)
+                body.ops.append(vpu.copy(begin, target, f"start {node.name}", node.loc))
             for rows_a, rows_d, m in _row_blocks(a, target):
                 piece = self._piece(m, k, width, a.bits, b.bits, target)
                 for at in range(0, width, piece):
@@ -397,7 +401,7 @@ class Bodies(Placement):
             target = self._target(node, body)
             acc = accumulator(node)
             if acc is not None:
-                body.ops += vpu.copy(self.view(acc, body), target, f"start {node.name}", node.loc)
+                body.ops.append(vpu.copy(self.view(acc, body), target, f"start {node.name}", node.loc))
             self._accumulate(node, a, g, target, m, n, body, acc is not None)
             self._stores(node, body)
             return
@@ -443,7 +447,7 @@ class Bodies(Placement):
         axis = integer(node.attrs, "axis")
         at = 0
         if node.op == "pad":
-            body.ops += vpu.fill(0.0, target, node.name, node.loc)
+            body.ops.append(vpu.fill(0.0, target, node.name, node.loc))
             at = integer(node.attrs, "before")
         for operand in node.operands:
             shape = self._virtual_shape(operand, body.unit, frozenset(), body.context)
@@ -451,9 +455,9 @@ class Bodies(Placement):
             if is_splat(root(operand)):
                 values = root(operand).attrs["values"]
                 assert isinstance(values, tuple)
-                body.ops += vpu.fill(float(values[0]), part, node.name, node.loc)
+                body.ops.append(vpu.fill(float(values[0]), part, node.name, node.loc))
             else:
-                body.ops += vpu.copy(self.view(operand, body), part, node.name, node.loc)
+                body.ops.append(vpu.copy(self.view(operand, body), part, node.name, node.loc))
             at += shape[axis]
         self._stores(node, body)
 

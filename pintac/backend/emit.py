@@ -1,4 +1,4 @@
-"""Instructions from the tile schedule: one a tile operation, two for a transfer of SMX data (a plane each)."""
+"""Instructions from the tile schedule: one a tile operation, more for unrolled axes and for the planes of SMX data."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pintac import isa
 from pintac.backend.order import mapping_of
 from pintac.backend.tile import Arg, CopyOp, IndexView, Item, Loop, MatmulOp, Sync, TileOp, View, VpuOp
+from pintac.backend.vpu import instructions
 from pintac.isa import LOOP_LEVELS, Instruction, Kind, Opcode, Operand, Sink, Space
 from pintac.machine import Machine
 
@@ -37,7 +38,8 @@ class Emitter:
             elif isinstance(item, MatmulOp):
                 self._add(self._matmul(item), item)
             elif isinstance(item, VpuOp):
-                self._add(self._vpu(item), item)
+                for part in instructions(item):
+                    self._add(self._vpu(part), item)
             elif isinstance(item, CopyOp):
                 for instruction in transfers(item):
                     self._add(instruction, item)

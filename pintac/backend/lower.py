@@ -237,10 +237,12 @@ def _schedule(
             spilled, rooms = spilled | cold, {}
         elif tighter is not None:
             rooms |= tighter
+        elif smaller is not None and smaller.halved != tiling.halved:
+            tiling, rooms, not_in_psum = smaller, {}, frozenset()
         elif victim is not None and _spill_kind(failed, victim) < 2:
             spilled, rooms = spilled | {victim}, {}
         elif smaller is not None:
-            tiling, rooms = smaller, {}
+            tiling, rooms, not_in_psum = smaller, {}, frozenset()
         elif victim is not None:
             spilled, rooms = spilled | {victim}, {}
         elif tiling.pipelined:
@@ -292,9 +294,10 @@ def _tighter(scheduler: Scheduler, alive: set[Buffer], machine: Machine) -> dict
 def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:
     """The next smaller tiling for the kind of loop in which SRAM is short."""
     units = [scheduler.unit_of.get(b) or scheduler.own.get(b) for b in alive]
-    kinds = {unit.kind for unit in units if unit is not None}
-    if "points" in kinds:
-        return replace(tiling, point_rows=tiling.point_rows // 2) if tiling.point_rows > 4 else None
+    points = sorted({unit.name for unit in units if unit is not None and unit.kind == "points"})
+    if points:
+        halved = [name for name in points if not scheduler.smallest.get(name, True)]
+        return replace(tiling, halved=(*tiling.halved, *halved)) if halved else None
     if tiling.window > 2 and tiling.interleave > 2:
         return replace(tiling, window=2)
     if tiling.interleave > 1:

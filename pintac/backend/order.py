@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -228,7 +228,8 @@ def _mapping(m: int, k: int, n: int, a: int, b: int, machine: Machine, acc: bool
 
 def vpu_cycles(op: VpuOp, machine: Machine) -> int:
     """Cycles of a vector instruction but for bank conflicts."""
-    rows, cols = math.prod(op.shape[:-1]), op.shape[-1]
+    times = math.prod(op.shape[: op.unrolled])
+    rows, cols = math.prod(op.shape[op.unrolled : -1]), op.shape[-1]
     sources = [v for v in op.sources if isinstance(v, View)]
     blocks = -(-rows // 4) * -(-cols // 4)
     writes = [v for v, s in zip(op.sinks, op.kernel.sinks, strict=True) if s.kind == Sink.WRITE]
@@ -237,14 +238,19 @@ def vpu_cycles(op: VpuOp, machine: Machine) -> int:
     if any(v.bits for v in (*sources, *writes)):
         steps = max(steps, -(-blocks * 16 // machine.vpu_lanes))
     written = sum(blocks * (2 * v.bits + 1) if v.bits else 4 * rows * cols for v in writes)
-    streamed = [v for v in sources if v.bits or all(s for n, s in zip(v.shape, v.strides, strict=True) if n > 1)]
+    streamed = [v for v in sources if v.bits or all(s for n, s in _inner(v, op.unrolled) if n > 1)]
     read = sum(blocks * (2 * v.bits + 1) if v.bits else 4 * rows * cols for v in streamed)
-    return max(
+    return times * max(
         steps,
         -(-written // machine.vpu_sram_write_bytes_per_cycle),
         -(-read // machine.vpu_sram_read_bytes_per_cycle),
         -(-quantised // machine.quantise_blocks_per_cycle),
     )
+
+
+def _inner(view: View, unrolled: int) -> Iterator[tuple[int, int]]:
+    """Sizes and strides of what an instruction addresses."""
+    return zip(view.shape[unrolled:], view.strides[unrolled:], strict=True)
 
 
 def cost(op: TileOp, machine: Machine) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,23 +10,26 @@ from pintac.backend import vpu
 from pintac.backend.axes import RowAxis
 from pintac.backend.bodies import Bodies, Body, start_of
 from pintac.backend.fuse import CONTRACTIONS, Fuser, KernelStep, Step, root
-from pintac.backend.order import Search, order
+from pintac.backend.order import Search, cost, order
 from pintac.backend.placement import Context, Home, Position
 from pintac.backend.stages import Stage, held_values, stages_of, stored_behind_nests, windows
 from pintac.backend.tile import Buffer, CopyOp, Item, Loop, TileOp
+from pintac.backend.turned import Turn, crossing, middle, turn
 from pintac.backend.units import Sweep, Unit, Units, accumulator
 from pintac.backend.views import compact_view, narrow
 from pintac.errors import DoesNotFitError, IRError
 from pintac.ir import Graph, Node
-from pintac.isa import LOOP_LEVELS, Space
+from pintac.isa import LOOP_LEVELS, Queue, Space
 from pintac.machine import Machine
 
 TRIES = 50
 """Random changes of the best list schedule of a loop body."""
 SMALL_KERNEL = 8
 """Cycles of a vector instruction over one row of a point, near enough."""
-HOT = 64
-"""A loop body that runs this often is worth a long search for its order."""
+HOT = 20000
+"""Cycles that all runs of a loop body must take for a long search for its order to be worth it."""
+POINT_TILES = 2
+"""Tiles interleaved in a loop over points alone."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,9 @@ class Tiling:
     window: int = 4
     """Tiles of a loop body under way at a time."""
     point_rows: int = 32
-    """Rows of a tile in loops over points alone: forward and backward of base rows need the most room a row."""
+    """Rows of a tile in loops over points alone."""
+    halved: tuple[str, ...] = ()
+    """Units over points alone, once for each time that their tiles have half as many rows or are half as many."""
     split_results: bool = True
     """Whether a matmul that mostly writes results is an instruction a pass: worth it where the tensor unit is short."""
     pipelined: bool = True
@@ -59,8 +65,9 @@ class Scheduler(Bodies):
     `earlier` is another attempt for the same graph and machine, whose units and kernels are taken over. `rooms` are
     bytes of SRAM by unit for what belongs to a loop body alone, `moves` how long its order is searched for.
     Afterwards `own` are the buffers that hold what belongs to one loop body alone, `largest` the most bytes of one such
-    buffer, by unit, `predicted` the cycles that the loops should take by the costs that orders are
-    chosen by, and `hot` says whether a longer search would look at any loop body.
+    buffer, by unit, `smallest` the units over points whose tiles cannot get smaller, `predicted` the cycles that the
+    loops should take by the costs that orders are chosen by, and `hot` says whether a longer search would look at any
+    loop body.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class Scheduler(Bodies):
         self.split_results = tiling.split_results
         self.own: dict[Buffer, Unit] = {}
         self.largest: dict[str, int] = {}
+        self.smallest: dict[str, bool] = {}
         self.predicted = 0
         self.hot = False
         self._fused: dict[Sweep, list[Step]] = earlier._fused if earlier is not None else {}
@@ -136,8 +144,13 @@ class Scheduler(Bodies):
             return [*outer.ops, *body.ops]
         self._begin(sweep, unit, outer)
         tiling = self._tiling(unit, sweep, unit.axis)
-        for loop in self._tiles(unit, [Part(steps, outer, {})], unit.axis, 0, tiling):
-            items += loop
+        turned = turn(unit.axis.size, tiling.rows, tiling.interleave) if unit.kind == "points" else None
+        found = self._turned(unit, steps, outer, unit.axis, turned) if turned is not None else None
+        if found is not None:
+            items += found
+        else:
+            for loop in self._tiles(unit, [Part(steps, outer, {})], unit.axis, 0, tiling):
+                items += loop
         after = Body(unit, {}, 0, -1, [], outer.local)
         self._end(sweep, unit, after)
         return [*outer.ops, *items, *after.ops]
@@ -204,7 +217,7 @@ class Scheduler(Bodies):
                         self._stored_view(node, node, home, unit, point.context)
                         for home in (source, self.held[node, stage.number + 1])
                     ]
-                    point.ops += vpu.copy(views[0], views[1], f"hold {node.name}", node.loc)
+                    point.ops.append(vpu.copy(views[0], views[1], f"hold {node.name}", node.loc))
             items += self._take([point])
             for sweep in stage.after:
                 items += self._sweep(unit, sweep, point, 1)
@@ -264,15 +277,23 @@ class Scheduler(Bodies):
                         n *= size
                     factor = max(factor, n)
                     width = max(width, n * (rest[-1] if rest else 1))
-        most = self.tiling.point_rows if unit.kind == "points" else self.tiling.rows
-        rows = max(4, most // factor // 4 * 4)
+        rows = max(4, self.tiling.rows // factor // 4 * 4)
         if unit.kind == "parameter":
             return Tiling(max(4, min(1024, 2048 // width // 4 * 4)), 2)
         if unit.kind == "points":
-            return Tiling(rows, 1)
+            return self._point_tiling(unit, axis, factor)
         if not any(node.op in CONTRACTIONS for node in sweep.nodes):
             return Tiling(max(rows, min(1024, 2048 // width // 4 * 4)), 1)  # no room in PSUM is needed
         return Tiling(rows, self.tiling.interleave)
+
+    def _point_tiling(self, unit: Unit, axis: RowAxis, factor: int) -> Tiling:
+        """Rows and tiles of a loop over points alone: fewer rows first where SRAM was short."""
+        rows, tiles = self.tiling.point_rows // factor // 4 * 4, POINT_TILES
+        for _ in range(self.tiling.halved.count(unit.name)):
+            rows, tiles = (rows // 2, tiles) if rows > 4 else (rows, max(1, tiles // 2))
+        rows = max(4, -(-rows // 4) * 4)
+        self.smallest[unit.name] = rows == 4 and tiles == 1
+        return Tiling(rows, tiles)
 
     def _tiles(
         self, unit: Unit, parts: list[Part], axis: RowAxis, level: int, tiling: Tiling, trips: int = 1
@@ -287,6 +308,45 @@ class Scheduler(Bodies):
         if rest:
             tiles = [(full * group + i, min(tiling.rows, rest - i)) for i in range(0, rest, tiling.rows)]
             yield list(self._body(unit, parts, axis, level, 0, tiles, trips))
+
+    def _turned(self, unit: Unit, steps: list[Step], outer: Body, axis: RowAxis, at: Turn) -> list[Item] | None:
+        """A loop over points with one tile of a body half a turn behind (see `turned`); None where none can be."""
+        psum = self._psum_values(steps, unit)
+        costs = []
+        trial = Body(unit, {axis: Position(0, 0, 0, at.rows)}, 0, -1, [], {}, outer)
+        for step in steps:
+            self._run([step], [trial], psum)
+            costs.append(sum(cost(op, self.machine) for op in trial.ops))
+            trial.ops.clear()
+        self.chunked.clear()
+        cut = middle(steps, costs, psum)
+        if cut is None:
+            return None
+        early, late = steps[:cut], steps[cut:]
+
+        def run(work: Sequence[tuple[list[Step], int, int]], kept: Mapping[Node, Buffer], count: int) -> list[TileOp]:
+            """Steps for the tiles at (start, extent), the halves of the turned tile with what is kept of it."""
+            ops: list[TileOp] = []
+            level, step = (0, at.step) if count > 1 else (-1, 0)
+            group = Body(unit, {}, 0, level, ops, {}, outer, group=True)
+            for i, (part, start, extent) in enumerate(work):
+                local = dict(kept) if part is not steps else {}
+                tile = Body(unit, {axis: Position(0, step, start, extent)}, i, level, ops, local, group)
+                self._run(part, [tile], psum)
+                made_here.update({n: b for n, b in tile.local.items() if n in crosses})
+            self.chunked.clear()
+            return self._ordered(unit, ops, count)
+
+        crosses = set(crossing(steps, cut))
+        made_here: dict[Node, Buffer] = {}
+        items: list[Item] = list(run([(early, 0, at.rows)], {}, 1))
+        kept = dict(made_here)
+        begun = at.count * at.step
+        whole = [(steps, i * at.rows, at.rows) for i in range(1, at.tiles)]
+        ops = run([(late, 0, at.rows), *whole, (early, at.step, at.rows)], kept, at.count)
+        items.append(Loop(0, at.count, list(ops), name=str(axis)))
+        items += run([(late, begun, at.rows), *((steps, *tile) for tile in at.rest)], kept, 1)
+        return items
 
     def _pause(self, unit: Unit) -> int:
         """Cycles of the vector unit, near enough, between the nests of a point."""
@@ -318,13 +378,17 @@ class Scheduler(Bodies):
                 bodies.append(Body(unit, at, i, innermost, shared, {}, group, stage=stage))
             self._run(part.steps, bodies)
             self.chunked.clear()
+        return self._ordered(unit, shared, trips)
+
+    def _ordered(self, unit: Unit, shared: list[TileOp], trips: int) -> list[TileOp]:
+        """The operations of a body that runs `trips` times in a good order, its own buffers arranged."""
         if trips < 2:
             found = order(shared, self.machine)
             self.predicted += found.cycles
             return found.ops
         own = _own(shared, self.unit_of)
         self.largest[unit.name] = max([self.largest.get(unit.name, 0), *(b.bytes for b in own)])
-        hot = trips >= HOT
+        hot = trips * _work(shared, self.machine) >= HOT
         self.hot = self.hot or hot
         search = Search(
             tries=TRIES if self.moves and hot else -1,
@@ -360,9 +424,9 @@ class Scheduler(Bodies):
                 continue
             view = self._stored_view(node, node, home, unit, body.context)
             if acc is not None:
-                body.ops += vpu.copy(self.view(acc, body), view, f"start {node.name}", node.loc)
+                body.ops.append(vpu.copy(self.view(acc, body), view, f"start {node.name}", node.loc))
                 continue
-            body.ops += start_of(node, view)
+            body.ops.append(start_of(node, view))
 
     def _starts_here(self, node: Node, unit: Unit, sweep: Sweep, only_global: bool) -> bool:
         """Whether `node` is a fold over rows that starts before these loops."""
@@ -383,7 +447,7 @@ class Scheduler(Bodies):
             part = narrow(view, 1, start, cols)
             buffer = Buffer(f"{node.name}.zero{start}", part.shape[0] * cols)
             local = compact_view(buffer, part.shape)
-            body.ops += vpu.fill(0.0, local, f"start {node.name}", node.loc)
+            body.ops.append(vpu.fill(0.0, local, f"start {node.name}", node.loc))
             body.ops.append(CopyOp(f"start {node.name}", node.loc, local, part))
 
     def _end(self, sweep: Sweep, unit: Unit, body: Body, only_global: bool = False) -> None:
@@ -402,6 +466,14 @@ class Scheduler(Bodies):
                     raise DoesNotFitError(f"the output %{node.name} is too large for SRAM", location=node.loc)
                 continue
             self._stores(node, body)
+
+
+def _work(ops: Sequence[TileOp], machine: Machine) -> int:
+    """Cycles of the unit with most to do."""
+    busy: dict[Queue, float] = defaultdict(float)
+    for op in ops:
+        busy[op.queue] += cost(op, machine)
+    return int(max(busy.values()))
 
 
 def _own(ops: Sequence[TileOp], known: Mapping[Buffer, Unit]) -> list[Buffer]:

@@ -148,12 +148,16 @@ class TileOp(ABC):
 
 @dataclass(eq=False)
 class VpuOp(TileOp):
-    """One VPU instruction over `shape`: at most three axes (row groups, rows, columns) after collapsing."""
+    """A VPU instruction over `shape`: two or three axes (row groups, rows, columns) after collapsing.
+
+    Before them there may be `unrolled` axes that an instruction cannot address: one instruction for each index.
+    """
 
     kernel: Kernel
     shape: tuple[int, ...]
     sources: tuple[View | IndexView, ...]
     sinks: tuple[View, ...]
+    unrolled: int = 0
 
     @property
     def queue(self) -> Queue:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from pintac import isa
 from pintac.backend.tile import IndexView, Kernel, KernelSink, View, VpuOp
@@ -14,38 +15,40 @@ from pintac.errors import IRError
 from pintac.ir import Location
 from pintac.isa import Sink
 
+V = TypeVar("V", View, IndexView, View | IndexView)
+
 FOLDS_ROWS = {Sink.SUM_ROWS, Sink.SUM_ALL, Sink.MAX_ROWS, Sink.MAX_ALL}
 FOLDS_COLS = {Sink.SUM_COLS, Sink.SUM_ALL, Sink.MAX_COLS, Sink.MAX_ALL}
 COPY = Kernel((), 1, (), (), (KernelSink(Sink.WRITE, ("src", 0)),))
 
 
-def fill(value: float, target: View, name: str, loc: Location) -> list[VpuOp]:
+def fill(value: float, target: View, name: str, loc: Location) -> VpuOp:
     """Write one value everywhere in `target`."""
     kernel = Kernel((), 0, (isa.float_bits(value),), (), (KernelSink(Sink.WRITE, ("imm", 0)),))
-    return operations(kernel, _two_axes(target.shape), [], [target], name, loc)
+    return operation(kernel, _two_axes(target.shape), [], [target], name, loc)
 
 
-def copy(source: View, target: View, name: str, loc: Location) -> list[VpuOp]:
+def copy(source: View, target: View, name: str, loc: Location) -> VpuOp:
     """Copy fp32 (or decode SMX) `source` into `target` of the same shape."""
-    return operations(COPY, _two_axes(target.shape), [source], [target], name, loc)
+    return operation(COPY, _two_axes(target.shape), [source], [target], name, loc)
 
 
 def _two_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (1,) * (2 - len(shape)) + tuple(shape)
 
 
-def operations(
+def operation(
     kernel: Kernel,
     shape: tuple[int, ...],
     sources: Sequence[View | IndexView],
     sinks: Sequence[View],
     name: str,
     loc: Location,
-) -> list[VpuOp]:
-    """The instructions that run `kernel` over `shape` (at least two axes).
+) -> VpuOp:
+    """The operation that runs `kernel` over `shape` (at least two axes).
 
-    Sources and sinks broadcast against `shape`; a reduction's sink has size 1 where it folds. More than one
-    instruction results where axes cannot be merged into (row groups, rows, columns); reductions over rows then
+    Sources and sinks broadcast against `shape`; a reduction's sink has size 1 where it folds. It is more than one
+    instruction where axes cannot be merged into (row groups, rows, columns); reductions over such rows
     accumulate, in row-major order (NUMERICS 3), so their sinks must hold a start value.
     """
     shape = _two_axes(shape)
@@ -63,28 +66,38 @@ def operations(
     sizes = tuple(math.prod(shape[a] for a in g) for g in axes)
     if sizes[-2] * (sizes[0] if len(sizes) == 3 else 1) > 65535 or sizes[-1] > 65535:
         raise IRError(f"{name}: a tile of {sizes} elements is larger than an instruction", location=loc)
-    out: list[VpuOp] = []
-    ranges = [range(math.prod(shape[a] for a in g)) for g in unrolled]
-    for index in itertools.product(*ranges):
+    kinds = []
+    for sink, view in zip(kernel.sinks, outs, strict=True):
+        kind = sink
+        if sink.kind in FOLDS_ROWS:
+            kind = replace(sink, group=_group(view, axes, sizes))
+            if not sink.accumulate and any(view.strides[g[-1]] == 0 for g in unrolled):
+                raise AssertionError(f"{name}: an unrolled reduction must accumulate")
+        kinds.append(kind)
+    whole = tuple(math.prod(shape[a] for a in g) for g in groups)
 
-        def pick(view: View | IndexView, index: tuple[int, ...] = index) -> View | IndexView:
-            offset = view.offset + sum(i * view.strides[g[-1]] for i, g in zip(index, unrolled, strict=True))
-            strides = tuple(view.strides[g[-1]] for g in axes)
-            return replace(view, shape=sizes, strides=strides, offset=offset)
+    def collapsed(view: V) -> V:
+        return replace(view, shape=whole, strides=tuple(view.strides[g[-1]] for g in groups))
 
-        kinds = []
-        for sink, view in zip(kernel.sinks, outs, strict=True):
-            kind = sink
-            if sink.kind in FOLDS_ROWS:
-                kind = replace(sink, group=_group(view, axes, sizes))
-                if not sink.accumulate and unrolled and any(view.strides[g[-1]] == 0 for g in unrolled):
-                    raise AssertionError(f"{name}: an unrolled reduction must accumulate")
-            kinds.append(kind)
-        picked = tuple(pick(v) for v in outs)
-        out.append(
-            VpuOp(name, loc, replace(kernel, sinks=tuple(kinds)), sizes, tuple(map(pick, ins)), picked)  # type: ignore[arg-type]
-        )
-    return out
+    ins, outs = [collapsed(v) for v in ins], [collapsed(v) for v in outs]
+    return VpuOp(name, loc, replace(kernel, sinks=tuple(kinds)), whole, tuple(ins), tuple(outs), len(unrolled))
+
+
+def instructions(op: VpuOp) -> Iterator[VpuOp]:
+    """The operation as instructions: without unrolled axes."""
+    for index in itertools.product(*map(range, op.shape[: op.unrolled])):
+
+        def at(view: V, index: tuple[int, ...] = index) -> V:
+            offset = view.offset + sum(i * stride for i, stride in zip(index, view.strides, strict=False))
+            return replace(view, shape=view.shape[len(index) :], strides=view.strides[len(index) :], offset=offset)
+
+        sources, sinks = tuple(map(at, op.sources)), tuple(map(at, op.sinks))
+        yield replace(op, shape=op.shape[op.unrolled :], sources=sources, sinks=sinks, unrolled=0)
+
+
+def folds_whole(op: VpuOp, sink: int) -> bool:
+    """Whether each instruction alone makes what it writes to a reduction's sink."""
+    return all(n == 1 or s for n, s in zip(op.shape[: op.unrolled], op.sinks[sink].strides, strict=False))
 
 
 def without_start(op: VpuOp, sink: int) -> VpuOp:

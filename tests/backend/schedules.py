@@ -40,8 +40,7 @@ def store(source: Buffer, target: Buffer, step: int = 0, level: int = 0) -> Copy
 def move(source: Buffer, target: Buffer) -> Item:
     rows = min(source.size, target.size) // COLS
     views = [narrow(compact_view(b, (b.size // COLS, COLS)), 0, 0, rows) for b in (source, target)]
-    (op,) = vpu.copy(views[0], views[1], f"{source.name} to {target.name}", HERE)
-    return op
+    return vpu.copy(views[0], views[1], f"{source.name} to {target.name}", HERE)
 
 
 @st.composite

@@ -72,7 +72,7 @@ def test_every_element_is_numpys(drawn: tuple[Any, np.ndarray]) -> None:
     view, array = drawn
     target = Buffer("y", array.size, addr=0)
     out = np.full(array.size, -1)
-    for op in vpu.copy(view, compact_view(target, array.shape), "copy", HERE):
+    for op in vpu.instructions(vpu.copy(view, compact_view(target, array.shape), "copy", HERE)):
         assert len(op.shape) <= 3
         execute(op, np.arange(view.buffer.size), out)
     np.testing.assert_array_equal(out, array.ravel())

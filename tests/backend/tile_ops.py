@@ -48,7 +48,7 @@ class BodyOfOps:
 
     def copy(self, source: View, target: View) -> None:
         """On the vector unit; quantises or decodes."""
-        self.ops += vpu.copy(source, target, f"{source.buffer.name} to {target.buffer.name}", HERE)
+        self.ops.append(vpu.copy(source, target, f"{source.buffer.name} to {target.buffer.name}", HERE))
 
     def matmul(self, a: View, b: View, d: View, accumulate: bool = False) -> None:
         (m, k), n = a.shape, b.shape[1]
