@@ -52,7 +52,7 @@ def _sections(table: Table, title: str, sizes: list[Results]) -> list[str]:
             parts += [f"### {name[0].upper() if not title else name[0]}{name[1:]}" if name else ""]
             parts += [fewer_points(table) if results.quick else "", text]
     if not parts:
-        parts = [f"### {title}" if title else "", "No run is finished."]
+        parts = [f"### {title}" if title else ""]
     return [*parts, table.note, missing_text(table, sizes)]
 
 

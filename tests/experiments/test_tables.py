@@ -118,7 +118,7 @@ def test_a_table_says_what_was_not_run(store: Store) -> None:
         "| 200 | 2.000 | 2.000 | 2 | - |"
     )
     assert len(rows) == 2 and rendered.markdown.count("Not run: missing.") == 2
-    assert "### two\n\nNo run is finished.\n\nNot run: missing." in rendered.markdown
+    assert "### two\n\nNot run: missing." in rendered.markdown
     assert f"- a row: `pintac train poisson2d --set K=4 --seed` 0-2, {DAY}" in rendered.markdown
     data = rendered.data["tables"][0]["rows"]
     assert data[0]["l2_by_seed"] == [0.02, 0.04, 0.08] and data[1]["l2"] is None
