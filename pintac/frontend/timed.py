@@ -202,7 +202,10 @@ class _Part:
     ) -> Callable[[list[Tensor], list[Tensor]], list[Tensor]]:
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        recorded = make_fx(self._loss_and_gradients)(random, states)
+        def step(random: list[Tensor], states: list[Tensor]) -> list[Tensor]:
+            return self._loss_and_gradients(random, states)
+
+        recorded = make_fx(step)(random, states)
         recorded.graph.eliminate_dead_code()
         recorded.recompile()
         if self._how.mode == "flat":

@@ -126,10 +126,10 @@ def varied(workload: Workload, configuration: Configuration, base: Program, vari
     if variation.recompiled:
         try:
             program = program_of(workload, configuration, change)
-        except DoesNotFitError as error:
-            return {"value": variation.value, "note": f"does not fit: {error.message}"[:160]}
-        machine = chosen_machine(program, None)
-        timing = simulate(program)
+            machine = chosen_machine(program, None)
+            timing = simulate(program)
+        except (DoesNotFitError, MachineError) as error:  # too small, or without a part that the compiler asks for
+            return {"value": variation.value, "note": f"no program: {error.message}"[:160]}
     else:
         machine = chosen_machine(base, None).replace(**change)
         timing = simulate(base, machine=machine)

@@ -20,11 +20,11 @@ from pintac.passes import PassManager, parse_pipeline
 
 def measure(task: Mapping[str, Any]) -> dict[str, Any]:
     """Median seconds of a step, and what else can be read: joules, peak memory of torch and of the process."""
+    passes = PassManager(parse_pipeline(task["passes"]))
     from pintac.frontend import load_step
     from pintac.frontend.timed import Arrangement, TimedStep, peak_bytes, seconds_of, set_threads
 
     set_threads(task["threads"])
-    passes = PassManager(parse_pipeline(task["passes"]))
     scheme = {} if ":" in task["problem"] else {"scheme": task["scheme"]}
     training = load_step(task["problem"], **task["settings"], **scheme)
     how = Arrangement(task["method"], task["mode"], task["chunk"], task["device"])
