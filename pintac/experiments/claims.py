@@ -22,7 +22,7 @@ def error_ratio(
 
 def twin_ratio(text: str, row: Row, limit: float, source: str) -> Claim:
     """The cost of quantisation: the geometric mean of quantised over float twin."""
-    return Claim(text, lambda results: results[row].ratio, limit, "below", None, (row,), source)
+    return Claim(text, lambda results: results[row].ratio, limit, "below", None, (row,), source, with_twins=True)
 
 
 def skill_below(text: str, row: Row, limit: float, source: str) -> Claim:

@@ -108,6 +108,7 @@ class Claim:
     measure  None while a run it needs is missing
     limit    pass is a measured value below it (`better="below"`) or of at least it (`better="above"`)
     advice   (value, text): said when the measured value is worse than this
+    rows     what it is measured on, `with_twins` if only seeds with a float twin count
     """
 
     text: str
@@ -117,6 +118,7 @@ class Claim:
     advice: tuple[float, str] | None = None
     rows: tuple[Row, ...] = ()
     source: str = ""
+    with_twins: bool = False
 
     def verdict(self, value: float | None) -> str:
         """pass, miss, not run."""

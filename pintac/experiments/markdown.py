@@ -190,7 +190,7 @@ def claim_data(claim: Claim, results: Results) -> dict[str, Any]:
 
 
 def _fewest_seeds(claim: Claim, results: Results) -> str:
-    counts = [len(results[row].seeds) for row in claim.rows]
+    counts = [len(results[row].twin_seeds if claim.with_twins else results[row].seeds) for row in claim.rows]
     return str(min(counts)) if counts else "-"
 
 
