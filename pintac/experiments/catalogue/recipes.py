@@ -99,8 +99,8 @@ EXPERIMENT = TableExperiment(
             "INT4 deltas and other precisions, 2-D Poisson",
             (SHORT, INT4, PAPER_BITS_EVEN_ODD, DIFF, DIFF_INT4, EVEN_ODD, EVEN_ODD_INT4),
             COLUMNS,
-            "TCU / VPU taken: share of the step. Where neither is near 100 %, a step waits (fill, drain, single instructions "
-            "behind one another) and narrower products save nothing.",
+            "TCU / VPU taken: share of the step. Where neither is near 100 %, a step waits (fill, drain, instructions "
+            "one behind the other) and narrower products save nothing.",
         ),
     ),
     claims=(
