@@ -62,18 +62,15 @@ def host_rows(chunk: int, quick: bool = False, gpu: bool = False) -> list[HostRo
     rows = [HostRow(NESTED), HostRow(FORWARD), HostRow(SAMPLED, chunk=chunk)]
     if not quick:
         rows += [
-            HostRow(FORWARD, "flat"),
-            HostRow(FORWARD, "compiled"),
-            HostRow(NESTED, "flat"),
-            HostRow(NESTED, "compiled"),
             HostRow(TAYLOR),
             HostRow(BATCHED),
             HostRow(SAMPLED),
             HostRow(SAMPLED, keep_memory=False, memory=False),
-            HostRow(SAMPLED, "compiled", chunk=chunk),
-            *(HostRow(method, mode, 0) for method in (NESTED, FORWARD) for mode in ("eager", "compiled")),
+            *(HostRow(method, threads=0) for method in (NESTED, FORWARD, SAMPLED)),
             HostRow(SAMPLED, threads=0, chunk=chunk),
-            HostRow(SAMPLED, threads=0),
+            *(HostRow(method, "flat") for method in (NESTED, FORWARD)),
+            *(HostRow(method, "compiled", threads) for method in (NESTED, FORWARD) for threads in (1, 0)),
+            HostRow(SAMPLED, "compiled", chunk=chunk),
         ]
     if gpu:
         rows += [HostRow(m, mode, device="cuda") for m in (NESTED, FORWARD, SAMPLED) for mode in ("eager", "compiled")]
