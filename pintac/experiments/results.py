@@ -122,6 +122,11 @@ class Summary:
         return geometric_mean([a / b for a, b in pairs]) if pairs else None
 
     @property
+    def masters(self) -> float | None:
+        """Mean error of the fp32 master weights through torch: another function than the program that was trained."""
+        return self.of_step("l2_rel_float") if self.row.run.has_program else None
+
+    @property
     def affine(self) -> float | None:
         """The error of the best affine function on the test points."""
         return self.facts.problem(self.row.run).get("affine")
@@ -146,7 +151,7 @@ class Summary:
     # --- cost ----------------------------------------------------------------------------------------------------
 
     def of_step(self, key: str) -> float | None:
-        """A cost of a step from the result's JSON; the mean, should programs of seeds differ."""
+        """A figure of the result's JSON, such as a cost of a step: the mean, should programs of seeds differ."""
         return _mean([run.result[key] for run in self.finished if run.result.get(key) is not None])
 
     @property

@@ -56,7 +56,8 @@ DIFF_INT4 = improved("poisson2d", "`poisson2d`, the same, INT4 deltas", quant="d
 PAPER_BITS_EVEN_ODD = improved("poisson2d", "`poisson2d`, improved at the paper's precisions", bits=PAPER_BITS)
 
 COLUMNS = (
-    "bits", "seeds", "l2", "spread", "twin", "ratio", "skill", "trivial", "cycles", "bound", "units", "mj", "joules",
+    "bits", "seeds", "l2", "spread", "twin", "ratio", "masters", "skill", "trivial", "cycles", "bound", "units", "mj",
+    "joules",
 )  # fmt: skip
 
 
