@@ -75,6 +75,7 @@ DATA: dict[str, Any] = {
     },
     "tornado": {
         "poisson2d": {
+            "base": {"seconds": 0.004, "joules": 0.01},
             "dram_gb_per_s": {
                 "low": {"value": 12.8, "seconds": 0.005, "joules": 0.01},
                 "high": {"value": 51.2, "seconds": 0.002, "joules": 0.01},
@@ -271,6 +272,7 @@ def modelled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(model, "cost_or_reason", cost)
     monkeypatch.setattr(model, "varied", varied)
     monkeypatch.setattr(model, "program_of", lambda *given: None)
+    monkeypatch.setattr(model, "costs_of", lambda program: {"seconds": 0.004, "joules": 0.01})
     return asked
 
 

@@ -126,13 +126,14 @@ class Tornado:
 
 def tornado(data: Data, problem: str, method: str = NESTED) -> Tornado | None:
     """Bars of a problem, the largest effect on either ratio first; None until everything is there."""
-    base, host = program(data, problem, "paper"), best(data, problem, method)
-    varied = data.get("tornado", {}).get(problem)
+    host = best(data, problem, method)
+    varied = dict(data.get("tornado", {}).get(problem, {}))
+    base = varied.pop("base", None)
     if base is None or host is None or host.joules is None or not varied:
         return None
     seconds, joules = float(base["seconds"]), float(base["joules"])
     speed_up, energy = host.seconds / seconds, host.joules / joules
-    bars = [_bar(key, sides, host, base) for key, sides in varied.items()]
+    bars = [_bar(key, sides, host) for key, sides in varied.items()]
     watts = data["host"].get("watts_per_core", WATTS_PER_CORE)
     bars.append(
         Bar("host watts a core", f"{watts / 2:.3g} / {watts * 2:.3g}", "host", (None, None), (energy / 2, energy * 2))
@@ -145,7 +146,7 @@ def tornado(data: Data, problem: str, method: str = NESTED) -> Tornado | None:
     return Tornado(problem, METHOD_NAMES[method], speed_up, energy, tuple(ordered))
 
 
-def _bar(key: str, sides: Data, host: HostFigure, base: Data) -> Bar:
+def _bar(key: str, sides: Data, host: HostFigure) -> Bar:
     assert host.joules is not None
     speeds: list[float | None] = []
     energies: list[float | None] = []

@@ -144,12 +144,17 @@ class Collector:
                 self._tornado(workload)
 
     def _tornado(self, workload: Workload) -> None:
+        """Variants of one program: another one (of another version of the backend) starts from the beginning."""
         part = self.data.setdefault("tornado", {}).setdefault(workload.problem, {})
-        wanted = [v for v in model.variations(Machine.default()) if v.side not in part.get(v.key, {})]
-        if not wanted:
+        every = model.variations(Machine.default())
+        if "base" in part and all(v.side in part.get(v.key, {}) for v in every):
             return
         base = model.program_of(workload, PAPER)
-        for variation in wanted:
+        costs = model.costs_of(base)
+        if part.get("base") != costs:
+            part.clear()
+            part["base"] = costs
+        for variation in [v for v in every if v.side not in part.get(v.key, {})]:
             self.say(f"{workload.problem}: {variation.key} = {variation.value}")
             part.setdefault(variation.key, {})[variation.side] = model.varied(workload, PAPER, base, variation)
             self.save()
