@@ -1,8 +1,9 @@
 """Programs of earlier starts: the backend need not schedule again what it has scheduled before.
 
-A program is kept in the user's cache directory under a digest of everything that it is made from: the graphs with
-their source lines, arrays, parameter table, machine, and the sources of this package. So what is found is what the
-backend would give, bit for bit, and a change of any of it finds nothing.
+A program is kept in the user's cache directory under a digest of everything that it is scheduled from: the graphs with
+their source lines, stored arrays, parameter table, machine, and the sources of this package. Start values and the seed
+that drew them are only carried, so they are put in afterwards: seeds of one configuration share a schedule. What is
+found is what the backend would give, bit for bit, and a change of anything else finds nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import platform
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from pintac.program import Program, from_bytes
 from pintac.runtime.cache import cache_folder
 
 KEPT = 32  # programs; the least recently used ones go
+CARRIED = ("seed",)  # keys of `meta` that no decision depends on
 
 
 def emit_or_reuse(lowered: Lowered, machine: Machine) -> Program:
@@ -38,12 +41,18 @@ def emit_or_reuse(lowered: Lowered, machine: Machine) -> Program:
     with contextlib.suppress(OSError, ProgramError):  # missing or damaged: made again
         program = from_bytes(path.read_bytes())
         path.touch()
-        return program
+        return _started_from(program, lowered)
     program = emit(lowered, machine)
     with contextlib.suppress(OSError):  # a cache that cannot be written is no error
         write_atomically(path, program.to_bytes())
         _drop_old(folder)
     return program
+
+
+def _started_from(program: Program, lowered: Lowered) -> Program:
+    """The program with the start values and the seed of `lowered`."""
+    meta = {**program.meta, **{key: lowered.meta[key] for key in CARRIED}}
+    return replace(program, init=dict(lowered.init), meta=meta)
 
 
 def _drop_old(folder: Path) -> None:
@@ -63,8 +72,10 @@ def _key(lowered: Lowered, machine: Machine) -> str:
     for name, graph in lowered.graphs.items():
         add(f"graph {name}", print_module({name: graph}).encode())
     add("params", json.dumps(lowered.params).encode())
-    add("meta", json.dumps(lowered.meta, sort_keys=True).encode())
-    arrays = {f"init {k}": v for k, v in lowered.init.items()} | {f"data {k}": v for k, v in lowered.data.items()}
+    meta = {key: value for key, value in lowered.meta.items() if key not in CARRIED}
+    add("meta", json.dumps(meta, sort_keys=True).encode())
+    add("states", json.dumps({name: value.shape for name, value in lowered.init.items()}).encode())
+    arrays = {f"data {name}": value for name, value in lowered.data.items()}
     arrays["param_table"] = lowered.param_table
     if lowered.test is not None:
         arrays |= {"test_x": lowered.test.x, "test_u": np.asarray(lowered.test.u)}

@@ -1,5 +1,6 @@
 """Programs of earlier starts are found again, and only where the backend would make the same bytes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,17 +43,29 @@ def test_a_damaged_program_is_made_again(folder: Path, lowered: Lowered) -> None
     assert file.read_bytes() == first.to_bytes()
 
 
-def test_everything_a_program_is_made_from_is_in_its_key(lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_a_program_is_scheduled_from_is_in_its_key(
+    lowered: Lowered, monkeypatch: pytest.MonkeyPatch
+) -> None:
     others = [lower(Case(points=(2,), K=6).step(), CASE.options()), lower(CASE.step(), Case(saved="f32").options())]
-    others.append(lower(CASE.step(), CASE.options(), weights=None, seed=1))
     keys = {reuse._key(one, MACHINE) for one in (lowered, *others)}
     keys.add(reuse._key(lowered, MACHINE.replace(sram_kib=192)))
-    changed = {name: value.copy() for name, value in lowered.init.items()}
-    next(iter(changed.values())).reshape(-1)[0] += np.float32(1)
-    keys.add(reuse._key(Lowered(**{**vars(lowered), "init": changed}), MACHINE))
-    monkeypatch.setattr(reuse, "_sources", lambda: "edited")
+    keys.add(reuse._key(replace(lowered, param_table=lowered.param_table[:-1]), MACHINE))
+    keys.add(reuse._key(replace(lowered, data={"more": np.ones(4, np.float32)}), MACHINE))
+    monkeypatch.setattr(reuse, "sources", lambda: "edited")
     keys.add(reuse._key(lowered, MACHINE))
     assert len(keys) == 7
+
+
+def test_seeds_and_start_values_share_a_schedule(
+    folder: Path, lowered: Lowered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeded = lower(CASE.step(), CASE.options(), seed=1)
+    other = {name: value + np.float32(1) for name, value in lowered.init.items()}
+    started = replace(lowered, init=other)
+    fresh = [reuse.emit(one, MACHINE).to_bytes() for one in (seeded, started)]
+    reuse.emit_or_reuse(lowered, MACHINE)
+    monkeypatch.setattr(reuse, "emit", None)
+    assert [reuse.emit_or_reuse(one, MACHINE).to_bytes() for one in (seeded, started)] == fresh
 
 
 def test_old_programs_go(folder: Path, lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
