@@ -57,6 +57,15 @@ class EvaluatorSession:
         """`loss` and `loss:<term>` of the last step."""
         return dict(self._metrics)
 
+    def snapshot(self) -> tuple[int, dict[str, np.ndarray], dict[str, float]]:
+        """What `restore` needs to go on from here bit for bit."""
+        return self.step_number, dict(self._states), dict(self._metrics)
+
+    def restore(self, snapshot: tuple[int, dict[str, np.ndarray], dict[str, float]]) -> None:
+        """Go back, or on, to a snapshot of this session."""
+        self.step_number, states, metrics = snapshot
+        self._states, self._metrics = dict(states), dict(metrics)
+
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Every state by name."""
         return {name: value.copy() for name, value in self._states.items()}

@@ -39,6 +39,7 @@ class Outcome:
     first_seconds: float = 0.0
     other_seconds: float = 0.0
     interrupted: bool = False
+    stopped: bool = False
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -66,20 +67,22 @@ def drive(
     macs: int | None = None,
     save: Callable[[], None] | None = None,
     history: History | None = None,
+    watch: Callable[[float | None, int], bool] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Outcome:
     """Run until `total` steps are done, counted from the start of training (a resumed run goes on where it was).
 
     `measure` gives the current l2 error, `macs` a step's multiply-accumulates (for the rate shown), `save` writes a
     checkpoint: every half minute, at the end, and on Ctrl-C, which ends the loop after the running step. `history` is
-    that of a resumed run until now; the loop appends to it.
+    that of a resumed run until now; the loop appends to it. `watch` is told the loss of each step and `total`, and says
+    whether to stop.
     """
     outcome = Outcome([] if history is None else history)
     every = max(1, total // HISTORY_POINTS)
     l2: float | None = None
     measured = saved = clock()
     with Interrupts() as interrupts, make_progress(title, progress) as display:
-        while steps.step_number < total and not interrupts.asked:
+        while steps.step_number < total and not interrupts.asked and not outcome.stopped:
             before = clock()
             loss = steps.advance()
             now = clock()
@@ -94,10 +97,12 @@ def drive(
             per_step = outcome.seconds_per_step or 0.0
             rate = macs / per_step if macs and per_step else None
             display.show(Tick(done, total, loss, l2, rate, per_step * (total - done)))
+            if watch is not None:
+                outcome.stopped = watch(loss, total)
             if save is not None and clock() - saved > CHECKPOINT_SECONDS:
                 save()
                 saved = clock()
-        outcome.interrupted = steps.step_number < total
+        outcome.interrupted = steps.step_number < total and not outcome.stopped
     if save is not None:
         save()
     return outcome

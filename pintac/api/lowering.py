@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pintac.api.precision import choose
-from pintac.errors import PassError
+from pintac.errors import IRError, PassError
 from pintac.ir import Graph
 from pintac.machine import Machine
 from pintac.passes import Observer, Pass, PassManager, PipelineOptions, Verify, default_pipeline, parse_pipeline
 from pintac.program import FIRST_PARAMS
-from pintac.report import purpose
+from pintac.report import probe, purpose
 
 if TYPE_CHECKING:
     from pintac.frontend import TestSet, TrainStep
@@ -96,6 +96,7 @@ def lower(
         "estimator": dict(graphs["step"].attrs["estimator"]),
         "terms": list(graphs["step"].attrs["terms"]),
         "purposes": purpose.to_meta(graphs),
+        **_probe(graphs["step"]),
         "export": {
             name: {"state": state, "transposed": state in traced.layout.transposed}
             for name, state in traced.layout.aliases.items()
@@ -111,6 +112,14 @@ def lower(
         layout=traced.layout,
         meta=meta,
     )
+
+
+def _probe(graph: Graph) -> dict[str, str]:
+    """The step on a few points, for diagnostics; nothing for a step whose sets of points cannot be cut."""
+    try:
+        return {"probe": probe.to_text(probe.small(graph))}
+    except IRError:
+        return {}
 
 
 def scalar_names(graph: Graph) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ class Result:
     weights         trained masters by the names of the module's state_dict
     saturated       whether a block ever exceeded the largest SMX exponent, `nonfinite` whether one ever held an
                     infinity or a NaN; None where no machine ran
+    diagnostics     what was found to be wrong (docs/DIAGNOSTICS.md); None if nobody looked
     history         (step, loss, l2) as they were shown; l2 is None where it was not measured
     """
 
@@ -54,6 +55,7 @@ class Result:
     interrupted: bool = False
     saturated: bool | None = None
     nonfinite: bool | None = None
+    diagnostics: tuple[Mapping[str, Any], ...] | None = None
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
     program: Program | None = field(default=None, repr=False)
 
@@ -94,6 +96,7 @@ class Result:
             "interrupted": self.interrupted,
             "saturated": self.saturated,
             "nonfinite": self.nonfinite,
+            "diagnostics": None if self.diagnostics is None else [dict(found) for found in self.diagnostics],
             "history": [list(row) for row in self.history],
             **self.details,
         }

@@ -11,6 +11,7 @@ import numpy as np
 
 from pintac.api.loop import History, Outcome, drive
 from pintac.api.result import Result
+from pintac.api.watching import Watch, watch_program
 from pintac.api.weights import to_states, to_weights
 from pintac.errors import CheckpointError, PintacError, ProgramError, UsageError
 from pintac.program import Program
@@ -39,6 +40,7 @@ def run(
     resume: bool = False,
     weights: Mapping[str, np.ndarray] | None = None,
     threads: int = 1,
+    diagnostics: bool = True,
 ) -> Result:
     """Train with a compiled program.
 
@@ -48,6 +50,7 @@ def run(
     engine      "jit" or "reference": the same bits
     checkpoint  file to write while running; `resume` goes on from it, bit for bit
     threads     of the jit engine: the same bits, sooner where as many processors are free
+    diagnostics whether the run is looked at, and what is wrong with it said on stderr (docs/DIAGNOSTICS.md)
 
     Ctrl-C ends the run after the current step and returns what it has (`result.interrupted`).
     """
@@ -56,8 +59,11 @@ def run(
     session = open_session(loaded, engine, used_seed, weights, threads)
     history = resume_session(session, checkpoint) if resume else []
     total = total_steps(loaded, steps)
-    outcome = drive_session(session, loaded, total, progress=progress, checkpoint=checkpoint, history=history)
-    return finish(session, loaded, outcome, engine=engine, seed=used_seed)
+    watch = watch_program(session, loaded, used_seed) if diagnostics else None
+    outcome = drive_session(
+        session, loaded, total, progress=progress, checkpoint=checkpoint, history=history, watch=watch
+    )
+    return finish(session, loaded, outcome, engine=engine, seed=used_seed, watch=watch)
 
 
 def predict(
@@ -114,6 +120,7 @@ def drive_session(
     progress: bool,
     checkpoint: str | Path | None,
     history: History,
+    watch: Watch | None = None,
 ) -> Outcome:
     """The training loop on a session, with the live error on the first test points.
 
@@ -138,6 +145,7 @@ def drive_session(
         macs=session.work().macs,
         save=None if checkpoint is None else save,
         history=history,
+        watch=None if watch is None else watch.after_step,
     )
 
 
@@ -157,7 +165,9 @@ class SessionSteps:
         return None if loss is None else float(loss)
 
 
-def finish(session: Session, program: Program, outcome: Outcome, *, engine: str, seed: int) -> Result:
+def finish(
+    session: Session, program: Program, outcome: Outcome, *, engine: str, seed: int, watch: Watch | None = None
+) -> Result:
     """The result of a run: the error on all test points, cost, trained weights."""
     l2 = None
     if program.test_x is not None and program.test_u is not None:
@@ -178,6 +188,7 @@ def finish(session: Session, program: Program, outcome: Outcome, *, engine: str,
         saturated=session.saturated,
         nonfinite=session.nonfinite,
         program=program,
+        diagnostics=None if watch is None else watch.as_json(),
         details=details(program),
     )
 
@@ -186,10 +197,9 @@ def details(program: Program) -> dict[str, Any]:
     """The entries of a result's JSON that describe the program."""
     from pintac.isa import isa_hash
 
-    keys = ("problem", "quant", "scheme", "saved", "optimizer", "estimator", "terms")
+    keys = ("problem", "quant", "scheme", "saved", "optimizer", "estimator", "terms", "precision")
     return {
         **{key: program.meta[key] for key in keys if key in program.meta},
-        "derivatives": "estimator",
         "program_bytes": len(program.code),
         "file_bytes": len(program.to_bytes()),
         "isa_hash": isa_hash(),

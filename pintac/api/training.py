@@ -17,6 +17,7 @@ from pintac.api.loop import drive
 from pintac.api.lowering import Lowered, default_steps, lower
 from pintac.api.result import Result
 from pintac.api.reuse import emit_or_reuse
+from pintac.api.watching import watch_lowered
 from pintac.blocks import SMX_BLOCK
 from pintac.errors import UsageError, suggest
 from pintac.machine import Machine
@@ -53,6 +54,7 @@ def train(
     verify: str = "ends",
     threads: int = 1,
     derivatives: str = "estimator",
+    diagnostics: bool = True,
 ) -> Result:
     """Train on the simulator.
 
@@ -62,6 +64,7 @@ def train(
     weights   initial weights in the names and layout of the state_dict, in place of drawn ones
     threads   of the jit engine: the same bits, sooner where as many processors are free
     block     shape of the blocks that share an exponent: "4x4", or on the evaluator "8x8", "1x16", "1x32"
+    diagnostics  whether the run is looked at, and what is wrong with it said on stderr (docs/DIAGNOSTICS.md)
     twin      also train the fp32 torch twin: same weights, random numbers, estimator and schedule
 
     quant="none" is that fp32 run by itself: no program, so cycles and energy are None. There alone `derivatives` may be
@@ -98,16 +101,17 @@ def train(
     if engine == "evaluator":
         if checkpoint is not None:
             raise UsageError("the evaluator writes no checkpoints", hint="--engine jit")
-        result = _train_evaluator(lowered, total, seed=seed, progress=progress, start=start)
+        result = _train_evaluator(lowered, total, seed=seed, progress=progress, start=start, diagnostics=diagnostics)
     else:
         program = emit_or_reuse(lowered, target)
         compile_seconds = time.perf_counter() - start
         session = running.open_session(program, engine, seed, None, threads)
         history = running.resume_session(session, checkpoint) if resume else []
+        watch = watch_lowered(session, lowered, seed) if diagnostics else None
         outcome = running.drive_session(
-            session, program, total, progress=progress, checkpoint=checkpoint, history=history
+            session, program, total, progress=progress, checkpoint=checkpoint, history=history, watch=watch
         )
-        result = running.finish(session, program, outcome, engine=engine, seed=seed)
+        result = running.finish(session, program, outcome, engine=engine, seed=seed, watch=watch)
         states = session.state_arrays()
         result = replace(result, compile_seconds=compile_seconds, weights=lowered.layout.export(states))
     result = replace(result, l2_float=_l2_of(step, result.weights, lowered.test))
@@ -219,11 +223,20 @@ class _EvaluatorSteps:
         return self.session.metrics().get("loss")
 
 
-def _train_evaluator(lowered: Lowered, total: int, *, seed: int, progress: bool, start: float) -> Result:
+def _train_evaluator(
+    lowered: Lowered, total: int, *, seed: int, progress: bool, start: float, diagnostics: bool
+) -> Result:
     session = EvaluatorSession(lowered, seed)
     compile_seconds = time.perf_counter() - start
     test = lowered.test
-    outcome = drive(_EvaluatorSteps(session), total, title=f"{lowered.meta['problem']} (evaluator)", progress=progress)
+    watch = watch_lowered(session, lowered, seed) if diagnostics else None
+    outcome = drive(
+        _EvaluatorSteps(session),
+        total,
+        title=f"{lowered.meta['problem']} (evaluator)",
+        progress=progress,
+        watch=None if watch is None else watch.after_step,
+    )
     error = None if test is None else running.l2_rel(session.infer(test.x), test.u)
     details: dict[str, Any] = {key: lowered.meta[key] for key in ("problem", "quant", "scheme", "saved", "block")}
     return Result(
@@ -240,5 +253,6 @@ def _train_evaluator(lowered: Lowered, total: int, *, seed: int, progress: bool,
         sim_seconds_per_step=outcome.seconds_per_step,
         compile_seconds=compile_seconds,
         interrupted=outcome.interrupted,
+        diagnostics=None if watch is None else watch.as_json(),
         details=details,
     )

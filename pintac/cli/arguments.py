@@ -287,3 +287,4 @@ def _run_options(parser: argparse.ArgumentParser, *more_engines: str) -> None:
         "--dry-run", action="store_true", help="print instructions, bytes and a time estimate, then stop"
     )
     group.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    group.add_argument("--no-diagnostics", action="store_true", help="do not look for what is wrong with the run")

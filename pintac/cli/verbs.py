@@ -44,6 +44,7 @@ def train(options: Options) -> int:
         checkpoint=options.checkpoint,
         resume=options.resume,
         weights=_weights(options),
+        diagnostics=not options.no_diagnostics,
         twin=options.twin is not None,
         derivatives=options.derivatives,
         **_compilation(options, timing),
@@ -105,6 +106,7 @@ def run(options: Options) -> int:
         checkpoint=options.checkpoint,
         resume=options.resume,
         weights=_weights(options),
+        diagnostics=not options.no_diagnostics,
     )
     return _report(options, result)
 

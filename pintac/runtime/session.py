@@ -50,6 +50,16 @@ class Session:
         """Copies of all states (masters, moments), fp32, by name."""
         return dict(self.state.symbols("state"))
 
+    def snapshot(self) -> tuple[int, dict[str, np.ndarray]]:
+        """What `restore` needs to go on from here bit for bit: the step number, states and metrics."""
+        return self.step_number, {**self.state.symbols("state"), **self.state.symbols("metric")}
+
+    def restore(self, snapshot: tuple[int, dict[str, np.ndarray]]) -> None:
+        """Go back, or on, to a snapshot of this session. Status flags stay as they are."""
+        self.step_number, arrays = snapshot
+        for name, array in arrays.items():
+            self.state.write(name, array)
+
     @property
     def saturated(self) -> bool:
         """Whether any block so far exceeded the largest SMX exponent."""
