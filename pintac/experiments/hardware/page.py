@@ -27,7 +27,7 @@ MISSING = "-"
 
 def markdown(data: Data) -> str:
     """Everything that is there; a figure that is not is `-`."""
-    parts = [_host_line(data)]
+    parts = [_host_line(data), _summary(data)]
     for workload in WORKLOADS:
         parts.append(f"### {workload.title} (`{workload.problem}`)\n")
         parts += [_hosts(data, workload), _programs(data, workload)]
@@ -64,6 +64,44 @@ def _host_line(data: Data) -> str:
         f"{host['python']}, {load}. Energy of the host: {host['energy']}, {host['watts_per_core']:.3g} W a busy core "
         f"({host['watts_source']}). GPU: {'yes' if host['gpu'] else 'none here'}.\n"
     )
+
+
+SUMMARISED = (
+    ("paper", "the paper's configuration"),
+    ("improved", "the improved recipe"),
+    ("one micro-op", "one micro-op"),
+)
+
+
+def _summary(data: Data) -> str:
+    """Ranges over the problems, configuration by configuration."""
+    lines = []
+    for configuration, title in SUMMARISED:
+        over_nested, over_best, energy_nested, energy_best = [], [], [], []
+        for workload in WORKLOADS:
+            costs = program(data, workload.problem, configuration)
+            nested, strongest = best(data, workload.problem, NESTED), best_of(data, workload.problem, AD_METHODS)
+            if costs is None or nested is None or strongest is None:
+                continue
+            over_nested.append(nested.seconds / costs["seconds"])
+            over_best.append(strongest[1].seconds / costs["seconds"])
+            if nested.joules is not None and strongest[1].joules is not None:
+                energy_nested.append(nested.joules / costs["joules"])
+                energy_best.append(strongest[1].joules / costs["joules"])
+        if over_nested:
+            lines.append(
+                f"- *{title}*: {_range(over_nested)} the speed of nested autograd, {_range(over_best)} that of the "
+                f"fastest automatic differentiation found; energy {_range(energy_nested)} and "
+                f"{_range(energy_best)} less."
+            )
+    if not lines:
+        return ""
+    names = ", ".join(workload.title for workload in WORKLOADS)
+    return f"Over {names} (each with its fastest arrangement on this host):\n\n" + "\n".join(lines) + "\n"
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{_times(min(values))} to {_times(max(values))}" if values else MISSING
 
 
 def _hosts(data: Data, workload: Workload) -> str:
