@@ -54,6 +54,18 @@ class Chunks:
     parts: list[tuple[int, int, Buffer]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Passing:
+    """Values that pass from step to step of a tile only.
+
+    `psum`: matmul results that stay in PSUM, True: they may be cut along their columns. `cut`: results of kernels that
+    may be.
+    """
+
+    psum: dict[Node, bool]
+    cut: set[Node]
+
+
 def start_of(node: Node, target: View) -> VpuOp:
     """What a fold starts from, everywhere in `target`: 0, for a maximum minus infinity."""
     lowest = float("-inf") if node.op == "amax" else 0.0
@@ -179,12 +191,12 @@ class Bodies(Placement):
 
     # ---- steps
 
-    def _run(self, steps: Sequence[Step], bodies: list[Body], psum: dict[Node, bool] | None = None) -> None:
+    def _run(self, steps: Sequence[Step], bodies: list[Body], passing: Passing | None = None) -> None:
         """Every step for every tile of the body, step by step (independent tiles interleave).
 
-        `psum` are the `_psum_values` of all steps when these are only some of them.
+        `passing` is that of all steps when these are only some of them.
         """
-        self._psum = self._psum_values(steps, bodies[0].unit) if psum is None else psum
+        self._passing = passing or self._passing_values(steps, bodies[0].unit)
         for step in steps:
             if isinstance(step, NodeStep) and self._kept_in_dram(step.node):
                 self._accumulate_in_dram(step.node, bodies)
@@ -198,6 +210,9 @@ class Bodies(Placement):
                 else:
                     self._copies(step.node, body)
                 self.tile_of |= dict.fromkeys(body.ops[before:], (body.stage, body.tile))
+
+    def _passing_values(self, steps: Sequence[Step], unit: Unit) -> Passing:
+        return Passing(self._psum_values(steps, unit), self._cut_values(steps, unit))
 
     def _psum_values(self, steps: Sequence[Step], unit: Unit) -> dict[Node, bool]:
         """Matmul results that can stay in PSUM; True: they may be cut along their columns."""
@@ -223,17 +238,54 @@ class Bodies(Placement):
                 out[node] = cuttable
         return out
 
+    def _cut_values(self, steps: Sequence[Step], unit: Unit) -> set[Node]:
+        """fp32 results of kernels that only kernels over the same rows and columns read."""
+        out: set[Node] = set()
+        if unit.kind not in ("points", "evaluations"):
+            return out
+
+        def along_columns(node: Node, step: KernelStep) -> bool:
+            same = node.op not in VIEWS and self._key(node, unit) == self._key(step.shape_of, unit)
+            return same and not any(s.kind in vpu.FOLDS_COLS for s in step.kernel.sinks)
+
+        kernels = [s for s in steps if isinstance(s, KernelStep)]
+        for kernel in kernels:
+            for node in kernel.targets:
+                kept = node in self.unit_home or node in self.global_home or node in self.outputs_of
+                if node.op not in SINKS and not kept and along_columns(node, kernel):
+                    out.add(node)
+        for step in steps:
+            if isinstance(step, KernelStep):
+                read = [s.node for s in step.sources if isinstance(s, Value)]
+                out -= {root(node) for node in read if not along_columns(node, step)}
+            else:
+                out -= {root(o) for o in step.node.operands}
+        return out
+
+    def _parts(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+        """(first column, columns) of the parts into which results of this shape are cut: some fit PSUM at a time."""
+        rows = compact_size((*shape[:-1], 1), 0, padded=True)
+        widest = max(4, self.machine.psum_kib * 1024 // 2 // (4 * rows) // 4 * 4)
+        return [(at, min(widest, shape[-1] - at)) for at in range(0, shape[-1], widest)]
+
     def _kernel(self, step: KernelStep, body: Body) -> None:
         shape_node = step.shape_of
         shape = self._virtual_shape(shape_node, body.unit, frozenset(), body.context)
         shape = (1,) * (2 - len(shape)) + shape
-        parts = [(0, shape[-1])]
+        own = {n for n in step.targets if n in self._passing.cut}
+        parts = self._parts(shape) if own else [(0, shape[-1])]
         for source in step.sources:
             if isinstance(source, Value) and (source.node, body.tile) in self.chunked:
                 chunks = self.chunked[source.node, body.tile]
                 parts = [(c, w) for c, w, _ in chunks.parts]
         sources = [self._source(s, body) for s in step.sources]
-        targets = [self._sink(node, shape_node, body) for node in step.targets]
+        if len(parts) > 1:
+            for node in own:
+                self._cut_local(node, parts, body)
+        targets = [
+            self._sink(node, shape_node, body) if (node, body.tile) not in self.chunked else None
+            for node in step.targets
+        ]
         kernel = replace(
             step.kernel,
             sinks=tuple(
@@ -245,13 +297,15 @@ class Bodies(Placement):
         for start, width in parts:
             ins = [self._cut(v, s, start, width, shape, body) for v, s in zip(sources, step.sources, strict=True)]
             outs = [
-                v if k.kind in vpu.FOLDS_COLS else narrow(v, len(v.shape) - 1, start, width)
-                for v, k in zip(targets, kernel.sinks, strict=True)
+                self._chunk(n, start, width, body)
+                if v is None
+                else (v if k.kind in vpu.FOLDS_COLS else narrow(v, len(v.shape) - 1, start, width))
+                for v, k, n in zip(targets, kernel.sinks, step.targets, strict=True)
             ]
             name = "+".join(n.name for n in step.targets)
             ops.append(vpu.operation(kernel, (*shape[:-1], width), ins, outs, name, step.loc_node.loc))
         for i, (node, target, sink) in enumerate(zip(step.targets, targets, kernel.sinks, strict=True)):
-            if sink.accumulate and not self._folded(node):
+            if target is not None and sink.accumulate and not self._folded(node):
                 if all(vpu.folds_whole(op, i) for op in ops) and len({op.sinks[i].offset for op in ops}) == len(ops):
                     ops = [vpu.without_start(op, i) for op in ops]
                 else:
@@ -261,6 +315,15 @@ class Bodies(Placement):
             if node.op in SINKS and self._folded(node):
                 continue  # stored when the fold is complete
             self._stores(node, body)
+
+    def _cut_local(self, node: Node, parts: list[tuple[int, int]], body: Body) -> None:
+        """Tile buffers for a value, one for each part of its columns."""
+        shape = self._virtual_shape(node, body.unit, frozenset(), body.context)
+        chunks = self.chunked[node, body.tile] = Chunks()
+        for start, width in parts:
+            buffer = Buffer(f"{node.name}.{body.tile}.{start}", math.prod(shape[:-1]) * width)
+            self.unit_of[buffer] = body.unit
+            chunks.parts.append((start, width, buffer))
 
     def _source(self, source: Value | Index, body: Body) -> View | IndexView | None:
         if isinstance(source, Index):
@@ -289,13 +352,16 @@ class Bodies(Placement):
     ) -> View | IndexView:
         if view is None:
             assert isinstance(source, Value)
-            chunks = self.chunked[source.node, body.tile]
-            buffer = next(b for c, _, b in chunks.parts if c == start)
-            whole = self._virtual_shape(source.node, body.unit, frozenset(), body.context)
-            return compact_view(buffer, (*whole[:-1], width))
+            return self._chunk(source.node, start, width, body)
         if len(view.shape) == 0 or view.shape[-1] == 1 or (start == 0 and width == shape[-1]):
             return view
         return narrow(view, len(view.shape) - 1, start, width)
+
+    def _chunk(self, node: Node, start: int, width: int, body: Body) -> View:
+        """A part of a value that is cut along its columns."""
+        buffer = next(b for c, _, b in self.chunked[node, body.tile].parts if c == start)
+        whole = self._virtual_shape(node, body.unit, frozenset(), body.context)
+        return compact_view(buffer, (*whole[:-1], width))
 
     def _sink(self, node: Node, shape_node: Node, body: Body) -> View:
         """The view a kernel's sink writes, with the folded axes back as size 1."""
@@ -327,13 +393,12 @@ class Bodies(Placement):
         padded = self._padded(node, a, shape)
         rows = compact_size((*shape[:-1], 1), 0, padded)
         targets: list[tuple[int, int, View]] = []
-        psum = self._psum.get(node)
+        psum = self._passing.psum.get(node)
         half = self.machine.psum_kib * 1024 // 2
-        widest = max(4, half // (4 * rows) // 4 * 4)
-        if psum is not None and (n <= widest or psum) and 16 * rows <= half and not self._aside(a, b, rows, n, k):
+        parts = self._parts(shape)
+        if psum is not None and (len(parts) == 1 or psum) and 16 * rows <= half and not self._aside(a, b, rows, n, k):
             chunks = Chunks()
-            for start in range(0, n, widest):
-                width = min(widest, n - start)
+            for start, width in parts:
                 name = f"{node.name}.{body.tile}.{start}"
                 buffer = Buffer(name, rows * width, space=Space.PSUM, owner=node, padded=padded)
                 chunks.parts.append((start, width, buffer))

@@ -15,6 +15,7 @@ from pintac.backend.bound import lower_bound
 from pintac.backend.check import check
 from pintac.backend.emit import Emitter
 from pintac.backend.order import NoRoomError, PsumFullError
+from pintac.backend.prefetch import prefetch
 from pintac.backend.prepare import prepare
 from pintac.backend.schedule import Scheduler, Tiling
 from pintac.backend.sync import Synchronizer, TooManySemaphoresError
@@ -256,6 +257,7 @@ def _schedule(
             searched = best.build()
             used = allocate(searched, machine)
             items, scratch, predicted = searched, best.scratch, best.predicted
+    items, used = prefetch(items, machine)
     return Entry(items, used, tiling, tuple(sorted(n.name for n in spilled)), tuple(scratch), predicted)
 
 

@@ -28,6 +28,8 @@ SMALL_KERNEL = 8
 """Cycles of a vector instruction over one row of a point, near enough."""
 HOT = 20000
 """Cycles that all runs of a loop body must take for a long search for its order to be worth it."""
+WHOLE_PARAMETERS = 24
+"""Parameters up to this part of SRAM are worked on whole: their transfers then lie beside other work."""
 POINT_TILES = 2
 """Tiles interleaved in a loop over points alone."""
 
@@ -83,7 +85,7 @@ class Scheduler(Bodies):
         rooms: Mapping[str, int] | None = None,
         moves: int = 0,
     ) -> None:
-        units = earlier.units if earlier is not None else Units(graph)
+        units = earlier.units if earlier is not None else Units(graph, machine.sram_kib * 1024 // WHOLE_PARAMETERS)
         super().__init__(graph, machine, units, leaves, outputs, spilled, not_in_psum)
         self.tiling = tiling
         self.rooms = dict(rooms or {})
@@ -311,15 +313,15 @@ class Scheduler(Bodies):
 
     def _turned(self, unit: Unit, steps: list[Step], outer: Body, axis: RowAxis, at: Turn) -> list[Item] | None:
         """A loop over points with one tile of a body half a turn behind (see `turned`); None where none can be."""
-        psum = self._psum_values(steps, unit)
+        passing = self._passing_values(steps, unit)
         costs = []
         trial = Body(unit, {axis: Position(0, 0, 0, at.rows)}, 0, -1, [], {}, outer)
         for step in steps:
-            self._run([step], [trial], psum)
+            self._run([step], [trial], passing)
             costs.append(sum(cost(op, self.machine) for op in trial.ops))
             trial.ops.clear()
         self.chunked.clear()
-        cut = middle(steps, costs, psum)
+        cut = middle(steps, costs, passing.psum)
         if cut is None:
             return None
         early, late = steps[:cut], steps[cut:]
@@ -332,12 +334,13 @@ class Scheduler(Bodies):
             for i, (part, start, extent) in enumerate(work):
                 local = dict(kept) if part is not steps else {}
                 tile = Body(unit, {axis: Position(0, step, start, extent)}, i, level, ops, local, group)
-                self._run(part, [tile], psum)
+                self._run(part, [tile], passing)
                 made_here.update({n: b for n, b in tile.local.items() if n in crosses})
             self.chunked.clear()
             return self._ordered(unit, ops, count)
 
         crosses = set(crossing(steps, cut))
+        passing.cut.difference_update(crosses)
         made_here: dict[Node, Buffer] = {}
         items: list[Item] = list(run([(early, 0, at.rows)], {}, 1))
         kept = dict(made_here)

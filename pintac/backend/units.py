@@ -50,10 +50,14 @@ class Unit:
 
 
 class Units:
-    """The units of a graph in execution order; `of` maps every executed node to its (unit, sweep)."""
+    """The units of a graph in execution order; `of` maps every executed node to its (unit, sweep).
 
-    def __init__(self, graph: Graph) -> None:
+    Parameters of up to `whole` bytes are worked on whole.
+    """
+
+    def __init__(self, graph: Graph, whole: int = LOOPED_PARAMETER_BYTES) -> None:
         self.graph = graph
+        self.whole = whole
         self.axes = Axes(graph)
         self.units: list[Unit] = []
         self.standins: dict[Node, Node] = {}  # values inside a random number, by the number they belong to
@@ -85,6 +89,7 @@ class Units:
         for node in self.graph.nodes:
             level[node] = self._level(node, level)
         self._postpone(executed, level)
+        self._join_levels(executed, level)
         groups: dict[tuple[object, ...], list[Node]] = defaultdict(list)
         parts = self._parts(executed, level)
         for number, node in enumerate(executed):
@@ -149,6 +154,28 @@ class Units:
             users = self.executed_users(node)
             if users and not self.exec_axes(node):
                 level[node] = max(level[node], min(level[u] for u in users))
+
+    def _join_levels(self, executed: list[Node], level: dict[Node, int]) -> None:
+        """All rows of a point set wait for the last of its sums to begin, if nothing else has to wait longer for it.
+
+        A weight gradient that adds onto those of other points begins late; with its rows in the same loop these need
+        not be kept for it.
+        """
+        latest: dict[Node, int] = {}
+        last = max(level.values(), default=0)
+        for node in reversed(self.graph.nodes):
+            latest[node] = last
+            for user in self.graph.users(node):
+                waits = user.op not in VIEWS and node is not accumulator(user) and self._reduces(root(node))
+                latest[node] = min(latest[node], latest[user] - waits)
+        rows = [n for n in executed if self.exec_axes(n)]
+        for space in sorted({self._space(n) for n in rows}):
+            members = [n for n in rows if self._space(n) == space]
+            top = max(level[n] for n in members)
+            if all(latest[n] >= top for n in members):
+                level.update(dict.fromkeys(members, top))
+        for node in self.graph.nodes:
+            level[node] = max(level[node], self._level(node, level))
 
     def _parts(self, executed: list[Node], level: dict[Node, int]) -> dict[Node, int]:
         """0 before, 1 among, 2 after the work on evaluations, 3... chained folds; within a level and a point set."""
@@ -323,7 +350,7 @@ class Units:
     def _large(self, node: Node) -> bool:
         shape = node.operands[0].type.shape if node.op == "quantize" else node.type.shape
         fits = node.op in ELEMENTWISE or (node.op == "quantize" and node.type.rank == 2)
-        return fits and len(shape) >= 2 and 4 * node.type.size > LOOPED_PARAMETER_BYTES and shape[0] > 4
+        return fits and len(shape) >= 2 and 4 * node.type.size > self.whole and shape[0] > 4
 
     def _parameter_unit(self, nodes: list[Node]) -> None:
         shape = nodes[0].type.shape
