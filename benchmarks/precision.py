@@ -1,7 +1,7 @@
 """Predicted and observed errors of bits by tensor: budgets and uniform bits, on a problem's calibration points.
 
-No training and no schedule: the cost model of the search (cycles of the tensor unit; what else a step takes is the same
-for all of them) and the errors of docs/PRECISION.md, the largest over both states and all terms.
+No training and no schedule: the cycles of the search's cost model and the errors of docs/PRECISION.md, the largest over
+both states and all terms.
 
     python benchmarks/precision.py poisson2d --quant even-odd --set estimator=orthonormal --set K=4
     python benchmarks/precision.py hjb20-wave --quant even-odd --set estimator=orthonormal --set K=42 --tensors
@@ -46,7 +46,7 @@ def main() -> None:
     costs = Costs(graph, names, Machine.load(options.machine))
     print(
         f"{options.problem}: {len(calibration.tensors)} tensors; states {trained - start:.1f} s, sensitivities "
-        f"{measured - trained:.1f} s; the vector unit takes {costs.floor:,.0f} cycles\n"
+        f"{measured - trained:.1f} s; the vector unit takes {costs.vector_unit:,.0f} cycles\n"
     )
     print("| bits | cycles | residual predicted | observed | gradient predicted | observed |")
     print("|---|---|---|---|---|---|")
@@ -54,7 +54,7 @@ def main() -> None:
         roles = dict(zip(("weight", "base", "delta", "grad"), map(int, text.split("/")), strict=True))
         bits = {name: roles[role] for name, role in calibration.roles.items()}
         p, o = calibration.predicted(bits), calibration.on_machine(bits)
-        _row(text, costs.cycles(bits), p.residual, o.residual, p.gradient, o.gradient)
+        _row(text, costs.cost(bits), p.residual, o.residual, p.gradient, o.gradient)
     for budget in BUDGETS:
         try:
             choice = search(calibration, costs, InsertSMX(policy="auto", budget=budget), {})
@@ -62,7 +62,7 @@ def main() -> None:
             print(f"| auto:{budget:g} | {error.message} | | | | |")
             continue
         p, o = calibration.predicted(choice.bits), calibration.on_machine(choice.bits)
-        _row(f"auto:{budget:g}", costs.cycles(choice.bits), p.residual, o.residual, p.gradient, o.gradient)
+        _row(f"auto:{budget:g}", costs.cost(choice.bits), p.residual, o.residual, p.gradient, o.gradient)
     if options.tensors:
         print("\n| tensor | " + " | ".join(f"4 bits, {s} {w}" for s, w in calibration.keys) + " |")
         print("|---|" + "---|" * len(calibration.keys))

@@ -4,7 +4,7 @@
 of error, coordinate descent finds the assignment with the least cost + price * energy; prices from high to low give a
 list of assignments, from 16 bits everywhere to 4, that does not depend on the budget. The first one counts, from the
 cheapest that is predicted to keep the budget, whose errors with all tensors rounded together and in the machine's
-arithmetic are within it; a looser budget costs no more.
+arithmetic are within it, unless bits by role are cheaper and are within it too; a looser budget costs no more.
 
 What is chosen is written into the pipeline, as bits by role and exceptions by name; nothing else of the search is left.
 """
@@ -18,6 +18,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,9 @@ from pintac.passes.tensors import WIDTHS, parse_bits, print_bits, resolve_bits, 
 if TYPE_CHECKING:
     from pintac.frontend import TrainStep
 
-PRICES = 400
+PRICES = 200  # of error, in cost
+SWEEPS = 8  # of coordinate descent at a price, at most
+ANCHORS = 8  # assignments that are observed for any budget
 ROLES = ("weight", "base", "delta", "grad")
 
 Bits = dict[str, int]
@@ -125,41 +128,48 @@ def candidates(calibration: Calibration, costs: Costs, objective: str, pinned: M
     widths = {name: (pinned[name],) if name in pinned else WIDTHS for name in names}
     energy = {name: {b: float(calibration.energies[name][b].max()) for b in WIDTHS} for name in names}
     bits: Bits = {name: widths[name][-1] for name in names}
-    total = costs.energy if objective == "energy" else costs.cycles
-    floor = 0.0 if objective == "energy" else costs.floor
-    highest = total(bits)
+    highest = costs.cost(bits, objective)
     found = [bits]
-    for price in np.geomspace(highest * 1e10, highest * 1e-3, PRICES):
+    for price in np.geomspace(highest * 1e8, highest * 1e-2, PRICES):
         bits = dict(bits)
-        for _ in range(8):
+        for _ in range(SWEEPS):
+            parts = costs.parts(bits)
             changed = False
             for name in names:
-                best = _best(costs, name, widths[name], bits, objective, price, energy[name])
-                changed = changed or best != bits[name]
-                bits[name] = best
+                old = costs.part(name, bits)
+                new = {width: parts.changed(old, costs.part(name, {**bits, name: width})) for width in widths[name]}
+                best = min(widths[name], key=lambda w: costs.total(new[w], objective) + price * energy[name][w])
+                if best != bits[name]:
+                    bits[name], parts, changed = best, new[best], True
             if not changed:
                 break
-        if bits != found[-1]:
-            found.append(bits)
+        found += _between(found[-1], bits, costs, objective, energy)
     kept: list[Candidate] = []
     for bits in found:
-        candidate = Candidate(bits, max(total(bits), floor), calibration.predicted(bits))
-        if not kept or candidate.cost < kept[-1].cost:
-            kept.append(candidate)
+        cost = costs.cost(bits, objective)
+        if not kept or cost < kept[-1].cost:
+            kept.append(Candidate(bits, cost, calibration.predicted(bits)))
     return kept
 
 
-def _best(
-    costs: Costs,
-    name: str,
-    widths: Sequence[int],
-    bits: Mapping[str, int],
-    objective: str,
-    price: float,
-    energy: Mapping[int, float],
-) -> int:
-    """The width of one tensor, the others as they are."""
-    return min(widths, key=lambda width: costs.part(name, {**bits, name: width}, objective) + price * energy[width])
+def _between(
+    before: Bits, after: Bits, costs: Costs, objective: str, energy: Mapping[str, Mapping[int, float]]
+) -> list[Bits]:
+    """The way from one assignment to another, a tensor at a time, those first that save most for their error."""
+    parts = costs.parts(before)
+    whole = costs.total(parts, objective)
+
+    def rate(name: str) -> float:
+        new = costs.part(name, {**before, name: after[name]})
+        saved = whole - costs.total(parts.changed(costs.part(name, before), new), objective)
+        return (energy[name][after[name]] - energy[name][before[name]]) / (abs(saved) or 1.0)
+
+    steps = []
+    bits = before
+    for name in sorted((n for n in before if before[n] != after[n]), key=rate):
+        bits = {**bits, name: after[name]}
+        steps.append(bits)
+    return steps
 
 
 def search(calibration: Calibration, costs: Costs, options: InsertSMX, pinned: Mapping[str, int]) -> Choice:
@@ -174,7 +184,8 @@ def search(calibration: Calibration, costs: Costs, options: InsertSMX, pinned: M
                 seen[index] = calibration.on_machine(found[index].bits)
         return seen[index].largest <= options.budget
 
-    index = max((i for i, c in enumerate(found) if c.predicted.largest <= options.budget), default=0)
+    expected = _expected(found, calibration)
+    index = max((i for i, error in enumerate(expected) if error <= options.budget), default=0)
     while index > 0 and not within(index):
         index -= 1
     if not within(index):
@@ -185,16 +196,48 @@ def search(calibration: Calibration, costs: Costs, options: InsertSMX, pinned: M
         )
     while index + 1 < len(found) and within(index + 1):
         index += 1
-    chosen = found[index]
+    chosen, observed = found[index], seen[index]
+    tried = len(seen)
+    for candidate in uniform(calibration, costs, options.objective, pinned):
+        if candidate.cost >= chosen.cost:
+            break
+        if candidate.predicted.largest > 2 * options.budget:
+            continue
+        tried += 1
+        errors = calibration.on_machine(candidate.bits)
+        if errors.largest <= options.budget:
+            chosen, observed = candidate, errors
+            break
     return Choice(
         options.budget,
         options.objective,
         chosen.bits,
         _by_text(chosen.predicted),
-        _by_text(seen[index]),
+        _by_text(observed),
         chosen.cost,
-        len(seen),
+        tried,
     )
+
+
+def uniform(calibration: Calibration, costs: Costs, objective: str, pinned: Mapping[str, int]) -> list[Candidate]:
+    """Assignments by role, the cheapest first: a choice should be no worse than these."""
+    found = []
+    for widths in product((8, 12), (12, 16), (4, 8, 12), (8, 12)):
+        roles = dict(zip(ROLES, widths, strict=True))
+        bits = {name: pinned.get(name, roles[role]) for name, role in calibration.roles.items() if name in costs.blocks}
+        found.append(Candidate(bits, costs.cost(bits, objective), calibration.predicted(bits)))
+    return sorted(found, key=lambda candidate: candidate.cost)
+
+
+def _expected(found: Sequence[Candidate], calibration: Calibration) -> list[float]:
+    """Predicted errors times how far off predictions are along the list, for a start that does not need long walks."""
+    step = max(1, len(found) // ANCHORS)
+    expected: list[float] = []
+    for i, candidate in enumerate(found):
+        if i % step == 0:
+            off = calibration.observed(candidate.bits).largest / (candidate.predicted.largest or 1.0)
+        expected.append(off * candidate.predicted.largest)
+    return expected
 
 
 def _choose_or_reuse(
