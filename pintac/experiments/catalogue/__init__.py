@@ -15,6 +15,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "sigma": "sigma",
     "estimators": "estimators",
     "ranks": "ranks",
+    "blocks": "blocks",
     "recipes": "recipes",
     "examples": "examples",
     "hardware": "hardware",
