@@ -14,10 +14,7 @@ from pintac.errors import IRError
 from pintac.ir import Graph, Node
 
 UNROLLED_PAIRS = 8
-"""Pairs from a table of directions that loops over points take whole; more are a loop of their own.
-
-Half as many where odd and even halves are values of their own, which take twice the memory.
-"""
+"""Pairs from a table of directions that loops over points take whole; more are a loop of their own."""
 
 
 @dataclass(frozen=True, order=True)
@@ -131,8 +128,7 @@ class Axes:
             if node.op == "matmul" and node.attrs.get("lhs_role") == "delta" and node.operands[0].type.rank >= 4:
                 a = node.operands[0]
                 at_points = points.get(self._find((a, 0)))
-                whole = UNROLLED_PAIRS if a.type.shape[1] > 1 else UNROLLED_PAIRS // 2
-                if at_points is not None and a.type.shape[2] > whole:
+                if at_points is not None and a.type.shape[2] > UNROLLED_PAIRS:
                     pairs.setdefault(self._find((a, 2)), RowAxis(at_points.space, "pairs", a.type.shape[2]))
         tags: dict[Node, tuple[RowAxis | None, ...]] = {}
         signs: dict[tuple[Node, int], RowAxis] = {}

@@ -430,6 +430,8 @@ class Bodies(Placement):
         """Whether the result is laid out as its left operand is, so that one product covers all leading indices."""
         if not a.bits or len(shape) < 3 or shape[-2] % 4 == 0 or math.prod(shape[:-2]) == 1:
             return False
+        if accumulator(node) is not None:
+            return False  # its start value has no padding
         if node in self.unit_home or node in self.global_home or node in self.outputs_of:
             return False
         stack = list(self.graph.users(node))

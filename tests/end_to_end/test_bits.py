@@ -21,6 +21,7 @@ from pintac.frontend import (
     Adam,
     Boundary,
     Estimator,
+    OrthonormalDirections,
     Problem,
     SecondDifference,
     Stein,
@@ -179,6 +180,15 @@ CASES = {
     "several groups of tiles": Case(K=540, points=(1, 1), width=6),
     "several groups of tiles, points overlap": Case(K=1100, points=(3, 1), width=6),
     "more than a tile of points": Case(points=(70, 45), K=2, width=6),
+    "gated, several points a product": Case(estimator=OrthonormalDirections, K=4, gated=True, points=(35, 9)),
+    "several points a product": Case(estimator=OrthonormalDirections, K=4, width=10, points=(77, 9), quant="even-odd"),
+    "points half a turn behind": Case(points=(150, 101), K=4, width=6, quant="even-odd"),
+    "points half a turn behind, three terms": Case(
+        points=(117, 75, 130), K=6, estimator=SecondDifference, width=10, rank=3, depth=2
+    ),
+    "points half a turn behind, 64 KiB": Case(
+        points=(53, 33), K=6, width=64, rank=8, depth=2, quant="even-odd", keys={"sram_kib": 64}
+    ),
     "three terms": Case(points=(3, 2, 5), estimator=SecondDifference),
     "vector output": Case(outputs=2, rank=3),
     "vector output, three terms": Case(outputs=2, points=(2, 3, 1), K=6),

@@ -68,6 +68,7 @@ def training_step(estimator: Estimator, points: int) -> TrainStep:
     [
         (OrthonormalDirections(K=4, sigma=0.05), 35),
         (OrthonormalDirections(K=6, sigma=0.05), 17),
+        (OrthonormalDirections(K=6, sigma=0.05), 75),  # a tile half a turn behind
         (OrthonormalDirections(K=8, sigma=0.05), 33),
         (OrthonormalDirections(K=24, sigma=0.05), 5),  # a loop over pairs
         (QuasiRandom(K=4, sigma=0.05), 35),
@@ -90,7 +91,7 @@ def test_bits(estimator: Estimator, points: int, quant: str) -> None:
 
 @pytest.mark.parametrize(
     ("K", "quant", "looped"),
-    [(4, "diff", False), (16, "diff", False), (18, "diff", True), (8, "even-odd", False), (10, "even-odd", True)],
+    [(4, "diff", False), (16, "diff", False), (18, "diff", True), (16, "even-odd", False), (18, "even-odd", True)],
 )
 def test_no_loop_holds_two_links_of_a_chain(K: int, quant: str, looped: bool) -> None:
     options = PipelineOptions.from_bits("8/16/8/12", quant=quant)
