@@ -125,8 +125,9 @@ class Watch:
             for test in (diagnostics.exponents, diagnostics.masking, diagnostics.vanished):
                 for finding in test(sample, self._settings):
                     self._found(finding)
-            for finding in diagnostics.rounding(self._samples, self._settings):
-                self._found(finding)
+            for overall in (diagnostics.rounding, diagnostics.low_rank):
+                for finding in overall(self._samples, self._settings):
+                    self._found(finding)
         self._look_seconds += self._clock() - before
 
     def _the_probe(self) -> Probe | None:

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from pintac.report.probe import Counts, Noise, Place, Sample
+from pintac.report.rank import Followed
 
 UNCHANGED = 0.25
 """Naive quantisation: share of the codes of perturbed rows that are those of the unperturbed ones."""
@@ -40,6 +41,10 @@ PLATEAU_FALL = 0.9
 PLATEAU_HEIGHT = 0.1
 """... and over the first losses, from which on it stands too high."""
 FIRST_LOSSES = 5
+FOLLOWED = 0.03
+"""Share of the squared gradient of a factored weight within the tangent space of its rank."""
+SIGNAL = 0.3
+"""Cosine of the gradients of two halves of a step, below which they are noise."""
 SMALL_SIGMA = 5e-4
 """The cure is a larger sigma below this."""
 WIDER = {4: 8, 8: 12, 12: 16}
@@ -243,6 +248,27 @@ def exponents(sample: Sample, settings: Settings) -> Iterator[Finding]:
 
 
 _NAMES = {"weight": "weights", "base": "values", "delta": "perturbed values", "grad": "gradients", "": "values"}
+
+
+def low_rank(samples: Sequence[Sample], settings: Settings) -> Iterator[Finding]:
+    """A tensor-train layer whose rank can follow next to nothing of its gradient."""
+    places: dict[str, list[tuple[Place, Followed]]] = {}
+    settled = [sample for sample in samples if sample.step >= SETTLED]
+    for sample in settled:
+        for place, seen in sample.ranks:
+            if seen.whole > SIGNAL * seen.own:
+                places.setdefault(place.layer, []).append((place, seen))
+    for looks in places.values():
+        whole = sum(seen.whole for _, seen in looks)
+        share = sum(seen.within for _, seen in looks) / whole
+        if len(looks) >= 2 and share < FOLLOWED:
+            place, rank = looks[-1][0], looks[-1][1].rank
+            yield Finding(
+                "rank too low",
+                f"rank {rank} of layer {place.layer} can follow {max(0.0, share):.1%} of the gradient of its weight",
+                f"rank={max(8, 2 * rank)} (--tt-rank)",
+                settled[-1].step, share, FOLLOWED, place,
+            )  # fmt: skip
 
 
 def _forward(counts: Counts) -> bool:

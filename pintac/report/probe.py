@@ -23,6 +23,7 @@ from pintac.ir.ops import AttrValue
 from pintac.ir.text import parse_graph, print_graph
 from pintac.passes.dataflow import ancestors, descendants, without_dead
 from pintac.report.purpose import NO_LAYER, Purpose
+from pintac.report.rank import Followed, factored, followed
 from pintac.rng import STREAM_DELTA
 
 POINTS = 4
@@ -151,6 +152,7 @@ class Sample:
     step: int
     counts: list[Counts] = field(default_factory=list)
     noise: list[Noise] = field(default_factory=list)
+    ranks: list[tuple[Place, Followed]] = field(default_factory=list)
 
 
 class Probe:
@@ -170,6 +172,7 @@ class Probe:
         self.perturbed = {n for n in self.codes if self.roles[n][0] == "delta" and n in self.forward}
         self.roots = _perturbed_points(self.graph, self.perturbed)
         self.residuals = _residuals(self.graph, self.perturbed)
+        self.factored = factored(self.graph, purposes)
         self.addends = {node: _addends(node) for node in self.residuals}
         drawn = [n for n in self.graph.of("random") if n.attrs["stream"] == STREAM_DELTA]
         self.repeated = descendants(self.graph, drawn) & ancestors(self.graph, [*self.residuals, *self.perturbed])
@@ -181,6 +184,8 @@ class Probe:
         kept = {o for n in self.repeated for o in n.operands if o not in self.repeated} | self.wanted
         codes: dict[Node, Value] = {}
         keep: dict[Node, Value] = {}
+        factors = {n for uses in self.factored.values() for use in uses for n in (use.x, use.b, use.a, use.g)}
+        decoded: dict[Node, Array] = {}
         for node, value, operands in self._run(Evaluator("smx", params), states):
             if node in self.roles:
                 counts = self._count(node, value, np.asarray(operands[0]))
@@ -189,6 +194,12 @@ class Probe:
                     codes[node] = value
             if node in kept:
                 keep[node] = value
+            if node in factors:
+                decoded[node] = np.asarray(_decoded(value), np.float64)
+        for layer, uses in self.factored.items():
+            if len(decoded[uses[0].x]) > 1 and all(np.isfinite(decoded[n]).all() for n in factors):
+                place = Place(layer, "weight gradient", uses[0].x.loc)
+                sample.ranks.append((place, followed(uses, decoded)))
         if self.roots:
             for node, value, _ in self._run(_Unperturbed(params, self.roots), states, keep):
                 if node in codes:

@@ -17,6 +17,7 @@ from pintac.report import diagnostics
 from pintac.report.diagnostics import Finding, Settings
 from pintac.report.probe import Noise, Place, Probe, Sample, enough_points, from_text, small, to_text
 from pintac.report.purpose import from_meta
+from pintac.report.rank import Factored, Followed, followed
 
 SMALL = {"interior": 8, "boundary": 8, "width": 64, "K": 4, "estimator": "orthonormal"}
 
@@ -84,6 +85,38 @@ def test_not_finite_names_where_it_began_and_stops() -> None:
     assert result.steps == entry["step"] < 10 and not result.interrupted
     assert "layer" in entry["message"] and entry["layer"] in "0246" and "training stops" in entry["message"]
     assert "a smaller lr" in entry["cure"]
+
+
+def test_rank_one_cannot_follow_its_gradient() -> None:
+    """The shares are those of a projection computed by hand, and a rank that is enough is not warned about."""
+    place = Place("4", "weight gradient", load_place())
+
+    def count(*looks: tuple[int, float, float]) -> int:
+        samples = [Sample(step, ranks=[(place, Followed(1.0, share, 1 / cosine, 2))]) for step, share, cosine in looks]
+        return len(list(diagnostics.low_rank(samples, Settings())))
+
+    assert count((10, 0.01, 0.9), (20, 0.01, 0.9)) == 1
+    assert count((1, 0.01, 0.9), (10, 0.01, 0.9)) == 0 and count((10, 0.01, 0.9), (20, 0.01, 0.1)) == 0
+    assert count((10, 0.1, 0.9), (20, 0.1, 0.9)) == 0
+    settings = {"lr": 0.003, "interior": 100, "boundary": 100, "width": 256}
+    one = found(poisson(20, {**settings, "rank": 1}), "rank too low")
+    assert one["layer"] in "24" and one["value"] < diagnostics.FOLLOWED and one["cure"] == "rank=8 (--tt-rank)"
+    assert poisson(20, {**settings, "rank": 16}).diagnostics == ()
+
+
+def test_the_projection_is_that_of_the_tangent_space() -> None:
+    """B dA + dB A is followed wholly; what has no column of B and no row of A, not at all."""
+    rng = np.random.default_rng(0)
+    b, a = rng.standard_normal((6, 2)), rng.standard_normal((2, 5))
+    tangent = b @ rng.standard_normal((2, 5)) + rng.standard_normal((6, 2)) @ a
+    beside_b, beside_a = (np.linalg.qr(f, "complete")[0][:, 2:] for f in (b, a.T))
+    normal = beside_b @ rng.standard_normal((4, 3)) @ beside_a.T
+    for gradient, share in ((tangent, 1.0), (normal, 0.0)):
+        rows = np.eye(6)[None].repeat(2, 0)  # both halves have the gradient itself
+        values: dict[Any, np.ndarray] = {"x": rows, "b": b, "a": a, "g": gradient[None].repeat(2, 0)}
+        seen = followed([Factored(*"xbag")], values)  # type: ignore[arg-type]
+        np.testing.assert_allclose(seen.within, share * seen.whole, atol=1e-9)
+        assert seen.whole == pytest.approx(float((gradient**2).sum())) and seen.rank == 2
 
 
 def test_divergence_and_plateau() -> None:
