@@ -22,7 +22,7 @@ from pintac.experiments.hardware.figures import (
 )
 from pintac.experiments.hardware.measure import PARTS, Collector, load
 from pintac.experiments.hardware.page import markdown
-from pintac.experiments.hardware.plot import digest, draw
+from pintac.experiments.hardware.plot import digest, draw, figure_path
 from pintac.experiments.hardware.rows import (
     AD_METHODS,
     BATCHED,
@@ -357,3 +357,8 @@ def test_watts_are_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="expected watts"):
         host.describe()
     json.dumps(described)
+
+
+def test_the_committed_figure_shows_the_committed_measurements() -> None:
+    results = Path(__file__).parents[2] / "docs" / "results"
+    assert f"data {digest(load(results))}" in figure_path(results).read_text(), "pintac reproduce hardware"

@@ -77,5 +77,5 @@ def _bars(axes: Any, found: Tornado, which: str, title: str) -> None:
     axes.axvline(1.0, color="grey", lw=0.8, ls=":")
     axes.set_xscale("log")
     axes.set_yticks(range(len(bars)), [f"{bar.name} ({bar.values})" for bar in reversed(bars)])
-    axes.set_title(f"{title}\nat the defaults {base:.3g}; low value blue, high value orange", fontsize=8)
+    axes.set_title(f"{title}\nat the defaults {base:.3g}; low blue, high orange", fontsize=8)
     axes.grid(axis="x", alpha=0.3)
