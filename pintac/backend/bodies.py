@@ -266,7 +266,9 @@ class Bodies(Placement):
         """(first column, columns) of the parts into which results of this shape are cut: some fit PSUM at a time."""
         rows = compact_size((*shape[:-1], 1), 0, padded=True)
         widest = max(4, self.machine.psum_kib * 1024 // 2 // (4 * rows) // 4 * 4)
-        return [(at, min(widest, shape[-1] - at)) for at in range(0, shape[-1], widest)]
+        columns = -(-shape[-1] // -(-shape[-1] // widest))  # alike, and whole blocks
+        width = -(-columns // 4) * 4
+        return [(at, min(width, shape[-1] - at)) for at in range(0, shape[-1], width)]
 
     def _kernel(self, step: KernelStep, body: Body) -> None:
         shape_node = step.shape_of
