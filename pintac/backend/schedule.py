@@ -419,11 +419,7 @@ class Scheduler(Bodies):
                 continue
             home = self.unit_home.get(node) or self.global_home[node]
             if home.buffer.space == Space.DRAM:
-                if acc is not None:
-                    raise DoesNotFitError(
-                        f"%{node.name} accumulates onto another value and is too large for SRAM", location=node.loc
-                    )
-                self._clear_spilled(node, home, body)
+                self._start_spilled(node, home, body)
                 continue
             view = self._stored_view(node, node, home, unit, body.context)
             if acc is not None:
@@ -443,15 +439,28 @@ class Scheduler(Bodies):
             return False
         return self._accumulates(node)
 
-    def _clear_spilled(self, node: Node, home: Home, body: Body) -> None:
-        """Zeros over an accumulator that lives in DRAM, part by part."""
+    def _start_spilled(self, node: Node, home: Home, body: Body) -> None:
+        """Zeros, or the value it accumulates onto, over an accumulator that lives in DRAM, part by part."""
         view = compact_view(home.buffer, node.type.shape)
+        acc = accumulator(node)
+        before = None if acc is None else self._accumulated(acc, body)
         for start, cols in self._accumulator_parts(node):
             part = narrow(view, 1, start, cols)
-            buffer = Buffer(f"{node.name}.zero{start}", part.shape[0] * cols)
-            local = compact_view(buffer, part.shape)
-            body.ops.append(vpu.fill(0.0, local, f"start {node.name}", node.loc))
+            local = compact_view(Buffer(f"{node.name}.start{start}", part.shape[0] * cols), part.shape)
+            if before is None:
+                body.ops.append(vpu.fill(0.0, local, f"start {node.name}", node.loc))
+            elif before.buffer.space == Space.DRAM:
+                body.ops.append(CopyOp(f"start {node.name}", node.loc, narrow(before, 1, start, cols), local))
+            else:
+                local = narrow(before, 1, start, cols)
             body.ops.append(CopyOp(f"start {node.name}", node.loc, local, part))
+
+    def _accumulated(self, acc: Node, body: Body) -> View:
+        """The whole of a value that others accumulate onto, where it lives: it may be too large to be loaded at once."""
+        home = self._home_of(root(acc), body.unit, body.stage)
+        if home.buffer.space == Space.DRAM and root(acc) is acc:
+            return compact_view(home.buffer, acc.type.shape)
+        return self.view(acc, body)
 
     def _end(self, sweep: Sweep, unit: Unit, body: Body, only_global: bool = False) -> None:
         """Stores of what the sweep folded, after the loops that fold it."""

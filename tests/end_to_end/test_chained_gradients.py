@@ -56,9 +56,10 @@ class Mirrored(Problem):
         return u(x) - u(1 - x) * torch.sin(x.sum(-1, keepdim=True))
 
 
-def training_step(estimator: Estimator, points: int) -> TrainStep:
+def training_step(estimator: Estimator, points: int, widths: tuple[int, int] = (16, 8)) -> TrainStep:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 1))
+    first, second = widths
+    net = nn.Sequential(nn.Linear(2, first), nn.Tanh(), nn.Linear(first, second), nn.Tanh(), nn.Linear(second, 1))
     return TrainStep(net, Mirrored(points), Adam(1e-3, schedule=linear_decay(10)), estimator)
 
 
@@ -77,8 +78,18 @@ def training_step(estimator: Estimator, points: int) -> TrainStep:
     ids=str,
 )
 def test_bits(estimator: Estimator, points: int, quant: str) -> None:
-    lowered = lower(training_step(estimator, points), PipelineOptions.from_bits("8/16/8/12", quant=quant))
-    engine, evaluator = Session(emit(lowered, Machine.default()), "reference"), EvaluatorSession(lowered)
+    same_bits(training_step(estimator, points), quant, Machine.default())
+
+
+def test_a_chain_of_gradients_that_sram_has_no_room_for() -> None:
+    step = training_step(OrthonormalDirections(K=4, sigma=0.05), 5, (128, 128))
+    same_bits(step, "even-odd", Machine.default().replace(sram_kib=80))
+
+
+def same_bits(step: TrainStep, quant: str, machine: Machine) -> None:
+    """One step on the machine and by the evaluator: loss, weights and moments."""
+    lowered = lower(step, PipelineOptions.from_bits("8/16/8/12", quant=quant))
+    engine, evaluator = Session(emit(lowered, machine), "reference"), EvaluatorSession(lowered)
     for session in (engine, evaluator):
         session.step()
     assert engine.metrics() == evaluator.metrics()
