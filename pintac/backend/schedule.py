@@ -13,7 +13,7 @@ from pintac.backend.fuse import CONTRACTIONS, Fuser, KernelStep, Step, root
 from pintac.backend.order import Search, cost, order
 from pintac.backend.placement import Context, Home, Position
 from pintac.backend.stages import Stage, held_values, stages_of, stored_behind_nests, windows
-from pintac.backend.tile import Buffer, CopyOp, Item, Loop, TileOp
+from pintac.backend.tile import Buffer, CopyOp, Item, Loop, TileOp, View
 from pintac.backend.turned import Turn, crossing, middle, turn
 from pintac.backend.units import Sweep, Unit, Units, accumulator
 from pintac.backend.views import compact_view, narrow
@@ -456,7 +456,7 @@ class Scheduler(Bodies):
             body.ops.append(CopyOp(f"start {node.name}", node.loc, local, part))
 
     def _accumulated(self, acc: Node, body: Body) -> View:
-        """The whole of a value that others accumulate onto, where it lives: it may be too large to be loaded at once."""
+        """The whole of a value that another accumulates onto, where it lives: it may be too large to load at once."""
         home = self._home_of(root(acc), body.unit, body.stage)
         if home.buffer.space == Space.DRAM and root(acc) is acc:
             return compact_view(home.buffer, acc.type.shape)
