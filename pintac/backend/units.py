@@ -178,18 +178,22 @@ class Units:
             level[node] = max(level[node], self._level(node, level))
 
     def _parts(self, executed: list[Node], level: dict[Node, int]) -> dict[Node, int]:
-        """0 before, 1 among, 2 after the work on evaluations, 3... chained folds; within a level and a point set."""
+        """0 before, 1 among, 2 after the work on evaluations, 3... chained folds; within a level and a point set.
+
+        What a fold starts from ties it to nothing else: a chain may link the evaluations of different places.
+        """
         part: dict[Node, int] = {}
         rows = [n for n in executed if self.exec_axes(n)]
         key = {n: (level[n], self._space(n)) for n in rows}
         after: set[Node] = set()
         for node in rows:
-            if self._inner(node) or any(_same(o, key, node) and root(o) in after for o in node.operands):
+            operands = [o for o in node.operands if o is not accumulator(node)]
+            if self._inner(node) or any(_same(o, key, node) and root(o) in after for o in operands):
                 after.add(node)
         before: set[Node] = set()
         for node in reversed(rows):
             users = [u for u in self.executed_users(node) if u in key and key[u] == key[node]]
-            if self._inner(node) or any(u in before for u in users):
+            if self._inner(node) or any(u in before for u in users if accumulator(u) is not node):
                 before.add(node)
         for node in rows:
             if node in after and node in before:

@@ -86,6 +86,24 @@ def test_a_chain_of_gradients_that_sram_has_no_room_for() -> None:
     same_bits(step, "even-odd", Machine.default().replace(sram_kib=80))
 
 
+class TwoPlaces(Problem):
+    """Derivatives at x and at 1 - x: evaluations of two places whose gradients are one chain."""
+
+    def terms(self) -> list[Term]:
+        return [Term("inside", Uniform([(0.0, 1.0)] * 2), self.equation, points=7)]
+
+    def equation(self, u: Callable, x: Tensor) -> Tensor:
+        return laplacian(u, x) + laplacian(u, 1 - x) - u(x)
+
+
+@pytest.mark.parametrize("estimator", [Stein(K=8, sigma=0.05), OrthonormalDirections(K=24, sigma=0.05)], ids=str)
+def test_derivatives_at_two_places(estimator: Estimator) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 1))
+    step = TrainStep(net, TwoPlaces(), Adam(1e-3, schedule=linear_decay(10)), estimator)
+    same_bits(step, "even-odd", Machine.default())
+
+
 def same_bits(step: TrainStep, quant: str, machine: Machine) -> None:
     """One step on the machine and by the evaluator: loss, weights and moments."""
     lowered = lower(step, PipelineOptions.from_bits("8/16/8/12", quant=quant))
