@@ -22,7 +22,7 @@ COSTS = (
 """Keys of a result that say what a step costs: the same for every seed."""
 
 CHECKED_STEPS = 60
-"""Steps that are trained again."""
+"""Steps that are trained again, and on to the next recorded one: a long run records few."""
 
 
 def refresh(runs: Sequence[Run], store: Store) -> list[Finished]:
@@ -37,7 +37,9 @@ def refresh(runs: Sequence[Run], store: Store) -> list[Finished]:
     if len({found.run.label for found in kept}) > 1:
         raise ValueError("runs of several configurations")
     checked = kept[0]
-    costs = compared(checked, _train(checked.run, min(CHECKED_STEPS, int(checked.result["steps"]))))
+    recorded = [step for step, _, _ in checked.result["history"]]
+    steps = next((step for step in recorded if step >= CHECKED_STEPS), int(checked.result["steps"]))
+    costs = compared(checked, _train(checked.run, steps))
     return [store.save(found.run, {**found.result, **costs}, found.date) for found in kept]
 
 

@@ -106,6 +106,7 @@ class Place:
 class Counts:
     """Elements and blocks of one quantised tensor.
 
+    elements  all of them; of a gradient those in rows that are not zero (a derivative may ignore whole evaluations)
     lost      elements of which quantisation leaves nothing: not 0 in fp32, a zero code (naive: the code of the base)
     zeros     zero elements in fp32
     under     blocks whose exponent the format's lowest one replaces, though not all zero
@@ -245,7 +246,10 @@ class Probe:
         return self.purposes.get(node.name, (NO_LAYER, "residual"))
 
     def _count(self, node: Node, value: Value, x: Array) -> Counts:
-        counts = Counts(node, self.place(node), self.roles[node][0], elements=x.size, zeros=int((x == 0).sum()))
+        role = self.roles[node][0]
+        counted = _rows_reached(x) if role == "grad" else x
+        zeros = int((counted == 0).sum())
+        counts = Counts(node, self.place(node), role, elements=counted.size, zeros=zeros)
         decoded = _decoded(value)
         counts.lost = int(((decoded == 0) & (x != 0)).sum())
         code = _codes(value, x)
@@ -383,6 +387,13 @@ def _addends(node: Node) -> list[Node]:
 
 def _rms(x: Array) -> float:
     return math.sqrt(float(np.mean(x**2)))
+
+
+def _rows_reached(x: Array) -> Array:
+    """[rows, columns]: the rows that are not all zero; all of them if every one is."""
+    rows = x.reshape(-1, x.shape[-1])
+    reached = rows[(rows != 0).any(-1)]
+    return reached if len(reached) else rows
 
 
 def _decoded(value: Value) -> Array:

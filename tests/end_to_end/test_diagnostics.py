@@ -170,6 +170,12 @@ def test_healthy_runs_are_silent(name: str, capsys: pytest.CaptureFixture[str]) 
     assert result.diagnostics == () and "warning" not in capsys.readouterr().err
 
 
+def test_evaluations_that_a_derivative_ignores_are_no_fault() -> None:
+    """Odd halves serve the time derivative alone: the gradient of the others is zero by construction."""
+    step = load_step("heat100", interior=4, initial=4, surface=4, K=8, estimator="orthonormal", width=64, rank=8)
+    assert pintac.train(step, 2, engine="evaluator", quant="even-odd", progress=False).diagnostics == ()
+
+
 # --- the probe ------------------------------------------------------------------------------------------------------
 
 
