@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from pintac.experiments.catalogue.recipes import SHORT
@@ -28,8 +29,24 @@ STEIN_512 = row("stein", 512)
 PAIRS_512 = replace(row("stein", 1024), most_seeds=1)
 
 
-def _error_of_few(results: Results) -> float | None:
-    return quotient(results.l2(SHORT), results.l2(STEIN_512))
+FEWER_POINTS = Row(
+    "`poisson2d`, improved recipe, 1000 steps, 64 + 64 points",
+    SHORT.run.but(interior=64, boundary=64),
+    first_seed=SHORT.first_seed,
+)
+"""Needing fewer points is part of what a better estimator buys; the rows above keep all 200."""
+
+
+def _error_over_stein(row: Row) -> Callable[[Results], float | None]:
+    return lambda results: quotient(results.l2(row), results.l2(STEIN_512))
+
+
+def _few(text: str, few: Row) -> tuple[Claim, Claim]:
+    rows = (few, STEIN_512)
+    return (
+        Claim(f"{text}: l2 over Stein K = 512", _error_over_stein(few), 1.10, "below", None, rows, "target"),
+        saving(f"{text}: cycles of a step of Stein K = 512 over its", STEIN_512, few, 40.0, "target"),
+    )
 
 
 EXPERIMENT = TableExperiment(
@@ -49,18 +66,11 @@ EXPERIMENT = TableExperiment(
             tuple(row(name, k, "even-odd") for name in ("second-difference", "orthonormal") for k in EVALUATIONS),
             COLUMNS,
         ),
+        Table("few evaluations, improved recipe", (SHORT, FEWER_POINTS), COLUMNS),
     ),
     claims=(
-        Claim(
-            "Few evaluations: l2 of the improved recipe (K = 4) over Stein K = 512",
-            _error_of_few,
-            1.10,
-            "below",
-            None,
-            (SHORT, STEIN_512),
-            "target",
-        ),
-        saving("Few evaluations: cycles of Stein K = 512 over K = 4", STEIN_512, SHORT, 40.0, "target"),
+        *_few("K = 4", SHORT),
+        *_few("K = 4, 64 + 64 points", FEWER_POINTS),
     ),
     figures=(
         Figure(
