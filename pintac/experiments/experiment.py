@@ -147,11 +147,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Rendered:
-    """What an experiment shows: Markdown below a heading, JSON, figures to draw."""
+    """What an experiment shows: Markdown below a heading, JSON, figures of runs, and what draws other figures."""
 
     markdown: str
     data: Mapping[str, Any]
     figures: tuple[Figure, ...] = ()
+    drawings: tuple[Callable[[], Path | None], ...] = ()
 
 
 class Experiment(Protocol):

@@ -36,6 +36,7 @@ def publish(experiment: Experiment, results: Results, *, figures: bool = True) -
     _write(written[0], text)
     if figures and not results.quick:
         written += [draw(figure, results) for figure in rendered.figures if plotted(figure, results)]
+        written += [path for path in (drawing() for drawing in rendered.drawings) if path is not None]
     pages = [] if results.quick else pages_with(name, folder)
     for page in pages:
         _write(page, filled(page.read_text(), name, block_text(rendered, results, page)))

@@ -10,7 +10,6 @@ from pintac.experiments.hardware.figures import ad_seconds_per_step
 from pintac.experiments.hardware.measure import Collector, load
 from pintac.experiments.hardware.page import markdown
 from pintac.experiments.hardware.plot import draw, figure_path
-from pintac.experiments.plots import available
 from pintac.experiments.results import Results
 from pintac.experiments.runs import Run
 
@@ -32,10 +31,13 @@ class HardwareExperiment:
             print(text, file=sys.stderr, flush=True)  # noqa: T201  progress of minutes
 
         Collector(results, quick, say, again).run()
-        if not quick and available():
-            draw(load(results), figure_path(results))
 
     def render(self, results: Results) -> Rendered:
         """The tables of what is there."""
-        data = load(results.store.results, results.quick)
-        return Rendered(markdown(data), {**data, "ad_seconds_per_step": ad_seconds_per_step(data)})
+        folder = results.store.results
+        data = load(folder, results.quick)
+        return Rendered(
+            markdown(data),
+            {**data, "ad_seconds_per_step": ad_seconds_per_step(data)},
+            drawings=(lambda: draw(data, figure_path(folder)),),
+        )
