@@ -17,6 +17,7 @@ from pintac import rng
 from pintac.errors import IRError
 from pintac.frontend.layers import chain
 from pintac.ir import Graph, Node
+from pintac.ir.graph import ancestors
 from pintac.ir.ops import integer, ints
 
 DrawRows = Callable[[Node], Tensor]
@@ -90,7 +91,7 @@ def run_graph(
     `operators`).
     """
     keys = list(graph.outputs) if outputs is None else list(outputs)
-    needed = _needed([graph.outputs[key] for key in keys])
+    needed = ancestors(*(graph.outputs[key] for key in keys))
     last = {operand: node for node in graph.nodes if node in needed for operand in node.operands}
     kept = {graph.outputs[key] for key in keys}
     differentiated = {node.operands[1] for node in graph.of("gradient", "laplacian")} if operators else set()
@@ -137,17 +138,6 @@ def value_of(graph: Graph, node: Node, known: Mapping[Node, Tensor], dtype: torc
         if current in needed:
             values[current] = _apply(current, [values[operand] for operand in current.operands], dtype)
     return values[node]
-
-
-def _needed(roots: Sequence[Node]) -> set[Node]:
-    seen: set[Node] = set()
-    stack = list(roots)
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack.extend(node.operands)
-    return seen
 
 
 def _apply(node: Node, x: list[Tensor], dtype: torch.dtype) -> Tensor:

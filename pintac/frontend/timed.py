@@ -26,6 +26,7 @@ from pintac.frontend.tracing import trace_step
 from pintac.frontend.twin import Expand
 from pintac.frontend.weights import Layout, initial_states
 from pintac.ir import Builder, Graph, Node
+from pintac.ir.graph import ancestors
 
 SAMPLED, EXPLICIT = "sampled", "explicit"
 MODES = ("eager", "flat", "compiled")
@@ -139,7 +140,7 @@ class _Part:
                 term.weight / (graph.outputs[key].shape[1] * term.count)
                 for term, key in zip(terms, self._keys, strict=True)
             ]
-        needed = _ancestors([graph.outputs[key] for key in self._keys])
+        needed = ancestors(*(graph.outputs[key] for key in self._keys))
         self._random = [node for node in graph.of("random") if node in needed]
         self._known = {node: constant_of(node).to(how.device) for node in graph.of("const") if node in needed}
         self._recorded: Callable[[list[Tensor], list[Tensor]], list[Tensor]] | None = None
@@ -221,7 +222,7 @@ def _of_terms(graph: Graph, terms: Sequence[Term]) -> Graph:
     builder = Builder(graph.name, {**graph.attrs, "terms": [t for t in graph.attrs["terms"] if t["name"] in names]})
     new: dict[Node, Node] = {}
     kept = {key: node for key, node in graph.outputs.items() if key.removeprefix("residual:") in names}
-    needed = _ancestors(list(kept.values()))
+    needed = ancestors(*kept.values())
     for node in graph.nodes:
         if node in needed or node.op == "state":
             new[node] = builder.copy(node, [new[operand] for operand in node.operands])
@@ -242,19 +243,8 @@ def _divisor(count: int, most: int) -> int:
 
 
 def _has_operators(graph: Graph, term: Term) -> bool:
-    below = _ancestors([graph.outputs[f"residual:{term.name}"]])
+    below = ancestors(graph.outputs[f"residual:{term.name}"])
     return any(node in below for node in graph.of("gradient", "laplacian"))
-
-
-def _ancestors(roots: Sequence[Node]) -> set[Node]:
-    seen: set[Node] = set()
-    stack = list(roots)
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack.extend(node.operands)
-    return seen
 
 
 # ---------------------------------------------------------------------------------------------- measurements

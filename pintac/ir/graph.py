@@ -106,10 +106,10 @@ class Graph:
         return print_graph(self)
 
 
-def ancestors(node: Node) -> set[Node]:
-    """`node` and everything its value is computed from."""
+def ancestors(*nodes: Node) -> set[Node]:
+    """The nodes and everything their values are computed from."""
     seen: set[Node] = set()
-    stack = [node]
+    stack = list(nodes)
     while stack:
         current = stack.pop()
         if current not in seen:
