@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pintac.backend import vpu
@@ -11,7 +11,7 @@ from pintac.backend.fuse import CONTRACTIONS, SINKS, VIEWS, Index, KernelStep, N
 from pintac.backend.placement import Context, Home, Placement
 from pintac.backend.tile import Buffer, CopyOp, IndexView, MatmulOp, TileOp, View, VpuOp
 from pintac.backend.units import Unit, Units, accumulator
-from pintac.backend.views import broadcast, compact_size, compact_strides, compact_view, narrow
+from pintac.backend.views import broadcast, compact_size, compact_strides, compact_view, narrow, row_blocks
 from pintac.cost_matmul import best_dataflow
 from pintac.errors import IRError
 from pintac.ir import Graph, Node
@@ -417,7 +417,7 @@ class Bodies(Placement):
             if acc is not None:
                 begin = broadcast(self.view(acc, body), shape)
                 body.ops.append(vpu.copy(begin, target, f"start {node.name}", node.loc))
-            for rows_a, rows_d, m in _row_blocks(a, target):
+            for rows_a, rows_d, m in row_blocks(a, target):
                 piece = self._piece(m, k, width, a.bits, b.bits, target)
                 for at in range(0, width, piece):
                     cols = min(piece, width - at)
@@ -504,7 +504,7 @@ class Bodies(Placement):
     def _accumulate(
         self, node: Node, a: View, g: View, target: View, m: int, n: int, body: Body, accumulate: bool = True
     ) -> None:
-        for rows_a, rows_g, k in _row_blocks(a, g):
+        for rows_a, rows_g, k in row_blocks(a, g):
             body.ops.append(
                 MatmulOp(node.name, node.loc, rows_a, rows_g, target, m, n, k, ta=True, accumulate=accumulate)
             )
@@ -533,46 +533,3 @@ class Bodies(Placement):
 
 def _without_ones(shape: tuple[int, ...]) -> list[int]:
     return [n for n in shape if n != 1]
-
-
-def _row_blocks(a: View, d: View) -> Iterator[tuple[View, View, int]]:
-    """Both operands as matrices with the same rows: whole where leading axes merge, else one matrix after another.
-
-    Rows between the last of one leading index and the next block are zeros in SMX tensors, and what they lead to in
-    fp32 ones is not read: they can be part of the matrix.
-    """
-    lead = a.shape[:-2]
-    rows = a.shape[-2]
-    groups = math.prod(lead)
-    apart = -(-rows // 4) * 4 if a.bits or d.bits else rows  # from one leading index to the next
-
-    def merged(v: View) -> bool:
-        if groups == 1:
-            return True
-        strides = v.strides
-        unit = apart // 4 * strides[-2] if v.bits else apart * strides[-2]
-        for axis in range(len(lead) - 1, -1, -1):
-            if v.shape[axis] != 1:
-                if strides[axis] != unit:
-                    return False
-                unit *= v.shape[axis]
-        return True
-
-    if merged(a) and merged(d):
-        whole = (groups - 1) * apart + rows
-        yield _matrix(a, whole, 0), _matrix(d, whole, 0), whole
-        return
-    for index in range(groups):
-        yield _matrix(a, rows, _offset(a, index)), _matrix(d, rows, _offset(d, index)), rows
-
-
-def _offset(v: View, index: int) -> int:
-    offset = 0
-    for axis in range(len(v.shape) - 3, -1, -1):
-        index, i = divmod(index, v.shape[axis])
-        offset += i * v.strides[axis]
-    return offset
-
-
-def _matrix(v: View, rows: int, offset: int) -> View:
-    return replace(v, shape=(rows, v.shape[-1]), strides=v.strides[-2:], offset=v.offset + offset)

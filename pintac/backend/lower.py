@@ -13,6 +13,7 @@ from pintac import isa
 from pintac.backend.allocate import SramFullError, allocate
 from pintac.backend.bound import lower_bound
 from pintac.backend.check import check
+from pintac.backend.deferred import Chain, chain_of, deferrable
 from pintac.backend.emit import Emitter
 from pintac.backend.order import NoRoomError, PsumFullError
 from pintac.backend.prefetch import prefetch
@@ -49,6 +50,7 @@ class Entry:
     sram_bytes: int
     tiling: Tiling
     spilled: tuple[str, ...]
+    deferred: tuple[str, ...]
     scratch: tuple[Buffer, ...]
     predicted: int
 
@@ -170,6 +172,7 @@ def lower(
             "sram_bytes": entry.sram_bytes,
             "predicted_cycles": entry.predicted,
             "in_dram": list(entry.spilled),
+            "deferred": list(entry.deferred),
             "bound": bound.to_dict(),
         }
     return Program(
@@ -212,11 +215,14 @@ def _schedule(
     spilled: frozenset[Node] = frozenset()
     not_in_psum: frozenset[Node] = frozenset()
     rooms: dict[str, int] = {}
+    deferred: tuple[Chain, ...] = ()
     scheduler: Scheduler | None = None
     failed: Scheduler | None = None
     alive: set[Buffer] = set()
     while True:
-        scheduler = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms)
+        scheduler = Scheduler(
+            graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms, deferred=deferred
+        )
         tighter: dict[str, int] | None = None
         try:
             items = scheduler.build()
@@ -241,7 +247,11 @@ def _schedule(
         elif smaller is not None and smaller.halved != tiling.halved:
             tiling, rooms, not_in_psum = smaller, {}, frozenset()
         elif victim is not None and _spill_kind(failed, victim) < 2:
-            spilled, rooms = spilled | {victim}, {}
+            chain = chain_of(graph, victim)
+            if chain not in deferred and deferrable(chain, failed.units):
+                deferred, rooms = (*deferred, chain), {}
+            else:
+                spilled, rooms = spilled | {victim}, {}
         elif smaller is not None:
             tiling, rooms, not_in_psum = smaller, {}, frozenset()
         elif victim is not None:
@@ -252,13 +262,16 @@ def _schedule(
             raise problem
     scratch, predicted = scheduler.scratch, scheduler.predicted
     if moves and scheduler.hot:
-        best = Scheduler(graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms, moves)
+        best = Scheduler(
+            graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms, moves, deferred
+        )
         with contextlib.suppress(SramFullError, NoRoomError):  # else the first order stays
             searched = best.build()
             used = allocate(searched, machine)
             items, scratch, predicted = searched, best.scratch, best.predicted
     items, used = prefetch(items, machine)
-    return Entry(items, used, tiling, tuple(sorted(n.name for n in spilled)), tuple(scratch), predicted)
+    names = tuple(sorted(n.name for n in spilled)), tuple(chain[0].name for chain in deferred)
+    return Entry(items, used, tiling, *names, tuple(scratch), predicted)
 
 
 def _cold(scheduler: Scheduler, alive: set[Buffer]) -> frozenset[Node]:
@@ -296,7 +309,7 @@ def _tighter(scheduler: Scheduler, alive: set[Buffer], machine: Machine) -> dict
 def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:
     """The next smaller tiling for the kind of loop in which SRAM is short."""
     units = [scheduler.unit_of.get(b) or scheduler.own.get(b) for b in alive]
-    points = sorted({unit.name for unit in units if unit is not None and unit.kind == "points"})
+    points = sorted({unit.name for unit in units if unit is not None and unit.kind in ("points", "deferred")})
     if points:
         halved = [name for name in points if not scheduler.smallest.get(name, True)]
         return replace(tiling, halved=(*tiling.halved, *halved)) if halved else None

@@ -79,7 +79,7 @@ class Placement:
         other_sweep = any(u is unit and s is not sweep for u, s in users)
         full = own == context
         acc = accumulator(node)
-        if not full and not own and unit.kind != "parameter":  # folded over all rows
+        if (not full and not own and unit.kind != "parameter") or unit.kind == "deferred":  # folded over all rows
             if acc is not None and root(acc) in self.global_home and acc.op == "matmul_tn":
                 self.global_home[node] = self.global_home[acc]
             else:
@@ -90,8 +90,8 @@ class Placement:
                 self._global(node)
             return
         inner = frozenset(a for a in own if a is not unit.axis)
-        if other_sweep or not full:
-            spill = node in self.spilled
+        spill = node in self.spilled
+        if not full or (other_sweep and not (spill and elsewhere)):  # one place in DRAM serves all readers
             self.unit_home[node] = self._home(node, unit, inner, Space.DRAM if spill else Space.SRAM)
             if inner and not spill:
                 self.candidates[node] = self.unit_home[node].buffer.bytes

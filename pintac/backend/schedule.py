@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pintac.backend import vpu
 from pintac.backend.axes import RowAxis
 from pintac.backend.bodies import Bodies, Body, start_of
+from pintac.backend.deferred import Chain, Tiles, deferred_unit
 from pintac.backend.fuse import CONTRACTIONS, Fuser, KernelStep, Step, root
 from pintac.backend.order import Search, cost, order
 from pintac.backend.placement import Context, Home, Position
@@ -84,8 +85,12 @@ class Scheduler(Bodies):
         earlier: Scheduler | None = None,
         rooms: Mapping[str, int] | None = None,
         moves: int = 0,
+        deferred: tuple[Chain, ...] = (),
     ) -> None:
-        units = earlier.units if earlier is not None else Units(graph, machine.sram_kib * 1024 // WHOLE_PARAMETERS)
+        if earlier is not None and earlier.units.deferred == deferred:
+            units = earlier.units
+        else:
+            units, earlier = Units(graph, machine.sram_kib * 1024 // WHOLE_PARAMETERS, deferred), None
         super().__init__(graph, machine, units, leaves, outputs, spilled, not_in_psum)
         self.tiling = tiling
         self.rooms = dict(rooms or {})
@@ -135,6 +140,8 @@ class Scheduler(Bodies):
         outer = Body(unit, {}, 0, -1, [], {})
         if unit.kind == "evaluations":
             return self._evaluations(unit, outer)
+        if unit.kind == "deferred":
+            return self._deferred(unit)
         sweep = unit.sweeps[0]
         steps = self._steps(sweep, unit)
         items: list[Item] = []
@@ -191,6 +198,28 @@ class Scheduler(Bodies):
         for sweep in unit.sweeps:
             self._end(sweep, unit, after, only_global=True)
         return [*outer.ops, *items, *after.ops]
+
+    def _deferred(self, unit: Unit) -> list[Item]:
+        """A gradient in loops of its own."""
+        tiles = Tiles()
+        for _ in range(self.tiling.halved.count(unit.name)):
+            tiles = tiles.smaller()
+        self.smallest[unit.name] = tiles.smaller() == tiles
+
+        def operand(node: Node) -> View:
+            home = self.global_home[root(node)]
+            return compact_view(home.buffer, root(node).shape)
+
+        chain = tuple(unit.nodes)
+        return deferred_unit(
+            chain,
+            self.global_home[chain[0]].buffer,
+            operand,
+            tiles,
+            self.machine.sram_kib * 1024,
+            lambda buffer: self.unit_of.update({buffer: unit}),
+            lambda ops, trips: self._ordered(unit, ops, trips),
+        )
 
     def _iteration(self, unit: Unit, stages: list[tuple[Stage, Body]], level: int) -> list[Item]:
         """All stages of one point, one after the other."""

@@ -22,6 +22,8 @@ from pintac.ir import Graph, Node
 EXECUTED = ELEMENTWISE | SINKS | CONTRACTIONS | COPIES
 CHEAP = {"add", "sub", "mul", "neg"}
 """Element-wise work that is rather done again than its result stored."""
+DEFERRED = -1
+"""In the place of a point set's number: sums over rows of all."""
 LOOPED_PARAMETER_BYTES = 8192
 """Element-wise work on parameters larger than this runs in a loop over rows; smaller tensors are handled whole."""
 
@@ -36,9 +38,9 @@ class Sweep:
 
 @dataclass(eq=False)
 class Unit:
-    """`axis` is what the unit loops over: None for straight code."""
+    """`axis` is what the unit loops over: None for straight code, and for sums over rows of several point sets."""
 
-    kind: str  # "global", "parameter", "points", "evaluations"
+    kind: str  # "global", "parameter", "points", "evaluations", "deferred"
     axis: RowAxis | None
     sweeps: list[Sweep] = field(default_factory=list)
     name: str = ""
@@ -52,12 +54,16 @@ class Unit:
 class Units:
     """The units of a graph in execution order; `of` maps every executed node to its (unit, sweep).
 
-    Parameters of up to `whole` bytes are worked on whole.
+    Parameters of up to `whole` bytes are worked on whole. Each of the `deferred` gradients, chains of contractions over
+    rows, is a unit of its own behind all rows and what else does not wait for it (see `deferred`).
     """
 
-    def __init__(self, graph: Graph, whole: int = LOOPED_PARAMETER_BYTES) -> None:
+    def __init__(
+        self, graph: Graph, whole: int = LOOPED_PARAMETER_BYTES, deferred: tuple[tuple[Node, ...], ...] = ()
+    ) -> None:
         self.graph = graph
         self.whole = whole
+        self.deferred = deferred
         self.axes = Axes(graph)
         self.units: list[Unit] = []
         self.standins: dict[Node, Node] = {}  # values inside a random number, by the number they belong to
@@ -91,10 +97,14 @@ class Units:
         self._postpone(executed, level)
         self._join_levels(executed, level)
         groups: dict[tuple[object, ...], list[Node]] = defaultdict(list)
-        parts = self._parts(executed, level)
+        apart = {node for chain in self.deferred for node in chain}
+        parts = self._parts([n for n in executed if n not in apart], level)
+        self._put_off(executed, level)
         for number, node in enumerate(executed):
             points = self._points(node)
-            if points is None and not self._inner(node):
+            if node in apart:
+                groups[level[node], 1, 0, DEFERRED].append(node)
+            elif points is None and not self._inner(node):
                 groups[level[node], 0, number].append(node)  # one by one: work on parameters fits anywhere
             else:
                 space = self._space(node)
@@ -106,7 +116,11 @@ class Units:
                 continue
             self._global_units(straight)
             straight = []
-            self._row_unit(groups[key], key)
+            if key[3] == DEFERRED:
+                name = f"deferred {groups[key][0].name}"
+                self.units.append(Unit("deferred", None, [Sweep((), groups[key])], name))
+            else:
+                self._row_unit(groups[key], key)
         self._global_units(straight)
         for unit in self.units:
             for sweep in unit.sweeps:
@@ -176,6 +190,17 @@ class Units:
                 level.update(dict.fromkeys(members, top))
         for node in self.graph.nodes:
             level[node] = max(level[node], self._level(node, level))
+
+    def _put_off(self, executed: list[Node], level: dict[Node, int]) -> None:
+        """Deferred gradients come last, one after the other, each followed by what depends on it alone."""
+        if not self.deferred:
+            return
+        last = max(level.values()) + 1
+        for number, chain in enumerate(self.deferred):
+            level.update(dict.fromkeys(chain, last + 2 * number))
+        for node in self.graph.nodes:
+            level[node] = max(level[node], self._level(node, level))
+        self._postpone(executed, level)
 
     def _parts(self, executed: list[Node], level: dict[Node, int]) -> dict[Node, int]:
         """0 before, 1 among, 2 after the work on evaluations, 3... chained folds; within a level and a point set.

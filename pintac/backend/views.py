@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -192,3 +192,46 @@ def _joins(operand: Operand, outer: int, inner: int, sizes: tuple[int, int], is_
     if operand.bits and is_rows:
         return sizes[1] % 4 == 0 and outer == sizes[1] // 4 * inner
     return outer == sizes[1] * inner
+
+
+def row_blocks(a: View, d: View) -> Iterator[tuple[View, View, int]]:
+    """Both operands as matrices with the same rows: whole where leading axes merge, else one matrix after another.
+
+    Rows between the last of one leading index and the next block are zeros in SMX tensors, and what they lead to in
+    fp32 ones is not read: they can be part of the matrix.
+    """
+    lead = a.shape[:-2]
+    rows = a.shape[-2]
+    groups = math.prod(lead)
+    apart = -(-rows // 4) * 4 if a.bits or d.bits else rows  # from one leading index to the next
+
+    def merged(v: View) -> bool:
+        if groups == 1:
+            return True
+        strides = v.strides
+        unit = apart // 4 * strides[-2] if v.bits else apart * strides[-2]
+        for axis in range(len(lead) - 1, -1, -1):
+            if v.shape[axis] != 1:
+                if strides[axis] != unit:
+                    return False
+                unit *= v.shape[axis]
+        return True
+
+    if merged(a) and merged(d):
+        whole = (groups - 1) * apart + rows
+        yield _matrix(a, whole, 0), _matrix(d, whole, 0), whole
+        return
+    for index in range(groups):
+        yield _matrix(a, rows, _offset(a, index)), _matrix(d, rows, _offset(d, index)), rows
+
+
+def _offset(v: View, index: int) -> int:
+    offset = 0
+    for axis in range(len(v.shape) - 3, -1, -1):
+        index, i = divmod(index, v.shape[axis])
+        offset += i * v.strides[axis]
+    return offset
+
+
+def _matrix(v: View, rows: int, offset: int) -> View:
+    return replace(v, shape=(rows, v.shape[-1]), strides=v.strides[-2:], offset=v.offset + offset)
