@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ from pintac.backend.prepare import prepare
 from pintac.backend.schedule import Scheduler, Tiling
 from pintac.backend.sync import Synchronizer, TooManySemaphoresError
 from pintac.backend.tile import Buffer, Item
-from pintac.backend.units import accumulator
+from pintac.backend.units import Sweep, accumulator
 from pintac.errors import PassError
 from pintac.ir import Graph, Node
 from pintac.ir.types import SMX_BLOCK
@@ -203,6 +204,19 @@ def _output(key: str, node: Node, states: Mapping[str, Buffer], dram: Dram) -> B
     return dram.symbol(name, node.type.shape, kind)
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A schedule that fits, its loop bodies not yet searched for better orders, and the choices that made it fit."""
+
+    scheduler: Scheduler
+    items: list[Item]
+    tiling: Tiling
+    spilled: frozenset[Node]
+    not_in_psum: frozenset[Node]
+    rooms: Mapping[str, int]
+    deferred: tuple[Chain, ...]
+
+
 def _schedule(
     graph: Graph,
     machine: Machine,
@@ -211,7 +225,56 @@ def _schedule(
     tiling: Tiling,
     moves: int,
 ) -> Entry:
-    """The first tiling from `tiling` on that fits, with as few values in DRAM as greedy choices need, well ordered."""
+    """The first tiling from `tiling` on that fits, with as few values in DRAM as greedy choices need, well ordered.
+
+    Where a gradient was deferred and tiles did not get smaller there is room that was not there when values went to
+    DRAM: those that are read several times are kept if that is faster.
+    """
+    fit = _fit(graph, machine, leaves, outputs, tiling, frozenset())
+    keep = frozenset(n for n in fit.spilled if _sweeps_reading(n, fit.scheduler) > 1)
+    if fit.deferred and keep and fit.tiling.interleave == tiling.interleave:
+        with contextlib.suppress(SramFullError):
+            other = _fit(graph, machine, leaves, outputs, tiling, keep)
+            fit = min(fit, other, key=lambda f: f.scheduler.predicted)
+    items, scratch, predicted = fit.items, fit.scheduler.scratch, fit.scheduler.predicted
+    if moves and fit.scheduler.hot:
+        best = Scheduler(
+            graph, machine, leaves, outputs, fit.tiling, fit.spilled, fit.not_in_psum, fit.scheduler, fit.rooms, moves,
+            fit.deferred,
+        )  # fmt: skip
+        with contextlib.suppress(SramFullError, NoRoomError):  # else the first order stays
+            searched = best.build()
+            allocate(searched, machine)
+            items, scratch, predicted = searched, best.scratch, best.predicted
+    items, used = prefetch(items, machine)
+    names = tuple(sorted(n.name for n in fit.spilled)), tuple(chain[0].name for chain in fit.deferred)
+    return Entry(items, used, fit.tiling, *names, tuple(scratch), predicted)
+
+
+def _sweeps_reading(node: Node, scheduler: Scheduler) -> int:
+    """How often loops over the evaluations of a point read the whole of what an earlier one made; 0: another value."""
+    home = scheduler.unit_home.get(node)
+    if home is None or not home.covers:
+        return 0
+    unit, made = scheduler.units.of[node]
+    own = {tag for tag in scheduler.units.tags(node, unit) if tag is not None}
+    reading: dict[Sweep, int] = {}
+    for reader in scheduler.units.executed_users(node):
+        of, sweep = scheduler.units.of[reader]
+        if of is unit and sweep is not made and 4 * reader.type.size >= node.type.size:
+            reading[sweep] = math.prod(axis.size for axis in sweep.axes if axis not in own)
+    return sum(reading.values())
+
+
+def _fit(
+    graph: Graph,
+    machine: Machine,
+    leaves: Mapping[Node, Buffer],
+    outputs: Mapping[str, Buffer],
+    tiling: Tiling,
+    keep: frozenset[Node],
+) -> Fit:
+    """The choices that make the entry fit, values in `keep` not sent to DRAM."""
     spilled: frozenset[Node] = frozenset()
     not_in_psum: frozenset[Node] = frozenset()
     rooms: dict[str, int] = {}
@@ -226,8 +289,8 @@ def _schedule(
         tighter: dict[str, int] | None = None
         try:
             items = scheduler.build()
-            used = allocate(items, machine)
-            break
+            allocate(items, machine)
+            return Fit(scheduler, items, tiling, spilled, not_in_psum, rooms, deferred)
         except PsumFullError as full:
             not_in_psum |= full.owners
             continue
@@ -238,7 +301,7 @@ def _schedule(
             pass  # tighter than `failed` does not go
         assert failed is not None
         cold = _cold(failed, alive)
-        victim = _victim(failed, alive)
+        victim = _victim(failed, alive, keep)
         smaller = _smaller(failed, alive, tiling)
         if cold:
             spilled, rooms = spilled | cold, {}
@@ -260,18 +323,6 @@ def _schedule(
             tiling, rooms = replace(tiling, pipelined=False), {}
         else:
             raise problem
-    scratch, predicted = scheduler.scratch, scheduler.predicted
-    if moves and scheduler.hot:
-        best = Scheduler(
-            graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms, moves, deferred
-        )
-        with contextlib.suppress(SramFullError, NoRoomError):  # else the first order stays
-            searched = best.build()
-            used = allocate(searched, machine)
-            items, scratch, predicted = searched, best.scratch, best.predicted
-    items, used = prefetch(items, machine)
-    names = tuple(sorted(n.name for n in spilled)), tuple(chain[0].name for chain in deferred)
-    return Entry(items, used, tiling, *names, tuple(scratch), predicted)
 
 
 def _cold(scheduler: Scheduler, alive: set[Buffer]) -> frozenset[Node]:
@@ -330,7 +381,7 @@ def _spill_kind(scheduler: Scheduler, node: Node) -> int:
     return 1 if node.op == "matmul_tn" else 2
 
 
-def _victim(scheduler: Scheduler, alive: set[Buffer]) -> Node | None:
+def _victim(scheduler: Scheduler, alive: set[Buffer], keep: frozenset[Node]) -> Node | None:
     """The value to move to DRAM next: saved activations first, then weight gradients and weights; largest first."""
 
     def rank(node: Node) -> tuple[int, int, str]:
@@ -340,6 +391,7 @@ def _victim(scheduler: Scheduler, alive: set[Buffer]) -> Node | None:
         n
         for n in scheduler.candidates
         if scheduler.home_buffer(n) in alive
+        and n not in keep
         and scheduler.candidates[n] >= SMALL
         and (n.op not in ("sum", "amax") or n in scheduler.unit_home)  # what loops fold stays where they add to it
     ]
