@@ -171,7 +171,7 @@ def test_workloads_divide_into_chunks() -> None:
         step = builtin_step(workload.problem)
         assert step.terms()[0].count % workload.chunk == 0
         improved = builtin_step(workload.problem, **workload.improved).estimator
-        assert improved.K < step.estimator.K and improved.kind == "orthonormal"
+        assert improved.K < step.estimator.K
 
 
 def test_pipelines_of_the_overhead_are_pipelines() -> None:
