@@ -11,7 +11,15 @@ from pintac.backend.fuse import CONTRACTIONS, SINKS, VIEWS, Index, KernelStep, N
 from pintac.backend.placement import Context, Home, Placement
 from pintac.backend.tile import Buffer, CopyOp, IndexView, MatmulOp, TileOp, View, VpuOp
 from pintac.backend.units import Unit, Units, accumulator
-from pintac.backend.views import broadcast, compact_size, compact_strides, compact_view, narrow, row_blocks
+from pintac.backend.views import (
+    broadcast,
+    column_parts,
+    compact_size,
+    compact_strides,
+    compact_view,
+    narrow,
+    row_blocks,
+)
 from pintac.cost_matmul import best_dataflow
 from pintac.errors import IRError
 from pintac.ir import Graph, Node
@@ -266,9 +274,7 @@ class Bodies(Placement):
         """(first column, columns) of the parts into which results of this shape are cut: some fit PSUM at a time."""
         rows = compact_size((*shape[:-1], 1), 0, padded=True)
         widest = max(4, self.machine.psum_kib * 1024 // 2 // (4 * rows) // 4 * 4)
-        columns = -(-shape[-1] // -(-shape[-1] // widest))  # alike, and whole blocks
-        width = -(-columns // 4) * 4
-        return [(at, min(width, shape[-1] - at)) for at in range(0, shape[-1], width)]
+        return column_parts(shape[-1], -(-shape[-1] // widest))
 
     def _kernel(self, step: KernelStep, body: Body) -> None:
         shape_node = step.shape_of

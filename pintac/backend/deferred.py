@@ -19,7 +19,7 @@ from pintac.backend import vpu
 from pintac.backend.fuse import VIEWS, root
 from pintac.backend.tile import Buffer, CopyOp, Item, Loop, MatmulOp, TileOp, View
 from pintac.backend.units import Units, accumulator
-from pintac.backend.views import apply, compact_size, compact_view, narrow, row_blocks
+from pintac.backend.views import apply, column_parts, compact_size, compact_view, narrow, row_blocks
 from pintac.ir import Graph, Node
 from pintac.isa import Space
 
@@ -78,9 +78,7 @@ def rows_in(whole: View, operand: Node) -> View | None:
 def strips(shape: tuple[int, ...], capacity: int) -> list[tuple[int, int]]:
     """(first column, columns) of the parts of an accumulator that are in SRAM at a time."""
     rows, cols = shape
-    count = -(-4 * rows * cols // int(STRIP * capacity))
-    width = -(-cols // count // 4) * 4
-    return [(at, min(width, cols - at)) for at in range(0, cols, width)]
+    return column_parts(cols, -(-4 * rows * cols // int(STRIP * capacity)))
 
 
 @dataclass(frozen=True)

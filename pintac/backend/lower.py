@@ -247,8 +247,9 @@ def _schedule(
             allocate(searched, machine)
             items, scratch, predicted = searched, best.scratch, best.predicted
     items, used = prefetch(items, machine)
-    names = tuple(sorted(n.name for n in fit.spilled)), tuple(chain[0].name for chain in fit.deferred)
-    return Entry(items, used, fit.tiling, *names, tuple(scratch), predicted)
+    spilled = tuple(sorted(n.name for n in fit.spilled))
+    deferred = tuple(chain[0].name for chain in fit.deferred)
+    return Entry(items, used, fit.tiling, spilled, deferred, tuple(scratch), predicted)
 
 
 def _sweeps_reading(node: Node, scheduler: Scheduler) -> int:

@@ -194,6 +194,12 @@ def _joins(operand: Operand, outer: int, inner: int, sizes: tuple[int, int], is_
     return outer == sizes[1] * inner
 
 
+def column_parts(columns: int, count: int) -> list[tuple[int, int]]:
+    """(first column, columns) of at most `count` parts: alike, and whole blocks."""
+    width = -(-columns // count // 4) * 4
+    return [(at, min(width, columns - at)) for at in range(0, columns, width)]
+
+
 def row_blocks(a: View, d: View) -> Iterator[tuple[View, View, int]]:
     """Both operands as matrices with the same rows: whole where leading axes merge, else one matrix after another.
 
