@@ -184,14 +184,18 @@ def table(rows: Mapping[str, Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_docs(rows: Mapping[str, Row]) -> None:
-    """Put the table between the markers of docs/PERFORMANCE.md."""
-    text = PAGE.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
+def filled(page: str, rows: Mapping[str, Row]) -> str:
+    """The text of docs/PERFORMANCE.md with the table of these rows between its markers."""
+    head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"{PAGE} lacks the markers {BEGIN} and {END}")
-    PAGE.write_text(f"{head}{BEGIN}\n{table(rows)}{END}{tail}", encoding="utf-8")
+    return f"{head}{BEGIN}\n{table(rows)}{END}{tail}"
+
+
+def write_docs(rows: Mapping[str, Row]) -> None:
+    """Put the table between the markers of docs/PERFORMANCE.md."""
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
     print(f"wrote the table of {PAGE.relative_to(ROOT)}")
 
 
