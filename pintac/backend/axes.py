@@ -14,7 +14,7 @@ from pintac.errors import IRError
 from pintac.ir import Graph, Node
 
 UNROLLED_PAIRS = 8
-"""Pairs from a table of directions that loops over points take whole; more are a loop of their own."""
+"""Pairs that loops over points take whole where SRAM has room for it; more are a loop of their own."""
 
 
 @dataclass(frozen=True, order=True)
@@ -32,10 +32,13 @@ class RowAxis:
 class Axes:
     """Row axes of every value: `tags(node)` has, for each axis, a `RowAxis` or None (a feature or parameter axis).
 
-    Nothing is learnt from the values in `without`.
+    Nothing is learnt from the values in `without`; up to `unrolled` pairs are no row axis.
     """
 
-    def __init__(self, graph: Graph, without: frozenset[Node] = frozenset()) -> None:
+    def __init__(
+        self, graph: Graph, without: frozenset[Node] = frozenset(), unrolled: int = UNROLLED_PAIRS
+    ) -> None:
+        self._unrolled = max(1, unrolled)
         self._parent: dict[tuple[Node, int], tuple[Node, int]] = {}
         for node in graph.nodes:
             for axis in range(node.type.rank):
@@ -122,13 +125,13 @@ class Axes:
         for node in graph.nodes:
             if node.op == "random" and node.type.rank >= 3:
                 space = points[self._find((node, 0))].space
-                for axis in (i for i in range(1, node.type.rank - 1) if node.type.shape[i] > 1):
+                for axis in (i for i in range(1, node.type.rank - 1) if node.type.shape[i] > self._unrolled):
                     pairs.setdefault(self._find((node, axis)), RowAxis(space, "pairs", node.type.shape[axis]))
         for node in graph.nodes:  # directions from a table: no random number has an axis for them
             if node.op == "matmul" and node.attrs.get("lhs_role") == "delta" and node.operands[0].type.rank >= 4:
                 a = node.operands[0]
                 at_points = points.get(self._find((a, 0)))
-                if at_points is not None and a.type.shape[2] > UNROLLED_PAIRS:
+                if at_points is not None and a.type.shape[2] > self._unrolled:
                     pairs.setdefault(self._find((a, 2)), RowAxis(at_points.space, "pairs", a.type.shape[2]))
         tags: dict[Node, tuple[RowAxis | None, ...]] = {}
         signs: dict[tuple[Node, int], RowAxis] = {}

@@ -44,15 +44,15 @@ class Body:
     ops: list[TileOp]
     local: dict[Node, Buffer]
     parent: Body | None = None
-    group: bool = False  # what the tiles of one loop body share
+    group: bool = False  # what the tiles of one point in one loop body share
+    common: dict[Node, Buffer] = field(default_factory=dict)  # of a group: what those of all points share
     stage: int = 0  # of a pipelined loop over points
     trips: int = 1  # how often it runs
 
-    def find(self, node: Node) -> Body | None:
-        """The body (this one or one around it) where `node` has a local buffer."""
-        if node in self.local:
-            return self
-        return self.parent.find(node) if self.parent is not None else None
+    def find(self, node: Node) -> Buffer | None:
+        """The local buffer of `node`, in this body or one around it."""
+        found = self.local.get(node) or self.common.get(node)
+        return found or (self.parent.find(node) if self.parent is not None else None)
 
 
 @dataclass(eq=False)
@@ -67,11 +67,12 @@ class Passing:
     """Values that pass from step to step of a tile only.
 
     `psum`: matmul results that stay in PSUM, True: they may be cut along their columns. `cut`: results of kernels that
-    may be.
+    may be. `fitting`: how many parts of results PSUM holds, twice as many as a kernel reads.
     """
 
     psum: dict[Node, bool]
     cut: set[Node]
+    fitting: int
 
 
 def start_of(node: Node, target: View) -> VpuOp:
@@ -96,8 +97,9 @@ class Bodies(Placement):
         outputs: Mapping[str, Buffer],
         spilled: frozenset[Node],
         not_in_psum: frozenset[Node],
+        together: Mapping[Unit, int],
     ) -> None:
-        super().__init__(graph, units, leaves, spilled)
+        super().__init__(graph, units, leaves, spilled, together)
         self.machine = machine
         self.outputs = outputs
         self.not_in_psum = not_in_psum
@@ -114,9 +116,9 @@ class Bodies(Placement):
     def view(self, node: Node, body: Body) -> View:
         """What `node` is in this body, loading it first when it lives in DRAM."""
         for start in [node, *reversed(self._chain(node)[:-1]), root(node)]:
-            owner = body.find(start)
-            if owner is not None:
-                return self._stored_view(node, start, Home(owner.local[start], frozenset()), body.unit, body.context)
+            local = body.find(start)
+            if local is not None:
+                return self._stored_view(node, start, Home(local, frozenset()), body.unit, body.context)
         source = root(node)
         home = self._home_of(source, body.unit, body.stage)
         if home.buffer.space != Space.DRAM:
@@ -141,7 +143,7 @@ class Bodies(Placement):
         in_tile = target.group or (target.parent is not None and target.parent.group)
         if target.level >= 0 and body.unit.kind == "evaluations" and not in_tile:
             buffer.ring, buffer.ring_level = 2, target.level  # a tile's loads are ordered with its work, early enough
-        target.local[what] = buffer
+        (target.common if target.group and not axes else target.local)[what] = buffer
         self.unit_of[buffer] = body.unit
         local = self._stored_view(what, what, Home(buffer, frozenset()), body.unit, target.context)
         remote = self._stored_view(what, source, home, body.unit, target.context)
@@ -220,7 +222,13 @@ class Bodies(Placement):
                 self.tile_of |= dict.fromkeys(body.ops[before:], (body.stage, body.tile))
 
     def _passing_values(self, steps: Sequence[Step], unit: Unit) -> Passing:
-        return Passing(self._psum_values(steps, unit), self._cut_values(steps, unit))
+        psum = self._psum_values(steps, unit)
+        together = [
+            len({root(s.node) for s in step.sources if isinstance(s, Value) and psum.get(root(s.node), False)})
+            for step in steps
+            if isinstance(step, KernelStep)
+        ]
+        return Passing(psum, self._cut_values(steps, unit), 2 * max([1, *together]))
 
     def _psum_values(self, steps: Sequence[Step], unit: Unit) -> dict[Node, bool]:
         """Matmul results that can stay in PSUM; True: they may be cut along their columns."""
@@ -273,7 +281,7 @@ class Bodies(Placement):
     def _parts(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
         """(first column, columns) of the parts into which results of this shape are cut: some fit PSUM at a time."""
         rows = compact_size((*shape[:-1], 1), 0, padded=True)
-        widest = max(4, self.machine.psum_kib * 1024 // 2 // (4 * rows) // 4 * 4)
+        widest = max(4, self.machine.psum_kib * 1024 // self._passing.fitting // (4 * rows) // 4 * 4)
         return column_parts(shape[-1], -(-shape[-1] // widest))
 
     def _kernel(self, step: KernelStep, body: Body) -> None:

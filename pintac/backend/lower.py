@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +19,10 @@ from pintac.backend.emit import Emitter
 from pintac.backend.order import NoRoomError, PsumFullError
 from pintac.backend.prefetch import prefetch
 from pintac.backend.prepare import prepare
-from pintac.backend.schedule import Scheduler, Tiling
+from pintac.backend.schedule import Scheduler
 from pintac.backend.sync import Synchronizer, TooManySemaphoresError
 from pintac.backend.tile import Buffer, Item
+from pintac.backend.tiling import Tiling
 from pintac.backend.units import Sweep, accumulator
 from pintac.errors import PassError
 from pintac.ir import Graph, Node
@@ -33,6 +34,8 @@ from pintac.program import Origin, Program, Symbol
 ALIGNMENT = 64
 LARGE = 65536
 """Bytes of a value that goes to DRAM rather than have the tiles made smaller."""
+LARGE_GRADIENT = 16384
+"""The same for a weight gradient where tiles would get small (`_fits`)."""
 SLACK = 2048
 """Bytes by which a loop body's room falls short of what is free, because buffers do not fill it without gaps."""
 LEAST_ROOM = 2
@@ -230,11 +233,12 @@ def _schedule(
     Where a gradient was deferred and tiles did not get smaller there is room that was not there when values went to
     DRAM: those that are read several times are kept if that is faster.
     """
-    fit = _fit(graph, machine, leaves, outputs, tiling, frozenset())
+    fits = list(_fits(graph, machine, leaves, outputs, tiling))
+    fit = min(fits, key=lambda f: f.scheduler.predicted)
     keep = frozenset(n for n in fit.spilled if _sweeps_reading(n, fit.scheduler) > 1)
     if fit.deferred and keep and fit.tiling.interleave == tiling.interleave:
         with contextlib.suppress(SramFullError):
-            other = _fit(graph, machine, leaves, outputs, tiling, keep)
+            other = _fit(graph, machine, leaves, outputs, tiling, keep, LARGE)
             fit = min(fit, other, key=lambda f: f.scheduler.predicted)
     items, scratch, predicted = fit.items, fit.scheduler.scratch, fit.scheduler.predicted
     if moves and fit.scheduler.hot:
@@ -250,6 +254,27 @@ def _schedule(
     spilled = tuple(sorted(n.name for n in fit.spilled))
     deferred = tuple(chain[0].name for chain in fit.deferred)
     return Entry(items, used, fit.tiling, spilled, deferred, tuple(scratch), predicted)
+
+
+def _fits(
+    graph: Graph, machine: Machine, leaves: Mapping[Node, Buffer], outputs: Mapping[str, Buffer], tiling: Tiling
+) -> Iterator[Fit]:
+    """Ways to fit the entry: where tiles get small, also with smaller gradients out of their way.
+
+    Where a loop over points has no room for all evaluations of a few, they are a loop of their own.
+    """
+    try:
+        first = _fit(graph, machine, leaves, outputs, tiling, frozenset(), LARGE)
+    except SramFullError:
+        first = _fit(graph, machine, leaves, outputs, replace(tiling, unrolled=0), frozenset(), LARGE)
+    yield first
+    at = tiling
+    while first.tiling.interleave == 1 and at.rows * at.interleave > first.tiling.rows:
+        with contextlib.suppress(SramFullError):
+            yield _fit(graph, machine, leaves, outputs, at, frozenset(), LARGE_GRADIENT)
+        if at.interleave == 1:
+            break
+        at = replace(at, interleave=at.interleave // 2, window=min(at.window, max(2, at.interleave // 2)))
 
 
 def _sweeps_reading(node: Node, scheduler: Scheduler) -> int:
@@ -274,8 +299,12 @@ def _fit(
     outputs: Mapping[str, Buffer],
     tiling: Tiling,
     keep: frozenset[Node],
+    large_gradient: int,
 ) -> Fit:
-    """The choices that make the entry fit, values in `keep` not sent to DRAM."""
+    """The choices that make the entry fit, values in `keep` not sent to DRAM.
+
+    Gradients of `large_gradient` bytes and more leave SRAM before tiles get smaller.
+    """
     spilled: frozenset[Node] = frozenset()
     not_in_psum: frozenset[Node] = frozenset()
     rooms: dict[str, int] = {}
@@ -302,7 +331,7 @@ def _fit(
             pass  # tighter than `failed` does not go
         assert failed is not None
         cold = _cold(failed, alive)
-        victim = _victim(failed, alive, keep)
+        victim = _victim(failed, alive, keep, large_gradient)
         smaller = _smaller(failed, alive, tiling)
         if cold:
             spilled, rooms = spilled | cold, {}
@@ -310,12 +339,18 @@ def _fit(
             rooms |= tighter
         elif smaller is not None and smaller.halved != tiling.halved:
             tiling, rooms, not_in_psum = smaller, {}, frozenset()
-        elif victim is not None and _spill_kind(failed, victim) < 2:
-            chain = chain_of(graph, victim)
-            if chain not in deferred and deferrable(chain, failed.units):
-                deferred, rooms = (*deferred, chain), {}
-            else:
-                spilled, rooms = spilled | {victim}, {}
+        elif victim is not None and _spill_kind(failed, victim, large_gradient) < 2:
+            rooms = {}
+            short = _shortage(failed, alive, machine)
+            while victim is not None and _spill_kind(failed, victim, large_gradient) < 2:
+                chain = chain_of(graph, victim)
+                if chain not in deferred and deferrable(chain, failed.units):
+                    deferred = (*deferred, chain)
+                else:
+                    spilled |= {victim}
+                short -= failed.candidates[victim]
+                alive = alive - {failed.home_buffer(victim)}
+                victim = _victim(failed, alive, keep, large_gradient) if short > 0 else None
         elif smaller is not None:
             tiling, rooms, not_in_psum = smaller, {}, frozenset()
         elif victim is not None:
@@ -358,6 +393,13 @@ def _tighter(scheduler: Scheduler, alive: set[Buffer], machine: Machine) -> dict
     return {unit.name: room} if room >= least * scheduler.largest.get(unit.name, 0) else None
 
 
+def _shortage(scheduler: Scheduler, alive: set[Buffer], machine: Machine) -> int:
+    """Bytes that have to leave SRAM at least, for a loop body to have room for a few of its largest buffers."""
+    names = {scheduler.own[b].name for b in alive if b in scheduler.own}
+    needed = sum(LEAST_ROOM * scheduler.largest.get(name, 0) for name in names)
+    return sum(b.bytes for b in alive if b not in scheduler.own) + needed + SLACK - machine.sram_kib * 1024
+
+
 def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:
     """The next smaller tiling for the kind of loop in which SRAM is short."""
     units = [scheduler.unit_of.get(b) or scheduler.own.get(b) for b in alive]
@@ -372,21 +414,20 @@ def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling
     return replace(tiling, rows=tiling.rows // 2) if tiling.rows > 4 else None
 
 
-def _spill_kind(scheduler: Scheduler, node: Node) -> int:
+def _spill_kind(scheduler: Scheduler, node: Node, large_gradient: int) -> int:
     """In which order values go to DRAM: 0 saved activations, 1 weight gradients, 2 the rest (weights, small values)."""
-    if scheduler.candidates[node] < LARGE:
-        return 2
+    size = scheduler.candidates[node]
     home = scheduler.unit_home.get(node)
     if home is not None and home.covers:
-        return 0
-    return 1 if node.op == "matmul_tn" else 2
+        return 0 if size >= LARGE else 2
+    return 1 if node.op == "matmul_tn" and size >= large_gradient else 2
 
 
-def _victim(scheduler: Scheduler, alive: set[Buffer], keep: frozenset[Node]) -> Node | None:
+def _victim(scheduler: Scheduler, alive: set[Buffer], keep: frozenset[Node], large_gradient: int) -> Node | None:
     """The value to move to DRAM next: saved activations first, then weight gradients and weights; largest first."""
 
     def rank(node: Node) -> tuple[int, int, str]:
-        return _spill_kind(scheduler, node), -scheduler.candidates[node], node.name
+        return _spill_kind(scheduler, node, large_gradient), -scheduler.candidates[node], node.name
 
     choices = [
         n

@@ -18,6 +18,7 @@ QUEUES = 4
 ROUNDS = 5  # iterations that are played; the first two are left out
 HANDOVER = 2  # cycles from completion to a waiting queue's next instruction
 EARLY = 400  # cycles before it is needed by which a load shall be complete
+NEAR = 8  # operations ahead of the plain order below which there is no point in more
 FAR = 1 << 60
 
 
@@ -53,8 +54,8 @@ def advance(op, start, now, state):
 
 
 @njit(cache=True)
-def place(buffer, live, free):
-    """Where a buffer fits soonest, and when: (granule, time); granule -1 where all is in use."""
+def place(buffer, live, free, dense):
+    """Where a buffer fits soonest, `dense`: where it first fits, and when: (granule, time); -1 where all is in use."""
     size, high = buffer[SIZE], buffer[HIGH]
     best, at = FAR, -1
     g = buffer[LOW]
@@ -69,7 +70,7 @@ def place(buffer, live, free):
         if k == g + size:
             if when < best:
                 best, at = when, g
-                if when == 0:
+                if when == 0 or dense:
                     break
             g += 1
         else:
@@ -78,14 +79,19 @@ def place(buffer, live, free):
 
 
 @njit(cache=True)
-def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses, priority, release, slack, aversion,
-            now, free, state, ready_at, order, address, starts):  # fmt: skip
+def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses, plain, priority, release, slack,
+            aversion, ahead, now, free, state, ready_at, order, address, starts):  # fmt: skip
     """Fill `order`, `address` and `starts` by list scheduling; False if memory is full of what waits for memory.
 
     Each unit takes, among what can start within `slack` cycles of the earliest, what has the highest priority; cycles
-    lost in the result port count `aversion` times.
+    lost in the result port count `aversion` times. What takes memory is at most `ahead` operations beyond the first
+    in the order `plain` that still has to: with 0, memory suffices where it suffices for that order.
     """
     n = len(ops)
+    front = 0
+    rank_in_plain = np.empty(n, np.int64)
+    for k in range(n):
+        rank_in_plain[plain[k]] = k
     missing = np.empty(n, np.int64)
     is_ready = np.zeros(n, np.bool_)
     for i in range(n):
@@ -100,6 +106,14 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses,
     rank, begin = np.zeros(n, np.int64), np.zeros(n, np.int64)
     for turn in range(n):
         soonest[:] = FAR
+        while ahead < n and front < n:
+            for p in range(use_at[plain[front]], use_at[plain[front] + 1]):
+                if address[use[p]] < 0:
+                    break
+            else:
+                front += 1
+                continue
+            break
         for i in range(n):
             if not is_ready[i]:
                 continue
@@ -110,8 +124,8 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses,
             for p in range(use_at[i], use_at[i + 1]):
                 b = use[p]
                 if address[b] < 0:
-                    at, when = place(buffers[b], live, free)
-                    fits = fits and at >= 0
+                    at, when = place(buffers[b], live, free, ahead == 0)
+                    fits = fits and at >= 0 and rank_in_plain[i] <= front + ahead
                     ready = max(ready, when)
             if not fits:
                 continue
@@ -136,7 +150,7 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses,
         for p in range(use_at[best], use_at[best + 1]):
             b = use[p]
             if address[b] < 0:
-                at, when = place(buffers[b], live, free)
+                at, when = place(buffers[b], live, free, ahead == 0)
                 if at < 0:
                     return False
                 address[b] = at
@@ -347,7 +361,7 @@ def play(
 
 
 @njit(cache=True)
-def search(ops, before_at, before, after_at, after, again_at, again, use_at, use, buffers, uses, granules, pause,
+def search(ops, before_at, before, after_at, after, again_at, again, use_at, use, buffers, uses, granules, pause, plain,
            priorities, tries, order, address):  # fmt: skip
     """The best order found by list scheduling: under the rows of `priorities`, then `tries` random changes of the best.
 
@@ -356,7 +370,7 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
     n = len(ops)
     best_cycles = -1
     best = priorities[0].copy()
-    best_slack, slack, best_aversion, aversion = 0, 0, 1, 1
+    best_slack, slack, best_aversion, aversion, ahead = 0, 0, 1, 1, n
     best_release, release = np.zeros(n, np.int64), np.zeros(n, np.int64)
     trial_order, trial_address = np.zeros(n, np.int64), np.zeros(len(address), np.int64)
     starts, ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -370,7 +384,15 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
     turns = 3
     if tries < 0:
         given, turns = 2, 1
-    for attempt in range(given + max(tries, 0)):
+    attempt = -1
+    while True:
+        attempt += 1
+        if attempt == given and best_cycles < 0:  # memory ran full: it is taken nearer to the plain order
+            if ahead == 0:
+                break
+            attempt, ahead = 0, ahead // (2 if tries >= 0 else 4) if ahead > NEAR else 0
+        if attempt == given + max(tries, 0):
+            break
         if attempt < given:
             priority = priorities[attempt // 8].copy()
             slack = (0, 40, 8, 150)[attempt % 4]
@@ -397,8 +419,9 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
         state[:] = 0
         ready_at[:] = 0
         for _ in range(turns):
-            fits = arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses, priority, release,
-                           slack, aversion, now, free, state, ready_at, trial_order, trial_address, starts)  # fmt: skip
+            fits = arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses, plain, priority,
+                           release, slack, aversion, ahead, now, free, state, ready_at, trial_order, trial_address,
+                           starts)  # fmt: skip
             if not fits:
                 break
             for i in range(n):  # loads just in time

@@ -18,12 +18,16 @@ from pintac.isa import Space
 
 @dataclass(frozen=True)
 class Position:
-    """Where the body at hand stands on a row axis: rows start + index[level] * step ... + extent."""
+    """Where the body at hand stands on a row axis: rows start + index[level] * step ... + extent.
+
+    `slot`: which of the points that an iteration handles together (`Home.slots`).
+    """
 
     level: int
     step: int
     start: int
     extent: int
+    slot: int = 0
 
 
 Context = Mapping[RowAxis, Position]
@@ -31,24 +35,36 @@ Context = Mapping[RowAxis, Position]
 
 @dataclass(frozen=True)
 class Home:
-    """Memory of a value with full extent on the row axes in `covers` (None: on all axes)."""
+    """Memory of a value with full extent on the row axes in `covers` (None: on all axes).
+
+    `slots`: points that it holds at a time, where they are not among those axes.
+    """
 
     buffer: Buffer
     covers: frozenset[RowAxis] | None
+    slots: int = 1
 
 
 class Placement:
     """Homes of the values of one entry.
 
     `leaves` are the DRAM buffers of states, inputs and stored arrays by node; `spilled` are values kept in DRAM because
-    SRAM is short. Afterwards `scratch` are the DRAM buffers that still need an address and `candidates` the values that
-    could be spilled, with their bytes.
+    SRAM is short; `together` are the points that an iteration of a unit handles. Afterwards `scratch` are the DRAM
+    buffers that still need an address and `candidates` the values that could be spilled, with their bytes.
     """
 
-    def __init__(self, graph: Graph, units: Units, leaves: Mapping[Node, Buffer], spilled: frozenset[Node]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        units: Units,
+        leaves: Mapping[Node, Buffer],
+        spilled: frozenset[Node],
+        together: Mapping[Unit, int],
+    ) -> None:
         self.graph = graph
         self.units = units
         self.spilled = spilled
+        self.together = together
         self.scratch: list[Buffer] = []
         self.unit_home: dict[Node, Home] = {}
         self.global_home: dict[Node, Home] = {n: Home(b, None) for n, b in leaves.items()}
@@ -111,17 +127,23 @@ class Placement:
         return home.buffer
 
     def _home(self, node: Node, unit: Unit | None, covers: frozenset[RowAxis] | None, space: Space) -> Home:
-        shape = self._virtual_shape(node, unit, covers, {})
+        slots = self.together.get(unit, 1) if unit is not None and covers is not None else 1
+        shape = self._virtual_shape(node, unit, covers, {}, slots)
         bits = node.type.bits if node.type.is_smx else 0
         buffer = Buffer(node.name, compact_size(shape if len(shape) > 1 else (1, *shape), bits), bits, space)
         if space == Space.DRAM:
             self.scratch.append(buffer)
-        return Home(buffer, covers)
+        return Home(buffer, covers, slots)
 
     def _virtual_shape(
-        self, node: Node, unit: Unit | None, covers: frozenset[RowAxis] | None, context: Context
+        self,
+        node: Node,
+        unit: Unit | None,
+        covers: frozenset[RowAxis] | None,
+        context: Context,
+        slots: int = 1,
     ) -> tuple[int, ...]:
-        """Extents of a value in storage that covers `covers`: elsewhere the tile's extent."""
+        """Extents of a value in storage that covers `covers` and holds `slots` points: elsewhere the tile's extent."""
         if covers is None:
             return node.type.shape
         tags = self.units.tags(node, unit)
@@ -129,6 +151,8 @@ class Placement:
         for size, tag in zip(node.type.shape, tags, strict=True):
             if tag is None or tag in covers:
                 out.append(size)
+            elif slots > 1 and unit is not None and tag is unit.axis:
+                out.append(slots)
             else:
                 out.append(context[tag].extent if tag in context else 1)
         return tuple(out)
@@ -143,19 +167,21 @@ class Placement:
 
     def _stored_view(self, node: Node, start: Node, home: Home, unit: Unit, context: Context) -> View:
         """`node` in the storage of `start` (its root or a loaded view on the way), cut to the context."""
-        view = compact_view(home.buffer, self._virtual_shape(start, unit, home.covers, context))
+        view = compact_view(home.buffer, self._virtual_shape(start, unit, home.covers, context, home.slots))
         if home.buffer.bits and len(view.shape) < 2:
             raise AssertionError(node)
         chain = self._chain(node)
         if start.op in VIEWS:
             chain = chain[chain.index(start) + 1 :]
         for step in chain:
-            view = apply(step, view, self._virtual_shape(step, unit, home.covers, context))
+            view = apply(step, view, self._virtual_shape(step, unit, home.covers, context, home.slots))
         for axis, tag in enumerate(self.units.tags(node, unit)):
             if tag is not None and tag in context and (home.covers is None or tag in home.covers):
                 at = context[tag]
                 step_rows = (at.level, at.step) if at.step else None
                 view = narrow(view, axis, at.start, at.extent, step_rows)
+            elif home.slots > 1 and tag is not None and tag is unit.axis:
+                view = narrow(view, axis, context[tag].slot, 1)
         return view
 
     def _copy_home(self, node: Node, unit: Unit) -> Home:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from pintac.backend import vpu
 from pintac.backend.axes import RowAxis
 from pintac.backend.bodies import Bodies, Body, start_of
 from pintac.backend.deferred import Chain, Tiles, deferred_unit
-from pintac.backend.fuse import CONTRACTIONS, Fuser, KernelStep, Step, root
+from pintac.backend.fuse import Fuser, KernelStep, Step, root
 from pintac.backend.order import Search, cost, order
 from pintac.backend.placement import Context, Home, Position
 from pintac.backend.stages import Stage, held_values, stages_of, stored_behind_nests, windows
 from pintac.backend.tile import Buffer, CopyOp, Item, Loop, TileOp, View
+from pintac.backend.tiling import Tiling, points_together, tile_of
 from pintac.backend.turned import Turn, crossing, middle, turn
 from pintac.backend.units import Sweep, Unit, Units, accumulator
 from pintac.backend.views import compact_view, narrow
@@ -31,35 +33,14 @@ HOT = 20000
 """Cycles that all runs of a loop body must take for a long search for its order to be worth it."""
 WHOLE_PARAMETERS = 24
 """Parameters up to this part of SRAM are worked on whole: their transfers then lie beside other work."""
-POINT_TILES = 2
-"""Tiles interleaved in a loop over points alone."""
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Rows of a tile, and tiles interleaved in a loop body."""
-
-    rows: int = 32
-    interleave: int = 4
-    window: int = 4
-    """Tiles of a loop body under way at a time."""
-    point_rows: int = 32
-    """Rows of a tile in loops over points alone."""
-    halved: tuple[str, ...] = ()
-    """Units over points alone, once for each time that their tiles have half as many rows or are half as many."""
-    split_results: bool = True
-    """Whether a matmul that mostly writes results is an instruction a pass: worth it where the tensor unit is short."""
-    pipelined: bool = True
-    """Whether stages of different points share a loop (`stages`)."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one sweep contributes to a loop body: its steps, the body around it and where that stands."""
+    """What one sweep contributes to a loop body: its steps, and the bodies around it, one a point."""
 
     steps: list[Step]
-    outer: Body
-    context: Context
+    outers: Sequence[Body]
 
 
 class Scheduler(Bodies):
@@ -87,11 +68,13 @@ class Scheduler(Bodies):
         moves: int = 0,
         deferred: tuple[Chain, ...] = (),
     ) -> None:
-        if earlier is not None and earlier.units.deferred == deferred:
+        if earlier is not None and (earlier.units.deferred, earlier.units.unrolled) == (deferred, tiling.unrolled):
             units = earlier.units
         else:
-            units, earlier = Units(graph, machine.sram_kib * 1024 // WHOLE_PARAMETERS, deferred), None
-        super().__init__(graph, machine, units, leaves, outputs, spilled, not_in_psum)
+            whole = machine.sram_kib * 1024 // WHOLE_PARAMETERS
+            units, earlier = Units(graph, whole, deferred, tiling.unrolled), None
+        together = {unit: points_together(tiling, units, unit) for unit in units.units}
+        super().__init__(graph, machine, units, leaves, outputs, spilled, not_in_psum, together)
         self.tiling = tiling
         self.rooms = dict(rooms or {})
         self.moves = moves
@@ -158,7 +141,7 @@ class Scheduler(Bodies):
         if found is not None:
             items += found
         else:
-            for loop in self._tiles(unit, [Part(steps, outer, {})], unit.axis, 0, tiling):
+            for loop in self._tiles(unit, [Part(steps, [outer])], unit.axis, 0, tiling):
                 items += loop
         after = Body(unit, {}, 0, -1, [], outer.local)
         self._end(sweep, unit, after)
@@ -168,14 +151,25 @@ class Scheduler(Bodies):
         """A loop over points whose body sweeps over the evaluations of a point, stage by stage."""
         stages = stages_of(unit)
         if unit.axis is None:
-            return self._iteration(unit, [(s, outer) for s in stages], 0)
+            return self._iteration(unit, [(s, [outer]) for s in stages], 0)
         for sweep in unit.sweeps:
             self._begin(sweep, unit, outer, only_global=True)
         items: list[Item] = []
-        held = held_values(unit, self.units, self.unit_home) if self.tiling.pipelined else None
+        together = self.together[unit]
+        count, rest = divmod(unit.axis.size, together)
+
+        def points(stage: int, start: int, trips: int) -> list[Body]:
+            """The points of the iteration `start` behind the one that the loop counts."""
+            step = together if trips else 0
+            at = [Position(0, step, start * together + i, 1, i) for i in range(together if trips else rest)]
+            level = 0 if trips else -1
+            contexts: list[Context] = [{unit.axis: p} for p in at] if unit.axis is not None else []
+            return [Body(unit, c, i, level, [], {}, outer, stage=stage, trips=trips) for i, c in enumerate(contexts)]
+
+        held = held_values(unit, self.units, self.unit_home, count) if self.tiling.pipelined else None
         if held is None:
-            point = Body(unit, {unit.axis: Position(0, 1, 0, 1)}, 0, 0, [], {}, outer, trips=unit.axis.size)
-            items.append(Loop(0, unit.axis.size, self._iteration(unit, [(s, point) for s in stages], 1)))
+            bodies = points(0, 0, count)
+            items.append(Loop(0, count, self._iteration(unit, [(s, bodies) for s in stages], 1)))
         else:
             for node in stored_behind_nests(unit, self.units):
                 home = self.unit_home.get(node)
@@ -184,16 +178,15 @@ class Scheduler(Bodies):
             for node, (first, last) in held.items():
                 for stage in range(first + 1, last + 1):
                     self.held.setdefault((node, stage), self._copy_home(node, unit))
-            for window in windows(len(stages), unit.axis.size):
-                active = []
-                for number, start in sorted(window.starts.items()):
-                    context = {unit.axis: Position(0, 1, start, 1)}
-                    point = Body(unit, context, 0, 0, [], {}, outer, stage=number, trips=window.count)
-                    active.append((stages[number], point))
+            for window in windows(len(stages), count):
+                active = [(stages[n], points(n, start, window.count)) for n, start in sorted(window.starts.items())]
                 items.append(Loop(0, window.count, self._pipelined(unit, active, held)))
         for item in items:
             assert isinstance(item, Loop)
             item.name = str(unit.axis)
+        if rest:
+            bodies = points(0, count, 0)
+            items += self._iteration(unit, [(s, bodies) for s in stages], 0)
         after = Body(unit, {}, 0, -1, [], outer.local)
         for sweep in unit.sweeps:
             self._end(sweep, unit, after, only_global=True)
@@ -221,53 +214,71 @@ class Scheduler(Bodies):
             lambda ops, trips: self._ordered(unit, ops, trips),
         )
 
-    def _iteration(self, unit: Unit, stages: list[tuple[Stage, Body]], level: int) -> list[Item]:
-        """All stages of one point, one after the other."""
+    def _iteration(self, unit: Unit, stages: list[tuple[Stage, list[Body]]], level: int) -> list[Item]:
+        """All stages of the points of an iteration, one after the other."""
         items: list[Item] = []
-        for stage, point in stages:
+        for stage, points in stages:
             for sweep in (*stage.before, stage.nest, *stage.after):
-                items += self._sweep(unit, sweep, point, level)
+                items += self._sweep(unit, sweep, points, level)
         return items
 
-    def _pipelined(self, unit: Unit, active: list[tuple[Stage, Body]], held: dict[Node, tuple[int, int]]) -> list[Item]:
-        """Stages of different points, their nests in one loop; the later stage, of the earlier point, goes first."""
+    def _pipelined(
+        self, unit: Unit, active: list[tuple[Stage, list[Body]]], held: dict[Node, tuple[int, int]]
+    ) -> list[Item]:
+        """Stages of different points, their nests in one loop; the later stage, of the earlier points, goes first."""
         items: list[Item] = []
         backwards = active[::-1]
-        for stage, point in backwards:
+        for stage, points in backwards:
             for sweep in stage.before:
-                items += self._sweep(unit, sweep, point, 1)
-        for stage, point in backwards:
-            self._begin(stage.nest, unit, point)
-        items += self._nest(unit, [(stage.nest, point) for stage, point in backwards], 1)
-        for stage, point in backwards:
-            self._end(stage.nest, unit, point)
-            for node, (first, last) in held.items():
-                if first <= stage.number < last:
-                    source = self._home_of(node, unit, stage.number)
-                    views = [
-                        self._stored_view(node, node, home, unit, point.context)
-                        for home in (source, self.held[node, stage.number + 1])
-                    ]
-                    point.ops.append(vpu.copy(views[0], views[1], f"hold {node.name}", node.loc))
-            items += self._take([point])
+                items += self._sweep(unit, sweep, points, 1)
+        for stage, points in backwards:
+            for point in points:
+                self._begin(stage.nest, unit, point)
+        items += self._nest(unit, [(stage.nest, points) for stage, points in backwards], 1)
+        for stage, points in backwards:
+            for point in points:
+                self._end(stage.nest, unit, point)
+                for node, (first, last) in held.items():
+                    if first <= stage.number < last:
+                        source = self._home_of(node, unit, stage.number)
+                        views = [
+                            self._stored_view(node, node, home, unit, point.context)
+                            for home in (source, self.held[node, stage.number + 1])
+                        ]
+                        point.ops.append(vpu.copy(views[0], views[1], f"hold {node.name}", node.loc))
+            items += self._take(points)
             for sweep in stage.after:
-                items += self._sweep(unit, sweep, point, 1)
+                items += self._sweep(unit, sweep, points, 1)
         return items
 
-    def _sweep(self, unit: Unit, sweep: Sweep, point: Body, level: int) -> list[Item]:
-        """One sweep of one point with the start values before it and the stores after it."""
-        self._begin(sweep, unit, point)
+    def _sweep(self, unit: Unit, sweep: Sweep, points: list[Body], level: int) -> list[Item]:
+        """One sweep of the points of an iteration with the start values before it and the stores after it."""
+        for point in points:
+            self._begin(sweep, unit, point)
         if not sweep.axes:
-            self._run(self._steps(sweep, unit), [point])
-            return list(self._take([point]))
-        items = self._nest(unit, [(sweep, point)], level)
-        self._end(sweep, unit, point)
-        return [*items, *self._take([point])]
+            self._run(self._steps(sweep, unit), points)
+            self.chunked.clear()
+            return list(self._take(points))
+        items = self._nest(unit, [(sweep, points)], level)
+        for point in points:
+            self._end(sweep, unit, point)
+        return [*items, *self._take(points)]
 
-    def _nest(self, unit: Unit, sweeps: list[tuple[Sweep, Body]], level: int) -> list[Item]:
-        """Loops over the evaluations of a point; several sweeps (of different points) share them tile by tile."""
-        trips = sweeps[0][1].trips
+    def _nest(self, unit: Unit, sweeps: list[tuple[Sweep, list[Body]]], level: int) -> list[Item]:
+        """Loops over the evaluations of points; several sweeps (of different points) share them tile by tile."""
         axes = sweeps[0][0].axes
+        points = [point for _, found in sweeps for point in found]
+        trips = points[0].trips or 1
+        tilings = [self._tiling(unit, sweep, axes[-1]) for sweep, _ in sweeps]
+        tiling = replace(tilings[0], rows=min(t.rows for t in tilings), interleave=min(t.interleave for t in tilings))
+        parts = [Part(self._steps(s, unit), found) for s, found in sweeps]
+        if self.together[unit] > 1:  # in the order of the points, each with all its evaluations
+            places = [[Position(level, 0, i, 1) for i in range(axis.size)] for axis in axes[:-1]]
+            size, rows = axes[-1].size, tiling.rows
+            places.append([Position(level, 0, i, min(rows, size - i)) for i in range(0, size, rows)])
+            tiles = [dict(zip(axes, at, strict=True)) for at in product(*places)]
+            body = self._body(unit, parts, level - 1, tiles, trips)
+            return [*self._take(points), *body]
         outside: dict[RowAxis, Position] = {}
         wraps = []
         for axis in axes[:-1]:
@@ -277,68 +288,52 @@ class Scheduler(Bodies):
             level += 1
         if level >= LOOP_LEVELS:
             raise IRError("the loop nest is deeper than the machine's loops", location=sweeps[0][0].nodes[0].loc)
-        tilings = [self._tiling(unit, sweep, axes[-1]) for sweep, _ in sweeps]
-        tiling = replace(tilings[0], rows=min(t.rows for t in tilings), interleave=min(t.interleave for t in tilings))
-        parts = [Part(self._steps(s, unit), point, {**point.context, **outside}) for s, point in sweeps]
         items: list[Item] = []
-        for body in self._tiles(unit, parts, axes[-1], level, tiling, trips):
-            items += body
+        for loop_body in self._tiles(unit, parts, axes[-1], level, tiling, trips, outside):
+            items += loop_body
         for loop in reversed(wraps):
             loop.body = items
             items = [loop]
-        return [*self._take([point for _, point in sweeps]), *items]
+        return [*self._take(points), *items]
 
     def _take(self, bodies: list[Body]) -> list[TileOp]:
         found = order([op for body in bodies for op in body.ops], self.machine)
-        self.predicted += bodies[0].trips * found.cycles
+        self.predicted += max(1, bodies[0].trips) * found.cycles
         for body in bodies:
             body.ops.clear()
         return found.ops
 
     def _tiling(self, unit: Unit, sweep: Sweep, axis: RowAxis) -> Tiling:
-        """Rows of a tile: fewer where a value has several rows (a factor axis) for each row of `axis`."""
-        factor = width = 1
-        for node in sweep.nodes:
-            for value in (node, *node.operands, *map(root, node.operands)):
-                tags = self.units.tags(value, unit)
-                if axis in tags:
-                    rest = value.type.shape[tags.index(axis) + 1 :]
-                    n = 1
-                    for size in rest[:-1]:
-                        n *= size
-                    factor = max(factor, n)
-                    width = max(width, n * (rest[-1] if rest else 1))
-        rows = max(4, self.tiling.rows // factor // 4 * 4)
-        if unit.kind == "parameter":
-            return Tiling(max(4, min(1024, 2048 // width // 4 * 4)), 2)
+        tiling = tile_of(self.tiling, self.units, unit, sweep, axis)
         if unit.kind == "points":
-            return self._point_tiling(unit, axis, factor)
-        if not any(node.op in CONTRACTIONS for node in sweep.nodes):
-            return Tiling(max(rows, min(1024, 2048 // width // 4 * 4)), 1)  # no room in PSUM is needed
-        return Tiling(rows, self.tiling.interleave)
-
-    def _point_tiling(self, unit: Unit, axis: RowAxis, factor: int) -> Tiling:
-        """Rows and tiles of a loop over points alone: fewer rows first where SRAM was short."""
-        rows, tiles = self.tiling.point_rows // factor // 4 * 4, POINT_TILES
-        for _ in range(self.tiling.halved.count(unit.name)):
-            rows, tiles = (rows // 2, tiles) if rows > 4 else (rows, max(1, tiles // 2))
-        rows = max(4, -(-rows // 4) * 4)
-        self.smallest[unit.name] = rows == 4 and tiles == 1
-        return Tiling(rows, tiles)
+            self.smallest[unit.name] = tiling.rows == 4 and tiling.interleave == 1
+        return tiling
 
     def _tiles(
-        self, unit: Unit, parts: list[Part], axis: RowAxis, level: int, tiling: Tiling, trips: int = 1
+        self,
+        unit: Unit,
+        parts: list[Part],
+        axis: RowAxis,
+        level: int,
+        tiling: Tiling,
+        trips: int = 1,
+        outside: Context | None = None,
     ) -> Iterator[list[Item]]:
         """Bodies that cover an axis: a loop over full groups of tiles, then the remainder."""
         group = tiling.rows * tiling.interleave
         full, rest = divmod(axis.size, group)
+
+        def body(step: int, tiles: list[tuple[int, int]], trips: int) -> list[TileOp]:
+            at = [{**(outside or {}), axis: Position(level, step, start, extent)} for start, extent in tiles]
+            return self._body(unit, parts, level if step else level - 1, at, trips)
+
         if full:
             tiles = [(i * tiling.rows, tiling.rows) for i in range(tiling.interleave)]
-            ops = self._body(unit, parts, axis, level, group if full > 1 else 0, tiles, trips * full)
+            ops = body(group if full > 1 else 0, tiles, trips * full)
             yield [Loop(level, full, list(ops), name=str(axis))] if full > 1 else list(ops)
         if rest:
             tiles = [(full * group + i, min(tiling.rows, rest - i)) for i in range(0, rest, tiling.rows)]
-            yield list(self._body(unit, parts, axis, level, 0, tiles, trips))
+            yield list(body(0, tiles, trips))
 
     def _turned(self, unit: Unit, steps: list[Step], outer: Body, axis: RowAxis, at: Turn) -> list[Item] | None:
         """A loop over points with one tile of a body half a turn behind (see `turned`); None where none can be."""
@@ -381,33 +376,30 @@ class Scheduler(Bodies):
         return items
 
     def _pause(self, unit: Unit) -> int:
-        """Cycles of the vector unit, near enough, between the nests of a point."""
+        """Cycles of the vector unit, near enough, between the nests of the points of an iteration."""
         if len(unit.sweeps) == 1:
             return 0
         deepest = max(len(s.axes) for s in unit.sweeps)
         small = [s for s in unit.sweeps if len(s.axes) < deepest]
         kernels = sum(isinstance(step, KernelStep) for s in small for step in self._steps(s, unit))
-        return kernels * (self.machine.vpu_pipeline_cycles + SMALL_KERNEL)
+        return kernels * (self.machine.vpu_pipeline_cycles + self.together[unit] * SMALL_KERNEL)
 
     def _body(
-        self,
-        unit: Unit,
-        parts: list[Part],
-        axis: RowAxis,
-        level: int,
-        step: int,
-        tiles: list[tuple[int, int]],
-        trips: int = 1,
+        self, unit: Unit, parts: list[Part], level: int, tiles: Sequence[Context], trips: int = 1
     ) -> list[TileOp]:
+        """The operations of a loop body at `level`: those of every part for every point at the places `tiles`."""
         shared: list[TileOp] = []
-        innermost = level if step else level - 1
         for part in parts:
-            stage = part.outer.stage
-            group = Body(unit, part.context, 0, innermost, shared, {}, part.outer, group=True, stage=stage)
-            bodies = []
-            for i, (start, extent) in enumerate(tiles):
-                at = {**part.context, axis: Position(level, step, start, extent)}
-                bodies.append(Body(unit, at, i, innermost, shared, {}, group, stage=stage))
+            bodies: list[Body] = []
+            common: dict[Node, Buffer] = {}
+            for outer in part.outers:
+                stage = outer.stage
+                outside = {a: tiles[0][a] for a in list(tiles[0])[:-1] if len({t[a] for t in tiles}) == 1}
+                context = {**outer.context, **outside}
+                group = Body(unit, context, 0, level, shared, {}, outer, group=True, common=common, stage=stage)
+                for tile in tiles:
+                    at = {**outer.context, **tile}
+                    bodies.append(Body(unit, at, len(bodies), level, shared, {}, group, stage=stage))
             self._run(part.steps, bodies)
             self.chunked.clear()
         return self._ordered(unit, shared, trips)

@@ -64,13 +64,15 @@ def windows(stages: int, points: int) -> Iterator[Window]:
         yield Window(1, {k: points - 1 - (k - drained) for k in range(drained, stages)})
 
 
-def held_values(unit: Unit, units: Units, homes: Mapping[Node, Home]) -> dict[Node, tuple[int, int]] | None:
+def held_values(
+    unit: Unit, units: Units, homes: Mapping[Node, Home], iterations: int
+) -> dict[Node, tuple[int, int]] | None:
     """Values to copy behind stages: node -> (first stage behind which, last stage that reads it).
 
     None when the unit cannot be pipelined.
     """
     stages = stages_of(unit)
-    if unit.axis is None or len(stages) < 2 or unit.axis.size < len(stages):
+    if unit.axis is None or len(stages) < 2 or iterations < len(stages):
         return None
     if any(s.nest.axes != stages[0].nest.axes for s in stages):
         return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
-from pintac.backend.axes import Axes, RowAxis
+from pintac.backend.axes import UNROLLED_PAIRS, Axes, RowAxis
 from pintac.backend.fuse import CONTRACTIONS, COPIES, ELEMENTWISE, SINKS, SOURCES, VIEWS, root
 from pintac.errors import IRError
 from pintac.ir import Graph, Node
@@ -55,16 +55,22 @@ class Units:
     """The units of a graph in execution order; `of` maps every executed node to its (unit, sweep).
 
     Parameters of up to `whole` bytes are worked on whole. Each of the `deferred` gradients, chains of contractions over
-    rows, is a unit of its own behind all rows and what else does not wait for it (see `deferred`).
+    rows, is a unit of its own behind all rows and what else does not wait for it (see `deferred`). Up to `unrolled`
+    pairs of evaluations are no loop.
     """
 
     def __init__(
-        self, graph: Graph, whole: int = LOOPED_PARAMETER_BYTES, deferred: tuple[tuple[Node, ...], ...] = ()
+        self,
+        graph: Graph,
+        whole: int = LOOPED_PARAMETER_BYTES,
+        deferred: tuple[tuple[Node, ...], ...] = (),
+        unrolled: int = UNROLLED_PAIRS,
     ) -> None:
         self.graph = graph
         self.whole = whole
         self.deferred = deferred
-        self.axes = Axes(graph)
+        self.unrolled = unrolled
+        self.axes = Axes(graph, unrolled=unrolled)
         self.units: list[Unit] = []
         self.standins: dict[Node, Node] = {}  # values inside a random number, by the number they belong to
         self.of: dict[Node, tuple[Unit, Sweep]] = {}

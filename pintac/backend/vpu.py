@@ -129,8 +129,8 @@ def _groupable(groups: list[list[int]], shape: tuple[int, ...], outs: Sequence[V
     size = math.prod(shape[a] for a in rows)
     for view, sink in zip(outs, kernel.sinks, strict=True):
         high, low = view.strides[head[-1]], view.strides[rows[-1]]
-        if sink.kind in FOLDS_ROWS and high == 0:
-            return False  # the fold runs across groups whose size is no multiple of 4
+        if sink.kind in FOLDS_ROWS and (high == 0 or sink.kind in FOLDS_COLS):
+            return False  # the fold runs across groups whose size is no multiple of 4, or makes one element only
         if sink.kind in (Sink.SUM_COLS, Sink.MAX_COLS) and high != size * low:
             return False
     return True

@@ -152,14 +152,14 @@ def evaluations(graph: Graph, spilled: frozenset[str] = frozenset()) -> tuple[Un
     graph = prepare(graph)
     units = Units(graph)
     leaves = {n: Buffer(n.name, n.type.size, space=Space.DRAM) for n in graph.nodes if n.op in SOURCES}
-    placement = Placement(graph, units, leaves, frozenset(n for n in graph.nodes if n.name in spilled))
+    placement = Placement(graph, units, leaves, frozenset(n for n in graph.nodes if n.name in spilled), {})
     (unit,) = (u for u in units.units if u.kind == "evaluations")
     return unit, units, placement
 
 
 def held_of(graph: Graph, spilled: frozenset[str] = frozenset()) -> dict[str, tuple[int, int]] | None:
     unit, units, placement = evaluations(graph, spilled)
-    held = held_values(unit, units, placement.unit_home)
+    held = held_values(unit, units, placement.unit_home, unit.axis.size if unit.axis is not None else 1)
     return None if held is None else {node.name: stages for node, stages in held.items()}
 
 
@@ -205,7 +205,7 @@ def test_without_the_copies_the_result_is_another(monkeypatch: pytest.MonkeyPatc
 
 def test_a_step_is_pipelined() -> None:
     """Forward of a point and backward of the one before share a loop: for five points one iteration, four, and one."""
-    case = Case(points=(5, 2), K=40)
+    case = Case(points=(5, 2), K=160)
     lowered: Lowered = lower(case.step(), case.options())
     seen: list[Item] = []
     emit(lowered, MACHINE, lambda name, items: seen.extend(items) if name == "step" else None)
@@ -227,8 +227,8 @@ def test_a_sum_that_evaluations_read_ends_their_sweep() -> None:
     """Also where they read it as it is, with no work on a point alone between."""
     b = Builder("step")
     with b.at(HERE):
-        value = b.tanh(b.random("uniform", 1, 0, (6, 5, 3)))
-        value = b.mul(b.reshape(value, (6, 1, 5, 3)), b.const((1.0, -0.5), (1, 2, 1, 1)))
+        value = b.tanh(b.random("uniform", 1, 0, (6, 9, 3)))
+        value = b.mul(b.reshape(value, (6, 1, 9, 3)), b.const((1.0, -0.5), (1, 2, 1, 1)))
         b.output("metric:loss", b.sum(b.mul(value, b.sum(value, (1, 2), keepdims=True))))
     graph = verify(b.finish())
     unit, _, _ = evaluations(graph)

@@ -33,7 +33,7 @@ N, WIDTH = 70, 6
 
 @pytest.fixture(scope="module")
 def lowered() -> Lowered:
-    return lower(Case(points=(6, 5)).step(), Case().options())
+    return lower(Case(points=(6, 5), K=32).step(), Case().options())
 
 
 def coupled(divide: bool) -> Graph:
@@ -108,8 +108,8 @@ def test_terms_share_no_rows_through_a_constant() -> None:
     with b.at(HERE):
         signs = b.const((1.0, -1.0), (1, 2, 1, 1))
         for term in range(2):
-            delta = b.random("normal", 1, term, (4 + term, 6, 3))
-            pair = b.mul(b.reshape(delta, (4 + term, 1, 6, 3)), signs)
+            delta = b.random("normal", 1, term, (4 + term, 9, 3))
+            pair = b.mul(b.reshape(delta, (4 + term, 1, 9, 3)), signs)
             b.output(f"metric:{term}", b.sum(pair))
     graph = prepare(b.finish())
     axes, products = Axes(graph), graph.of("mul")

@@ -177,6 +177,19 @@ CASES = {
         scheme="sequential", gated=True, K=4, bits="8/8/8/12,*.gate.*=12,*.weight.2=4,*.delta.1=16,*.grad.delta.1=8"
     ),
     "more than a tile of pairs": Case(K=276, points=(2, 2)),
+    "points together": Case(K=40, points=(11, 3), width=10),
+    "points together, even-odd": Case(K=26, points=(9, 2), quant="even-odd", depth=2),
+    "points together, dense, naive": Case(K=20, points=(5, 2), scheme="dense", quant="naive", depth=2),
+    "points together, gated": Case(K=24, points=(6, 3, 5), gated=True, bits="8/8/8/12"),
+    "points together, vector output": Case(K=34, points=(7, 2), outputs=2, rank=3, saved="f32"),
+    "points together, orthonormal": Case(
+        K=42, points=(10, 2), estimator=OrthonormalDirections, quant="even-odd", width=10
+    ),
+    "points together, 40 KiB": Case(keys={"sram_kib": 40}, width=64, rank=4, points=(9, 3), K=36, quant="even-odd"),
+    "points together, gradients by themselves": Case(
+        keys={"sram_kib": 112}, width=64, scheme="dense", points=(6, 3), K=64, quant="even-odd", depth=2
+    ),
+    "1 point, 40 evaluations": Case(points=(1,), K=40),
     "several groups of tiles": Case(K=540, points=(1, 1), width=6),
     "several groups of tiles, points overlap": Case(K=1100, points=(3, 1), width=6),
     "more than a tile of points": Case(points=(70, 45), K=2, width=6),
@@ -220,6 +233,7 @@ def test_bits(name: str) -> None:
     decided = program.meta["backend"]["step"]
     assert decided["in_dram"] or "spills" not in name
     assert decided["rows_per_tile"] < 32 or "small tiles" not in name
+    assert (decided["deferred"] and decided["tiles_interleaved"] > 1) or "gradients by themselves" not in name
     assert check(program).clean
     jit, reference, evaluator = Session(program, "jit"), Session(program, "reference"), EvaluatorSession(lowered)
     before = {name: value.copy() for name, value in jit.state_arrays().items()}

@@ -32,7 +32,7 @@ class _Poisson(Problem):
 def compiled() -> Program:
     net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
     optimiser = Adam(1e-3, schedule=linear_decay(10))
-    p = pintac.compile(TrainStep(net, _Poisson(), optimiser, SecondDifference(K=8, sigma=0.01)))
+    p = pintac.compile(TrainStep(net, _Poisson(), optimiser, SecondDifference(K=18, sigma=0.01)))
     assert isinstance(p, Program)
     return p
 
