@@ -67,7 +67,7 @@ class Passing:
     """Values that pass from step to step of a tile only.
 
     `psum`: matmul results that stay in PSUM, True: they may be cut along their columns. `cut`: results of kernels that
-    may be. `fitting`: how many parts of results PSUM holds, twice as many as a kernel reads.
+    may be. `fitting`: how many parts of results PSUM holds, more than a kernel reads.
     """
 
     psum: dict[Node, bool]
@@ -105,6 +105,7 @@ class Bodies(Placement):
         self.not_in_psum = not_in_psum
         self.unit_of: dict[Buffer, Unit] = {}  # of tile buffers
         self.split_results = True
+        self.psum_parts = 2
         self.chunked: dict[tuple[Node, int], Chunks] = {}
         self.tile_of: dict[TileOp, tuple[int, int]] = {}  # (stage, tile) of an operation
         self.outputs_of: dict[Node, list[tuple[str, Node]]] = {}
@@ -228,7 +229,7 @@ class Bodies(Placement):
             for step in steps
             if isinstance(step, KernelStep)
         ]
-        return Passing(psum, self._cut_values(steps, unit), 2 * max([1, *together]))
+        return Passing(psum, self._cut_values(steps, unit), self.psum_parts * max([1, *together]))
 
     def _psum_values(self, steps: Sequence[Step], unit: Unit) -> dict[Node, bool]:
         """Matmul results that can stay in PSUM; True: they may be cut along their columns."""

@@ -40,6 +40,8 @@ SLACK = 2048
 """Bytes by which a loop body's room falls short of what is free, because buffers do not fill it without gaps."""
 LEAST_ROOM = 2
 """Largest buffers that the room of a body over evaluations must hold at least: below, smaller tiles are better."""
+WORTH = 0.0075
+"""Part of the cycles that smaller parts of results must save before orders are searched: less is chance."""
 MOVES = 12000
 """Length of the search for the order of a loop body, at effort 1."""
 SMALL = 2048
@@ -218,6 +220,8 @@ class Fit:
     not_in_psum: frozenset[Node]
     rooms: Mapping[str, int]
     deferred: tuple[Chain, ...]
+    short: bool
+    """Whether a loop body had no good order in the memory that it was to have."""
 
 
 def _schedule(
@@ -240,6 +244,8 @@ def _schedule(
         with contextlib.suppress(SramFullError):
             other = _fit(graph, machine, leaves, outputs, tiling, keep, LARGE)
             fit = min(fit, other, key=lambda f: f.scheduler.predicted)
+    if moves and fit.scheduler.hot and tiling.split_results:
+        fit = _with_smaller_parts(fit, machine)
     items, scratch, predicted = fit.items, fit.scheduler.scratch, fit.scheduler.predicted
     if moves and fit.scheduler.hot:
         best = Scheduler(
@@ -263,18 +269,45 @@ def _fits(
 
     Where a loop over points has no room for all evaluations of a few, they are a loop of their own.
     """
-    try:
+    first: Fit | None = None
+    with contextlib.suppress(SramFullError):
         first = _fit(graph, machine, leaves, outputs, tiling, frozenset(), LARGE)
+        yield first
+    if first is not None and not first.short:
+        return
+    tight = replace(tiling, tight=True)
+    try:
+        found = _fit(graph, machine, leaves, outputs, tight, frozenset(), LARGE)
     except SramFullError:
-        first = _fit(graph, machine, leaves, outputs, replace(tiling, unrolled=0), frozenset(), LARGE)
-    yield first
-    at = tiling
-    while first.tiling.interleave == 1 and at.rows * at.interleave > first.tiling.rows:
+        if first is not None:
+            return
+        found = _fit(graph, machine, leaves, outputs, replace(tight, unrolled=0), frozenset(), LARGE)
+    yield found
+    if first is not None and first.scheduler.predicted < found.scheduler.predicted:
+        found = first
+    at = tight
+    while found.tiling.interleave == 1 and at.rows * at.interleave > found.tiling.rows:
         with contextlib.suppress(SramFullError):
             yield _fit(graph, machine, leaves, outputs, at, frozenset(), LARGE_GRADIENT)
         if at.interleave == 1:
             break
         at = replace(at, interleave=at.interleave // 2, window=min(at.window, max(2, at.interleave // 2)))
+
+
+def _with_smaller_parts(fit: Fit, machine: Machine) -> Fit:
+    """The same choices with results in smaller parts, where that is clearly faster: it makes more instructions."""
+    tiling = replace(fit.tiling, parts=2 * fit.tiling.parts)
+    known = fit.scheduler
+    scheduler = Scheduler(
+        known.graph, machine, known.leaves, known.outputs, tiling, fit.spilled, fit.not_in_psum, known, fit.rooms,
+        deferred=fit.deferred,
+    )  # fmt: skip
+    with contextlib.suppress(SramFullError, NoRoomError, PsumFullError):
+        items = scheduler.build()
+        allocate(items, machine)
+        if scheduler.predicted < (1 - WORTH) * known.predicted:
+            return replace(fit, scheduler=scheduler, items=items, tiling=tiling)
+    return fit
 
 
 def _sweeps_reading(node: Node, scheduler: Scheduler) -> int:
@@ -312,6 +345,7 @@ def _fit(
     scheduler: Scheduler | None = None
     failed: Scheduler | None = None
     alive: set[Buffer] = set()
+    short = False
     while True:
         scheduler = Scheduler(
             graph, machine, leaves, outputs, tiling, spilled, not_in_psum, scheduler, rooms, deferred=deferred
@@ -320,15 +354,16 @@ def _fit(
         try:
             items = scheduler.build()
             allocate(items, machine)
-            return Fit(scheduler, items, tiling, spilled, not_in_psum, rooms, deferred)
+            return Fit(scheduler, items, tiling, spilled, not_in_psum, rooms, deferred, short)
         except PsumFullError as full:
             not_in_psum |= full.owners
+            short = True
             continue
         except SramFullError as error:
             failed, alive, problem = scheduler, error.alive, error
             tighter = _tighter(scheduler, alive, machine)
         except NoRoomError:
-            pass  # tighter than `failed` does not go
+            short = True  # tighter than `failed` does not go
         assert failed is not None
         cold = _cold(failed, alive)
         victim = _victim(failed, alive, keep, large_gradient)
@@ -341,16 +376,16 @@ def _fit(
             tiling, rooms, not_in_psum = smaller, {}, frozenset()
         elif victim is not None and _spill_kind(failed, victim, large_gradient) < 2:
             rooms = {}
-            short = _shortage(failed, alive, machine)
+            needed = _shortage(failed, alive, machine)
             while victim is not None and _spill_kind(failed, victim, large_gradient) < 2:
                 chain = chain_of(graph, victim)
                 if chain not in deferred and deferrable(chain, failed.units):
                     deferred = (*deferred, chain)
                 else:
                     spilled |= {victim}
-                short -= failed.candidates[victim]
+                needed -= failed.candidates[victim]
                 alive = alive - {failed.home_buffer(victim)}
-                victim = _victim(failed, alive, keep, large_gradient) if short > 0 else None
+                victim = _victim(failed, alive, keep, large_gradient) if needed > 0 else None
         elif smaller is not None:
             tiling, rooms, not_in_psum = smaller, {}, frozenset()
         elif victim is not None:

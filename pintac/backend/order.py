@@ -56,7 +56,7 @@ class Search:
     `tries` list schedules with other priorities (-1: the simplest ones only), then `moves` of single operations;
     `room` bytes of SRAM for the buffers that are the body's own (`local`). The vector unit is away for `pause` cycles
     when an outer loop goes on. `tiles` are (stage, tile) of the operations; at most `window` tiles of a stage are
-    under way at a time.
+    under way at a time. `tight`: rather a slow order than none in so little memory.
     """
 
     tries: int = 20
@@ -66,6 +66,7 @@ class Search:
     local: frozenset[Buffer] = frozenset()
     tiles: Mapping[TileOp, tuple[int, int]] = field(default_factory=dict)
     window: int = 4
+    tight: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
     graph = (rows, *_csr(before), *_csr(after), *_csr(again), *_csr(using), buffers, uses, psum + room, pause)
     chosen, address = np.zeros(len(ops), np.int64), np.zeros(len(placed), np.int64)
     tries = search.tries if search is not None else -1
-    cycles = core.search(
-        *graph, _plain(ops, before, after, tiles, number), np.array(priorities), tries, chosen, address
-    )
+    tight = search is None or search.tight
+    plain = _plain(ops, before, after, tiles, number)
+    cycles = core.search(*graph, plain, tight, np.array(priorities), tries, chosen, address)
     if cycles < 0:
         if room < own:
             raise NoRoomError

@@ -362,10 +362,11 @@ def play(
 
 @njit(cache=True)
 def search(ops, before_at, before, after_at, after, again_at, again, use_at, use, buffers, uses, granules, pause, plain,
-           priorities, tries, order, address):  # fmt: skip
+           tight, priorities, tries, order, address):  # fmt: skip
     """The best order found by list scheduling: under the rows of `priorities`, then `tries` random changes of the best.
 
-    With negative `tries` only the first priorities are looked at. Returns the cycles, -1 if no order was found.
+    With negative `tries` only the first priorities are looked at. `tight`: where memory runs full under all of them,
+    orders near `plain` are tried. Returns the cycles, -1 if no order was found.
     """
     n = len(ops)
     best_cycles = -1
@@ -388,7 +389,7 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
     while True:
         attempt += 1
         if attempt == given and best_cycles < 0:  # memory ran full: it is taken nearer to the plain order
-            if ahead == 0:
+            if ahead == 0 or not tight:
                 break
             attempt, ahead = 0, ahead // (2 if tries >= 0 else 4) if ahead > NEAR else 0
         if attempt == given + max(tries, 0):

@@ -63,6 +63,7 @@ class Placement:
     ) -> None:
         self.graph = graph
         self.units = units
+        self.leaves = leaves
         self.spilled = spilled
         self.together = together
         self.scratch: list[Buffer] = []

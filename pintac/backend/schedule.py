@@ -79,6 +79,7 @@ class Scheduler(Bodies):
         self.rooms = dict(rooms or {})
         self.moves = moves
         self.split_results = tiling.split_results
+        self.psum_parts = tiling.parts
         self.own: dict[Buffer, Unit] = {}
         self.largest: dict[str, int] = {}
         self.smallest: dict[str, bool] = {}
@@ -422,6 +423,7 @@ class Scheduler(Bodies):
             local=frozenset(own),
             tiles=self.tile_of,
             window=self.tiling.window,
+            tight=self.tiling.tight,
         )
         found = order(shared, self.machine, search)
         self.predicted += trips * found.cycles

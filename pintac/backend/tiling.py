@@ -31,6 +31,10 @@ class Tiling:
     """Units over points alone, once for each time that their tiles have half as many rows or are half as many."""
     split_results: bool = True
     """Whether a matmul that mostly writes results is an instruction a pass: worth it where the tensor unit is short."""
+    parts: int = 2
+    """Parts of matmul results that PSUM holds, for each that a kernel reads."""
+    tight: bool = False
+    """Whether a loop body may have so little memory that its tiles hardly overlap."""
     unrolled: int = UNROLLED_PAIRS
     """Pairs that loops over points take whole."""
     pipelined: bool = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -168,6 +169,44 @@ def test_dead_values_make_room() -> None:
         body.copy(whole(a), whole(b))
     ops = order(body.ops, MACHINE, Search(room=2 * made_bytes(), local=sram_of(body))).ops
     assert ops == body.ops and memory_is_exclusive(ops, sram_of(body))
+
+
+def test_little_memory_is_taken_tile_after_tile() -> None:
+    """Tiles of three values, of which two are alive at a time: begun together, they fill memory and none goes on."""
+    body, source = BodyOfOps(), tile("source")
+    tiles: dict[TileOp, tuple[int, int]] = {}
+    for i in range(6):
+        chain = [source, *(body.new("value") for _ in range(3)), tile(f"out{i}")]
+        begin = len(body.ops)
+        for a, b in itertools.pairwise(chain):
+            body.copy(whole(a), whole(b))
+        tiles |= dict.fromkeys(body.ops[begin:], (0, i))
+    search = Search(tries=-1, room=2 * made_bytes(), local=sram_of(body), tiles=tiles, window=6)
+    with pytest.raises(NoRoomError):
+        order(body.ops, MACHINE, replace(search, tight=False))
+    ops = order(body.ops, MACHINE, search).ops
+    assert respects(body.ops, ops) and memory_is_exclusive(ops, sram_of(body))
+
+
+def test_parts_in_psum_are_read_before_others_are_made() -> None:
+    """Two results of two parts each; both readers of a part need that part of both results: two parts fit."""
+    b = Builder("g")
+    body = BodyOfOps()
+    left, weight = tile("left", 8, rows=32), tile("weight", 8, cols=128)
+    parts = [[body.new("result", space=Space.PSUM, rows=32, cols=128) for _ in range(2)] for _ in range(2)]
+    assert 2 * parts[0][0].bytes == PSUM_BYTES
+    for i, result in enumerate(parts):
+        for part in result:
+            part.owner = b.state(f"w{i}", (4, 4), loc=HERE)
+            body.matmul(whole(left, 32), whole(weight, cols=128), whole(part, 32, 128))
+    for reader in range(2):
+        for first, second in zip(*parts, strict=True):
+            out = tile(f"out{reader}", rows=32, cols=128)
+            for part in (first, second):
+                body.copy(whole(part, 32, 128), whole(out, 32, 128))
+    with pytest.raises(PsumFullError):
+        order(body.ops, MACHINE, Search(tries=-1, tight=False))
+    assert memory_is_exclusive(order(body.ops, MACHINE, Search(tries=-1)).ops, frozenset())
 
 
 # ---- the prediction

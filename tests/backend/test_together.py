@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +12,9 @@ from hypothesis import strategies as st
 
 from pintac.api.compiling import emit
 from pintac.api.lowering import lower
+from pintac.backend import schedule
 from pintac.backend.axes import UNROLLED_PAIRS
+from pintac.backend.bound import lower_bound
 from pintac.backend.prepare import prepare
 from pintac.backend.tile import Item, Loop
 from pintac.backend.tiling import Tiling, points_together
@@ -19,12 +24,14 @@ from pintac.ir import Builder, Graph, Location, verify
 from pintac.ir.evaluate import evaluate
 from pintac.machine import Machine
 from pintac.runtime.reference import ReferenceEngine
+from pintac.runtime.session import Session
 from pintac.runtime.state import MachineState
 from tests.backend.test_stages import program_of
 from tests.end_to_end.test_bits import Case
 
 HERE = Location("net.py", 12)
 MACHINE = Machine.default()
+lowering = importlib.import_module("pintac.backend.lower")  # the package has a function of that name
 
 
 def graph_of(points: int, pairs: int, width: int, fold: tuple[int, ...]) -> Graph:
@@ -74,6 +81,27 @@ def together_in(case: Case, interleave: int) -> int:
     units = Units(prepare(lower(case.step(), case.options()).graphs["step"]))
     (unit,) = (u for u in units.units if u.kind == "evaluations")
     return points_together(Tiling(interleave=interleave), units, unit)
+
+
+def test_smaller_parts_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results in PSUM cut twice as small where that is predicted to be faster; here whatever is predicted."""
+    case = Case(width=32, points=(9, 5), K=24)
+    machine = MACHINE.replace(psum_kib=8)
+
+    def losses(worth: float) -> tuple[int, list[float]]:
+        monkeypatch.setattr(lowering, "WORTH", worth)
+        program = emit(lower(case.step(), case.options()), machine)
+        session = Session(program, "jit")
+        found = []
+        for _ in range(3):
+            session.step()
+            found.append(session.metrics()["loss"])
+        return len(program.instructions), found
+
+    monkeypatch.setattr(schedule, "HOT", 0)
+    monkeypatch.setattr(lowering, "lower_bound", lambda *a: replace(lower_bound(*a), limit="tcu"))
+    (instructions, whole), (more, cut) = losses(1.0), losses(-1e9)
+    assert more > instructions and whole == cut
 
 
 def test_few_pairs_are_no_loop_of_their_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pintac.experiments.claims import dominates, error_below, saving, skill_below, twin_ratio
@@ -61,6 +62,19 @@ EVEN_ODD_INT4 = Row(
 )
 DIFF = improved("poisson2d", "`poisson2d`, improved but plus/minus DiffQuant", quant="diff")
 DIFF_INT4 = improved("poisson2d", "`poisson2d`, the same, INT4 deltas", quant="diff", bits="8/16/4/12")
+DENSE = Row(
+    "`poisson2d`, dense, Stein K=64, even/odd",
+    Run.of("poisson2d", K=64, scheme="dense", quant="even-odd"),
+    first_seed=FRESH_SEED,
+)
+"""Where products are most of the work: dense layers, and evaluations enough to fill a body."""
+DENSE_INT4 = replace(DENSE, label=f"{DENSE.label}, INT4 deltas", run=DENSE.run.but(bits="8/16/4/12"))
+EXACT_DENSE = replace(
+    DENSE, label="`poisson2d`, dense, orthonormal K=64, even/odd", run=DENSE.run.but(estimator="orthonormal")
+)
+EXACT_DENSE_INT4 = replace(
+    EXACT_DENSE, label=f"{EXACT_DENSE.label}, INT4 deltas", run=EXACT_DENSE.run.but(bits="8/16/4/12")
+)
 PAPER_BITS_EVEN_ODD = improved("poisson2d", "`poisson2d`, improved at the paper's precisions", bits=PAPER_BITS)
 
 COLUMNS = (
@@ -107,7 +121,19 @@ EXPERIMENT = TableExperiment(
         Table("Recipes", tuple(row for name in DEFAULTS for row in (PAPER[name], IMPROVED[name])), COLUMNS),
         Table(
             "INT4 deltas and other precisions, 2-D Poisson",
-            (SHORT, INT4, PAPER_BITS_EVEN_ODD, DIFF, DIFF_INT4, EVEN_ODD, EVEN_ODD_INT4),
+            (
+                SHORT,
+                INT4,
+                PAPER_BITS_EVEN_ODD,
+                DIFF,
+                DIFF_INT4,
+                EVEN_ODD,
+                EVEN_ODD_INT4,
+                DENSE,
+                DENSE_INT4,
+                EXACT_DENSE,
+                EXACT_DENSE_INT4,
+            ),
             COLUMNS,
             "TCU / VPU taken: share of the step. Where neither is near 100 %, a step waits (fill, drain, instructions "
             "one behind the other) and narrower products save nothing.",
@@ -133,6 +159,8 @@ EXPERIMENT = TableExperiment(
         skill_below("(c) `heat100-wave`: skill", IMPROVED["heat100-wave"], 0.1, "target"),
         *_d4_claims("improved recipe, 1000 steps", SHORT, INT4),
         *_d4_claims("K = 512", EVEN_ODD, EVEN_ODD_INT4),
+        *_d4_claims("dense, Stein K = 64", DENSE, DENSE_INT4),
+        *_d4_claims("dense, orthonormal K = 64", EXACT_DENSE, EXACT_DENSE_INT4),
     ),
     figures=(
         Figure(
