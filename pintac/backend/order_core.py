@@ -18,6 +18,7 @@ QUEUES = 4
 ROUNDS = 5  # iterations that are played; the first two are left out
 HANDOVER = 2  # cycles from completion to a waiting queue's next instruction
 EARLY = 400  # cycles before it is needed by which a load shall be complete
+LONG = 2000  # operations of straight code for which every attempt takes seconds
 NEAR = 8  # operations ahead of the plain order below which there is no point in more
 FAR = 1 << 60
 
@@ -391,7 +392,7 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
         if attempt == given and best_cycles < 0:  # memory ran full: it is taken nearer to the plain order
             if ahead == 0 or not tight:
                 break
-            attempt, ahead = 0, ahead // (2 if tries >= 0 else 4) if ahead > NEAR else 0
+            attempt, ahead = 0, ahead // (2 if tries >= 0 else 4) if ahead > NEAR and n <= LONG else 0
         if attempt == given + max(tries, 0):
             break
         if attempt < given:
