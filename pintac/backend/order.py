@@ -119,7 +119,7 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
     chosen, address = np.zeros(len(ops), np.int64), np.zeros(len(placed), np.int64)
     tries = search.tries if search is not None else -1
     tight = search is None or search.tight
-    plain = _plain(ops, before, after, tiles, number)
+    plain = plain_order(ops, before, after, tiles, number)
     cycles = core.search(*graph, plain, tight, np.array(priorities), tries, chosen, address)
     if cycles < 0:
         if room < own:
@@ -182,7 +182,7 @@ def _windowed(before: list[set[int]], after: list[set[int]], tiles: list[tuple[i
                     after[j].add(i)
 
 
-def _plain(
+def plain_order(
     ops: Sequence[TileOp],
     before: list[set[int]],
     after: list[set[int]],
