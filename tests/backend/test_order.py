@@ -189,7 +189,7 @@ def test_little_memory_is_taken_tile_after_tile() -> None:
 
 
 def test_parts_in_psum_are_read_before_others_are_made() -> None:
-    """Two results of two parts each are twice what fits; every part is read twice, after all are made in the listing."""
+    """Two results of two parts are twice what fits; each part is read twice, after all are made in the listing."""
     b = Builder("g")
     body = BodyOfOps()
     left, weight = tile("left", 8, rows=32), tile("weight", 8, cols=128)
