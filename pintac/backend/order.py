@@ -33,6 +33,10 @@ SRAM_GRANULE = 256
 _QUEUE = {Queue.LOAD: core.LOAD, Queue.TCU: core.TCU, Queue.VPU: core.VPU, Queue.STORE: core.STORE}
 
 
+NEAR = 8
+"""Operations ahead of the plain order below which there is no point in more."""
+LONG = 2000
+"""Operations of straight code for which every attempt at an order takes seconds."""
 HEAT = 10.0
 """Cycles an iteration may get longer by a move that is kept, at first: the search cools to none."""
 
@@ -118,9 +122,13 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
     graph = (rows, *_csr(before), *_csr(after), *_csr(again), *_csr(using), buffers, uses, psum + room, pause)
     chosen, address = np.zeros(len(ops), np.int64), np.zeros(len(placed), np.int64)
     tries = search.tries if search is not None else -1
-    tight = search is None or search.tight
-    plain = plain_order(ops, before, after, tiles, number)
-    cycles = core.search(*graph, plain, tight, np.array(priorities), tries, chosen, address)
+    ahead, plain = len(ops), np.arange(len(ops))
+    cycles = core.search(*graph, plain, ahead, np.array(priorities), tries, chosen, address)
+    if cycles < 0 and (search is None or search.tight):  # memory ran full: it is taken nearer to the plain order
+        plain = plain_order(ops, before, after, tiles, number)
+        while cycles < 0 and ahead:
+            ahead = ahead // (2 if tries >= 0 else 4) if ahead > NEAR and len(ops) <= LONG else 0
+            cycles = core.search(*graph, plain, ahead, np.array(priorities), tries, chosen, address)
     if cycles < 0:
         if room < own:
             raise NoRoomError

@@ -18,8 +18,6 @@ QUEUES = 4
 ROUNDS = 5  # iterations that are played; the first two are left out
 HANDOVER = 2  # cycles from completion to a waiting queue's next instruction
 EARLY = 400  # cycles before it is needed by which a load shall be complete
-LONG = 2000  # operations of straight code for which every attempt takes seconds
-NEAR = 8  # operations ahead of the plain order below which there is no point in more
 FAR = 1 << 60
 
 
@@ -363,16 +361,16 @@ def play(
 
 @njit(cache=True)
 def search(ops, before_at, before, after_at, after, again_at, again, use_at, use, buffers, uses, granules, pause, plain,
-           tight, priorities, tries, order, address):  # fmt: skip
+           ahead, priorities, tries, order, address):  # fmt: skip
     """The best order found by list scheduling: under the rows of `priorities`, then `tries` random changes of the best.
 
-    With negative `tries` only the first priorities are looked at. `tight`: where memory runs full under all of them,
-    orders near `plain` are tried. Returns the cycles, -1 if no order was found.
+    With negative `tries` only the first priorities are looked at. Memory is taken at most `ahead` operations beyond the
+    order `plain` (see `arrange`). Returns the cycles, -1 if no order was found.
     """
     n = len(ops)
     best_cycles = -1
     best = priorities[0].copy()
-    best_slack, slack, best_aversion, aversion, ahead = 0, 0, 1, 1, n
+    best_slack, slack, best_aversion, aversion = 0, 0, 1, 1
     best_release, release = np.zeros(n, np.int64), np.zeros(n, np.int64)
     trial_order, trial_address = np.zeros(n, np.int64), np.zeros(len(address), np.int64)
     starts, ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -386,14 +384,8 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
     turns = 3
     if tries < 0:
         given, turns = 2, 1
-    attempt = -1
-    while True:
-        attempt += 1
-        if attempt == given and best_cycles < 0:  # memory ran full: it is taken nearer to the plain order
-            if ahead == 0 or not tight:
-                break
-            attempt, ahead = 0, ahead // (2 if tries >= 0 else 4) if ahead > NEAR and n <= LONG else 0
-        if attempt == given + max(tries, 0):
+    for attempt in range(given + max(tries, 0)):
+        if attempt == given and best_cycles < 0:
             break
         if attempt < given:
             priority = priorities[attempt // 8].copy()

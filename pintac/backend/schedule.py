@@ -160,12 +160,13 @@ class Scheduler(Bodies):
         count, rest = divmod(unit.axis.size, together)
 
         def points(stage: int, start: int, trips: int) -> list[Body]:
-            """The points of the iteration `start` behind the one that the loop counts."""
+            """The points of the iteration `start` behind the one that a loop of `trips` counts; 0: the last points."""
             step = together if trips else 0
             at = [Position(0, step, start * together + i, 1, i) for i in range(together if trips else rest)]
             level = 0 if trips else -1
             contexts: list[Context] = [{unit.axis: p} for p in at] if unit.axis is not None else []
-            return [Body(unit, c, i, level, [], {}, outer, stage=stage, trips=trips) for i, c in enumerate(contexts)]
+            often = max(1, trips)
+            return [Body(unit, c, i, level, [], {}, outer, stage=stage, trips=often) for i, c in enumerate(contexts)]
 
         held = held_values(unit, self.units, self.unit_home, count) if self.tiling.pipelined else None
         if held is None:
@@ -269,7 +270,7 @@ class Scheduler(Bodies):
         """Loops over the evaluations of points; several sweeps (of different points) share them tile by tile."""
         axes = sweeps[0][0].axes
         points = [point for _, found in sweeps for point in found]
-        trips = points[0].trips or 1
+        trips = points[0].trips
         tilings = [self._tiling(unit, sweep, axes[-1]) for sweep, _ in sweeps]
         tiling = replace(tilings[0], rows=min(t.rows for t in tilings), interleave=min(t.interleave for t in tilings))
         parts = [Part(self._steps(s, unit), found) for s, found in sweeps]
@@ -299,7 +300,7 @@ class Scheduler(Bodies):
 
     def _take(self, bodies: list[Body]) -> list[TileOp]:
         found = order([op for body in bodies for op in body.ops], self.machine)
-        self.predicted += max(1, bodies[0].trips) * found.cycles
+        self.predicted += bodies[0].trips * found.cycles
         for body in bodies:
             body.ops.clear()
         return found.ops
