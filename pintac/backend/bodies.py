@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pintac.backend import vpu
+from pintac.backend.choices import Choices, Entry
 from pintac.backend.fuse import CONTRACTIONS, SINKS, VIEWS, Index, KernelStep, NodeStep, Step, Value, is_splat, root
 from pintac.backend.placement import Context, Home, Placement
 from pintac.backend.tile import Buffer, CopyOp, IndexView, MatmulOp, TileOp, View, VpuOp
@@ -22,10 +23,9 @@ from pintac.backend.views import (
 )
 from pintac.cost_matmul import best_dataflow
 from pintac.errors import IRError
-from pintac.ir import Graph, Node
+from pintac.ir import Node
 from pintac.ir.ops import integer, ints
 from pintac.isa import Space
-from pintac.machine import Machine
 
 ACCUMULATOR_TILE_BYTES = 32768
 """Part of a spilled accumulator that is in SRAM at a time."""
@@ -82,34 +82,16 @@ def start_of(node: Node, target: View) -> VpuOp:
 
 
 class Bodies(Placement):
-    """Appends to bodies the operations that compute values.
+    """Appends to bodies the operations that compute values."""
 
-    `outputs` are the DRAM buffers of results by key, `not_in_psum` matmuls whose results go to SRAM though they would
-    fit PSUM.
-    """
-
-    def __init__(
-        self,
-        graph: Graph,
-        machine: Machine,
-        units: Units,
-        leaves: Mapping[Node, Buffer],
-        outputs: Mapping[str, Buffer],
-        spilled: frozenset[Node],
-        not_in_psum: frozenset[Node],
-        together: Mapping[Unit, int],
-    ) -> None:
-        super().__init__(graph, units, leaves, spilled, together)
-        self.machine = machine
-        self.outputs = outputs
-        self.not_in_psum = not_in_psum
+    def __init__(self, entry: Entry, choices: Choices, units: Units, together: Mapping[Unit, int]) -> None:
+        super().__init__(entry, choices, units, together)
+        self.machine = entry.machine
         self.unit_of: dict[Buffer, Unit] = {}  # of tile buffers
-        self.split_results = True
-        self.psum_parts = 2
         self.chunked: dict[tuple[Node, int], Chunks] = {}
         self.tile_of: dict[TileOp, tuple[int, int]] = {}  # (stage, tile) of an operation
         self.outputs_of: dict[Node, list[tuple[str, Node]]] = {}
-        for key, node in graph.outputs.items():
+        for key, node in entry.graph.outputs.items():
             self.outputs_of.setdefault(root(node), []).append((key, node))
 
     # ---- values
@@ -133,7 +115,7 @@ class Bodies(Placement):
         axes = {t for t in self.units.tags(node, body.unit) if t in body.context}
         what = source if {t for t in self.units.tags(source, body.unit) if t in body.context} == axes else node
         target = body
-        streamed = source in self.spilled
+        streamed = source in self.choices.spilled
         while target.parent is not None and not (axes & (set(target.context) - set(target.parent.context))):
             if streamed and target.group:
                 break
@@ -178,7 +160,7 @@ class Bodies(Placement):
                 body.ops.append(CopyOp(f"store {node.name}", node.loc, source, target))
         for key, value in self.outputs_of.get(node, ()):
             source = self._finished_view(value, node, body)
-            target = self._stored_view(value, value, Home(self.outputs[key], None), body.unit, body.context)
+            target = self._stored_view(value, value, Home(self.entry.outputs[key], None), body.unit, body.context)
             body.ops.append(CopyOp(f"output {key}", value.loc, source, target))
 
     def _finished_view(self, value: Node, node: Node, body: Body) -> View:
@@ -229,7 +211,7 @@ class Bodies(Placement):
             for step in steps
             if isinstance(step, KernelStep)
         ]
-        return Passing(psum, self._cut_values(steps, unit), self.psum_parts * max([1, *together]))
+        return Passing(psum, self._cut_values(steps, unit), self.choices.tiling.parts * max([1, *together]))
 
     def _psum_values(self, steps: Sequence[Step], unit: Unit) -> dict[Node, bool]:
         """Matmul results that can stay in PSUM; True: they may be cut along their columns."""
@@ -238,7 +220,7 @@ class Bodies(Placement):
         for node in makers:
             if unit.kind == "global" or node in self.unit_home or node in self.global_home or node in self.outputs_of:
                 continue
-            if accumulator(node) is not None or node in self.not_in_psum:
+            if accumulator(node) is not None or node in self.choices.not_in_psum:
                 continue
             cuttable = whole = True
             for step in steps:
@@ -474,7 +456,7 @@ class Bodies(Placement):
         Other work can then go between the passes while results are written (`split_results`: where that is worth it).
         """
         mapping = best_dataflow(m, k, n, bits_a, bits_b, self.machine, to_sram=target.buffer.space == Space.SRAM)
-        if not self.split_results or mapping.passes == 1 or mapping.drain <= mapping.compute:
+        if not self.choices.tiling.split_results or mapping.passes == 1 or mapping.drain <= mapping.compute:
             return n
         return max(4, -(-n // mapping.passes // 4) * 4)
 

@@ -37,7 +37,7 @@ NEAR = 8
 """Operations ahead of the plain order below which there is no point in more."""
 LONG = 2000
 """Operations of straight code for which every attempt at an order takes seconds."""
-HEAT = 10.0
+HEAT = 5.0
 """Cycles an iteration may get longer by a move that is kept, at first: the search cools to none."""
 
 

@@ -15,41 +15,41 @@ SIZE, LOW, HIGH = range(3)
 
 LOAD, TCU, VPU, STORE = 0, 1, 2, 3
 QUEUES = 4
-ROUNDS = 5  # iterations that are played; the first two are left out
+ROUNDS = 4  # iterations that are played; the first two are left out
 HANDOVER = 2  # cycles from completion to a waiting queue's next instruction
 EARLY = 400  # cycles before it is needed by which a load shall be complete
 FAR = 1 << 60
 
 
-@njit(cache=True)
-def start_of(op, now, ready, state, done_first):
+@njit(cache=True, inline="always")
+def start_of(ops, i, now, ready, state, done_first):
     """When an operation starts whose operands are complete at `ready`."""
-    start = max(now[op[QUEUE]], ready)
-    if op[QUEUE] == TCU:
-        if op[ACC] and state[1] == op[DEST]:
+    start = max(now[ops[i, QUEUE]], ready)
+    if ops[i, QUEUE] == TCU:
+        if ops[i, ACC] and state[1] == ops[i, DEST]:
             start = max(start, done_first)
         if start > now[TCU]:
-            start += op[PRELOAD]
-    elif op[QUEUE] != VPU:
+            start += ops[i, PRELOAD]
+    elif ops[i, QUEUE] != VPU:
         start = max(start, state[2])
     return start
 
 
-@njit(cache=True)
-def advance(op, start, now, state):
+@njit(cache=True, inline="always")
+def advance(ops, i, start, now, state):
     """Run an operation from `start`: (when its results are complete, when its first pass's are)."""
-    if op[QUEUE] == TCU:
-        taken = max(start + op[COMPUTE], state[0])
-        end = taken + (op[PASSES] - 1) * max(op[COMPUTE], op[DRAIN])
-        state[0] = end + op[DRAIN]
-        state[1] = op[DEST]
+    if ops[i, QUEUE] == TCU:
+        taken = max(start + ops[i, COMPUTE], state[0])
+        end = taken + (ops[i, PASSES] - 1) * max(ops[i, COMPUTE], ops[i, DRAIN])
+        state[0] = end + ops[i, DRAIN]
+        state[1] = ops[i, DEST]
         now[TCU] = end
-        return state[0] + op[SKEW], taken + op[DRAIN] + op[SKEW]
-    end = start + op[BUSY] + op[COMPUTE]
-    now[op[QUEUE]] = end
-    if op[QUEUE] != VPU:
+        return state[0] + ops[i, SKEW], taken + ops[i, DRAIN] + ops[i, SKEW]
+    end = start + ops[i, BUSY] + ops[i, COMPUTE]
+    now[ops[i, QUEUE]] = end
+    if ops[i, QUEUE] != VPU:
         state[2] = end  # loads and stores share a bus
-    return end + op[TAIL], 0
+    return end + ops[i, TAIL], 0
 
 
 @njit(cache=True)
@@ -60,20 +60,15 @@ def place(buffer, live, free, dense):
     g = buffer[LOW]
     while g + size <= high:
         when = 0
-        k = g
-        while k < g + size:
-            if live[k]:
-                break
+        k = g + size - 1
+        while k >= g and not live[k] and free[k] < best:
             when = max(when, free[k])
-            k += 1
-        if k == g + size:
-            if when < best:
-                best, at = when, g
-                if when == 0 or dense:
-                    break
-            g += 1
-        else:
-            g = k + 1
+            k -= 1
+        if k < g:
+            best, at = when, g
+            if when == 0 or dense:
+                break
+        g = max(g, k) + 1  # no better with granule k in it
     return at, best
 
 
@@ -92,16 +87,20 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses,
     for k in range(n):
         rank_in_plain[plain[k]] = k
     missing = np.empty(n, np.int64)
-    is_ready = np.zeros(n, np.bool_)
+    candidates, count = np.empty(n, np.int64), 0  # what can be next, in the order of `ops`
     for i in range(n):
         missing[i] = before_at[i + 1] - before_at[i]
-        is_ready[i] = missing[i] == 0
+        if missing[i] == 0:
+            candidates[count] = i
+            count += 1
     complete = np.zeros(QUEUES, np.int64)
     done_first = 0
     live = np.zeros(len(free), np.bool_)
     left = uses.copy()
     address[:] = -1
-    soonest = np.zeros(QUEUES, np.int64)
+    alike, kinds = kinds_of(buffers)
+    known, known_at, known_when = np.zeros(kinds, np.bool_), np.empty(kinds, np.int64), np.empty(kinds, np.int64)
+    soonest, chosen = np.zeros(QUEUES, np.int64), np.empty(QUEUES, np.int64)
     rank, begin = np.zeros(n, np.int64), np.zeros(n, np.int64)
     for turn in range(n):
         soonest[:] = FAR
@@ -113,38 +112,41 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses,
                 front += 1
                 continue
             break
-        for i in range(n):
-            if not is_ready[i]:
-                continue
-            op = ops[i]
+        for c in range(count):
+            i = candidates[c]
             ready = max(ready_at[i], release[i])
             rank[i] = FAR
             fits = True
             for p in range(use_at[i], use_at[i + 1]):
                 b = use[p]
                 if address[b] < 0:
-                    at, when = place(buffers[b], live, free, ahead == 0)
-                    fits = fits and at >= 0 and rank_in_plain[i] <= front + ahead
-                    ready = max(ready, when)
+                    kind = alike[b]
+                    if not known[kind]:
+                        known_at[kind], known_when[kind] = place(buffers[b], live, free, ahead == 0)
+                        known[kind] = True
+                    fits = fits and known_at[kind] >= 0 and rank_in_plain[i] <= front + ahead
+                    ready = max(ready, known_when[kind])
             if not fits:
                 continue
-            begin[i] = start_of(op, now, ready, state, done_first)
+            begin[i] = start_of(ops, i, now, ready, state, done_first)
             rank[i] = begin[i]
-            if op[QUEUE] == TCU:
-                rank[i] += aversion * max(0, state[0] - begin[i] - op[COMPUTE])
-            soonest[op[QUEUE]] = min(soonest[op[QUEUE]], rank[i])
+            if ops[i, QUEUE] == TCU:
+                rank[i] += aversion * max(0, state[0] - begin[i] - ops[i, COMPUTE])
+            soonest[ops[i, QUEUE]] = min(soonest[ops[i, QUEUE]], rank[i])
+        chosen[:] = -1
+        for c in range(count):
+            i = candidates[c]
+            q = ops[i, QUEUE]
+            if rank[i] < FAR and rank[i] <= soonest[q] + slack:
+                if chosen[q] < 0 or priority[i] > priority[chosen[q]]:
+                    chosen[q] = i
         best = -1
         for q in range(QUEUES):
-            chosen = -1
-            for i in range(n):
-                if is_ready[i] and rank[i] < FAR and ops[i, QUEUE] == q and rank[i] <= soonest[q] + slack:
-                    if chosen < 0 or priority[i] > priority[chosen]:
-                        chosen = i
-            if chosen >= 0 and (best < 0 or rank[chosen] < rank[best]):
-                best = chosen
+            if chosen[q] >= 0 and (best < 0 or rank[chosen[q]] < rank[best]):
+                best = chosen[q]
         if best < 0:
             return False
-        op = ops[best]
+        i = best
         start = begin[best]
         for p in range(use_at[best], use_at[best + 1]):
             b = use[p]
@@ -155,30 +157,60 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses,
                 address[b] = at
                 live[at : at + buffers[b, SIZE]] = True
                 start = max(start, when)
+                known[:] = False
         starts[best] = start
-        done, first = advance(op, start, now, state)
-        if op[QUEUE] == TCU:
+        done, first = advance(ops, i, start, now, state)
+        if ops[i, QUEUE] == TCU:
             done_first = first
-        complete[op[QUEUE]] = max(complete[op[QUEUE]], done)
+        complete[ops[i, QUEUE]] = max(complete[ops[i, QUEUE]], done)
         for p in range(use_at[best], use_at[best + 1]):
             b = use[p]
             left[b] -= 1
             if left[b] == 0:
                 at = address[b]
                 live[at : at + buffers[b, SIZE]] = False
-                free[at : at + buffers[b, SIZE]] = complete[op[QUEUE]] + HANDOVER
-        is_ready[best] = False
+                free[at : at + buffers[b, SIZE]] = complete[ops[i, QUEUE]] + HANDOVER
+                known[:] = False
         order[turn] = best
+        c = 0
+        while candidates[c] != best:
+            c += 1
+        count -= 1
+        while c < count:
+            candidates[c] = candidates[c + 1]
+            c += 1
         for p in range(after_at[best], after_at[best + 1]):
             j = after[p]
             missing[j] -= 1
-            if ops[j, QUEUE] != op[QUEUE]:
-                ready_at[j] = max(ready_at[j], complete[op[QUEUE]] + HANDOVER)
-            elif op[QUEUE] == VPU:
+            if ops[j, QUEUE] != ops[i, QUEUE]:
+                ready_at[j] = max(ready_at[j], complete[ops[i, QUEUE]] + HANDOVER)
+            elif ops[i, QUEUE] == VPU:
                 ready_at[j] = max(ready_at[j], done)
             if missing[j] == 0:
-                is_ready[j] = True
+                c = count
+                while c and candidates[c - 1] > j:
+                    candidates[c] = candidates[c - 1]
+                    c -= 1
+                candidates[c] = j
+                count += 1
     return True
+
+
+@njit(cache=True)
+def kinds_of(buffers):
+    """For each buffer which it is like, in size and part of memory; and how many kinds there are."""
+    alike = np.empty(len(buffers), np.int64)
+    kinds = 0
+    for b in range(len(buffers)):
+        alike[b] = -1
+        for a in range(b):
+            if buffers[a, SIZE] == buffers[b, SIZE] and buffers[a, LOW] == buffers[b, LOW]:
+                alike[b] = alike[a]
+                break
+        if alike[b] < 0:
+            alike[b] = kinds
+            kinds += 1
+    return alike, kinds
 
 
 @njit(cache=True)
@@ -197,7 +229,7 @@ def overlaps(buffers, address):
     return at, found[:k].copy()
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def finish(q, i, done, complete, until, runs, use_at, use, uses, left, empty, emptied, at, turn, length):
     """Note that queue `q` has run operation `i`, complete at `done`, and go on to its next."""
     t = turn[q]
@@ -224,10 +256,11 @@ def play(
 ):  # fmt: skip
     """Cycles of one iteration of the body once it goes round and round in this order.
 
-    The queues run by themselves, each in its order; transfers take the bus in the order in which they ask. The vector
-    unit is busy elsewhere for `pause` cycles before one of the iterations (where an outer loop goes on). `lost` are the
-    cycles that its unit waits before or in each operation. Afterwards `now`, `freed` (by buffer), `state` and
-    `ready_at` say, from the time the tensor or vector unit is first free, what the next iteration meets.
+    `before` and `again` are what an operation waits for (`waited_for`). The queues run by themselves, each in its
+    order; transfers take the bus in the order in which they ask. The vector unit is busy elsewhere for `pause` cycles
+    before one of the iterations (where an outer loop goes on). `lost` are the cycles that its unit waits before or in
+    each operation. Afterwards `now`, `freed` (by buffer), `state` and `ready_at` say, from the time the tensor or
+    vector unit is first free, what the next iteration meets.
     """
     n, m = len(ops), len(uses)
     now[:] = 0
@@ -261,26 +294,23 @@ def play(
             while turn[q] < ROUNDS and length[q] and asked[q] < 0:
                 t = turn[q]
                 i = line[q, at[q]]
-                op = ops[i]
                 ready = 0
                 blocked = False
                 for p in range(before_at[i], before_at[i + 1]):
                     j = before[p]
-                    if ops[j, QUEUE] != q or q == VPU:
-                        if runs[j] <= t:
-                            blocked = True
-                            break
-                        ready = max(ready, until[t, j])
+                    if runs[j] <= t:
+                        blocked = True
+                        break
+                    ready = max(ready, until[t, j])
                 if blocked:
                     break
                 if t:
                     for p in range(again_at[i], again_at[i + 1]):
                         j = again[p]
-                        if ops[j, QUEUE] != q or q == VPU:
-                            if runs[j] < t:
-                                blocked = True
-                                break
-                            ready = max(ready, until[t - 1, j])
+                        if runs[j] < t:
+                            blocked = True
+                            break
+                        ready = max(ready, until[t - 1, j])
                 if blocked:
                     break
                 for p in range(use_at[i], use_at[i + 1]):
@@ -303,11 +333,11 @@ def play(
                 if q != TCU and q != VPU:
                     asked[q] = max(now[q], ready)
                     break
-                start = start_of(op, now, ready, state, done_first)
+                start = start_of(ops, i, now, ready, state, done_first)
                 lost[i] = start - now[q]
                 if q == TCU:
-                    lost[i] += max(0, state[0] - start - op[COMPUTE])
-                done, first_pass = advance(op, start, now, state)
+                    lost[i] += max(0, state[0] - start - ops[i, COMPUTE])
+                done, first_pass = advance(ops, i, start, now, state)
                 if q == TCU:
                     done_first = first_pass
                 finish(q, i, done, complete, until, runs, use_at, use, uses, left, empty, emptied, at, turn, length)
@@ -322,14 +352,13 @@ def play(
         if q < 0:
             return FAR
         i = line[q, at[q]]
-        op = ops[i]
         start = max(asked[q], state[2])
-        busy = op[COMPUTE] if second[q] else op[BUSY]
+        busy = ops[i, COMPUTE] if second[q] else ops[i, BUSY]
         lost[i] = start - now[q]
         state[2] = start + busy
         now[q] = start
-        done = start + busy + op[TAIL]
-        if op[COMPUTE] and not second[q]:
+        done = start + busy + ops[i, TAIL]
+        if ops[i, COMPUTE] and not second[q]:
             second[q] = True
             asked[q] = start
             complete[q] = max(complete[q], done)
@@ -338,7 +367,6 @@ def play(
         asked[q] = -1
         t = turn[q]
         finish(q, i, done, complete, until, runs, use_at, use, uses, left, empty, emptied, at, turn, length)
-        ends[t] = max(ends[t], now[q])
         remaining -= 1
     zero = min(now[TCU], now[VPU])
     for q in range(QUEUES):
@@ -349,14 +377,26 @@ def play(
     for i in range(n):
         ready_at[i] = 0
         for p in range(again_at[i], again_at[i + 1]):
-            j = again[p]
-            if ops[j, QUEUE] != ops[i, QUEUE] or ops[i, QUEUE] == VPU:
-                ready_at[i] = max(ready_at[i], until[ROUNDS - 1, j] - zero)
+            ready_at[i] = max(ready_at[i], until[ROUNDS - 1, again[p]] - zero)
     transfers = 0
     for i in range(n):
         if ops[i, QUEUE] == LOAD or ops[i, QUEUE] == STORE:
             transfers += ops[i, BUSY] + ops[i, COMPUTE]
     return max(transfers, (ends[ROUNDS - 1] - ends[1]) // (ROUNDS - 2))
+
+
+@njit(cache=True)
+def waited_for(ops, at, lists):
+    """What operations wait for, of what they follow: a queue other than the vector unit's keeps its own order."""
+    kept_at, kept = np.zeros(len(at), np.int64), np.zeros(len(lists), np.int64)
+    k = 0
+    for i in range(len(ops)):
+        for p in range(at[i], at[i + 1]):
+            if ops[lists[p], QUEUE] != ops[i, QUEUE] or ops[i, QUEUE] == VPU:
+                kept[k] = lists[p]
+                k += 1
+        kept_at[i + 1] = k
+    return kept_at, kept[:k].copy()
 
 
 @njit(cache=True)
@@ -368,6 +408,8 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
     order `plain` (see `arrange`). Returns the cycles, -1 if no order was found.
     """
     n = len(ops)
+    waits_at, waits = waited_for(ops, before_at, before)
+    old_at, old = waited_for(ops, again_at, again)
     best_cycles = -1
     best = priorities[0].copy()
     best_slack, slack, best_aversion, aversion = 0, 0, 1, 1
@@ -381,7 +423,7 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
     for row in range(len(priorities)):
         scale = max(scale, priorities[row].max())
     given = len(priorities) * 8
-    turns = 3
+    turns = 2
     if tries < 0:
         given, turns = 2, 1
     for attempt in range(given + max(tries, 0)):
@@ -425,7 +467,7 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
                         first = min(first, starts[after[p]])
                     release[i] = max(0, first - ops[i, BUSY] - ops[i, TAIL] - EARLY) if first < FAR else 0
             over_at, over = overlaps(buffers, trial_address)
-            cycles = play(ops, before_at, before, again_at, again, use_at, use, uses, over_at, over, pause, trial_order,
+            cycles = play(ops, waits_at, waits, old_at, old, use_at, use, uses, over_at, over, pause, trial_order,
                           now, freed, state, ready_at, lost)  # fmt: skip
             free[:] = 0
             for b in range(len(buffers)):
@@ -460,13 +502,15 @@ def improve(ops, before_at, before, after_at, after, again_at, again, use_at, us
             moves, heat, order, address):  # fmt: skip
     """Move single operations where dependencies and addresses let them, by simulated annealing: the cycles reached."""
     n = len(ops)
+    waits_at, waits = waited_for(ops, before_at, before)
+    old_at, old = waited_for(ops, again_at, again)
     now, freed, state = np.zeros(QUEUES, np.int64), np.zeros(len(buffers), np.int64), np.zeros(3, np.int64)
     over_at, over = overlaps(buffers, address)
     ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64)
     place_of = np.zeros(n, np.int64)
     for k in range(n):
         place_of[order[k]] = k
-    cycles = play(ops, before_at, before, again_at, again, use_at, use, uses, over_at, over, pause, order, now, freed,
+    cycles = play(ops, waits_at, waits, old_at, old, use_at, use, uses, over_at, over, pause, order, now, freed,
                   state, ready_at, lost)  # fmt: skip
     best_cycles = cycles
     best = order.copy()
@@ -536,7 +580,7 @@ def improve(ops, before_at, before, after_at, after, again_at, again, use_at, us
             k += step
         order[target] = i
         place_of[i] = target
-        trial = play(ops, before_at, before, again_at, again, use_at, use, uses, over_at, over, pause, order, now,
+        trial = play(ops, waits_at, waits, old_at, old, use_at, use, uses, over_at, over, pause, order, now,
                      freed, state, ready_at, lost)  # fmt: skip
         chance = float(seed & np.uint64(0xFFFF)) / 65536.0
         if trial <= cycles - heat * (1.0 - attempt / moves) * np.log(chance + 1e-6):

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pintac.backend.axes import RowAxis
+from pintac.backend.choices import Choices, Entry
 from pintac.backend.fuse import VIEWS, root
 from pintac.backend.tile import Buffer, View
 from pintac.backend.units import Sweep, Unit, Units, accumulator
 from pintac.backend.views import apply, compact_size, compact_view, narrow
 from pintac.errors import IRError
-from pintac.ir import Graph, Node
+from pintac.ir import Node
 from pintac.ir.ops import ints
 from pintac.isa import Space
 
@@ -48,27 +49,19 @@ class Home:
 class Placement:
     """Homes of the values of one entry.
 
-    `leaves` are the DRAM buffers of states, inputs and stored arrays by node; `spilled` are values kept in DRAM because
-    SRAM is short; `together` are the points that an iteration of a unit handles. Afterwards `scratch` are the DRAM
+    `together` are the points that an iteration of a unit handles. Afterwards `scratch` are the DRAM
     buffers that still need an address and `candidates` the values that could be spilled, with their bytes.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        units: Units,
-        leaves: Mapping[Node, Buffer],
-        spilled: frozenset[Node],
-        together: Mapping[Unit, int],
-    ) -> None:
-        self.graph = graph
+    def __init__(self, entry: Entry, choices: Choices, units: Units, together: Mapping[Unit, int]) -> None:
+        self.entry = entry
+        self.choices = choices
+        self.graph = entry.graph
         self.units = units
-        self.leaves = leaves
-        self.spilled = spilled
         self.together = together
         self.scratch: list[Buffer] = []
         self.unit_home: dict[Node, Home] = {}
-        self.global_home: dict[Node, Home] = {n: Home(b, None) for n, b in leaves.items()}
+        self.global_home: dict[Node, Home] = {n: Home(b, None) for n, b in entry.leaves.items()}
         self.held: dict[tuple[Node, int], Home] = {}  # copies for later stages (see `stages`)
         self.candidates: dict[Node, int] = {}
         self._place()
@@ -107,7 +100,7 @@ class Placement:
                 self._global(node)
             return
         inner = frozenset(a for a in own if a is not unit.axis)
-        spill = node in self.spilled
+        spill = node in self.choices.spilled
         if not full or (other_sweep and not (spill and elsewhere)):  # one place in DRAM serves all readers
             self.unit_home[node] = self._home(node, unit, inner, Space.DRAM if spill else Space.SRAM)
             if inner and not spill:
@@ -117,7 +110,7 @@ class Placement:
 
     def _global(self, node: Node) -> None:
         """A value without rows: SRAM as long as it fits."""
-        spill = node in self.spilled
+        spill = node in self.choices.spilled
         self.global_home[node] = self._home(node, None, None, Space.DRAM if spill else Space.SRAM)
         if not spill:
             self.candidates[node] = self.global_home[node].buffer.bytes

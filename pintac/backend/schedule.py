@@ -10,7 +10,8 @@ from itertools import product
 from pintac.backend import vpu
 from pintac.backend.axes import RowAxis
 from pintac.backend.bodies import Bodies, Body, start_of
-from pintac.backend.deferred import Chain, Tiles, deferred_unit
+from pintac.backend.choices import Choices, Entry
+from pintac.backend.deferred import Tiles, deferred_unit
 from pintac.backend.fuse import Fuser, KernelStep, Step, root
 from pintac.backend.order import Search, cost, order
 from pintac.backend.placement import Context, Home, Position
@@ -21,7 +22,7 @@ from pintac.backend.turned import Turn, crossing, middle, turn
 from pintac.backend.units import Sweep, Unit, Units, accumulator
 from pintac.backend.views import compact_view, narrow
 from pintac.errors import DoesNotFitError, IRError
-from pintac.ir import Graph, Node
+from pintac.ir import Node
 from pintac.isa import LOOP_LEVELS, Queue, Space
 from pintac.machine import Machine
 
@@ -44,42 +45,25 @@ class Part:
 
 
 class Scheduler(Bodies):
-    """Builds the tile schedule of one entry (`Bodies` and `Placement` say what the arguments are).
+    """Builds the tile schedule of one entry.
 
-    `earlier` is another attempt for the same graph and machine, whose units and kernels are taken over. `rooms` are
-    bytes of SRAM by unit for what belongs to a loop body alone, `moves` how long its order is searched for.
-    Afterwards `own` are the buffers that hold what belongs to one loop body alone, `largest` the most bytes of one such
-    buffer, by unit, `smallest` the units over points whose tiles cannot get smaller, `predicted` the cycles that the
-    loops should take by the costs that orders are chosen by, and `hot` says whether a longer search would look at any
-    loop body.
+    `earlier` is another attempt for the same entry, whose units and kernels are taken over; `moves` says how long the
+    orders of loop bodies are searched for. Afterwards `own` are the buffers that hold what belongs to one loop body
+    alone, `largest` the most bytes of one such buffer, by unit, `smallest` the units over points whose tiles cannot get
+    smaller, `predicted` the cycles that the loops should take by the costs that orders are chosen by, and `hot` says
+    whether a longer search would look at any loop body.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        machine: Machine,
-        leaves: Mapping[Node, Buffer],
-        outputs: Mapping[str, Buffer],
-        tiling: Tiling,
-        spilled: frozenset[Node],
-        not_in_psum: frozenset[Node] = frozenset(),
-        earlier: Scheduler | None = None,
-        rooms: Mapping[str, int] | None = None,
-        moves: int = 0,
-        deferred: tuple[Chain, ...] = (),
-    ) -> None:
-        if earlier is not None and (earlier.units.deferred, earlier.units.unrolled) == (deferred, tiling.unrolled):
+    def __init__(self, entry: Entry, choices: Choices, earlier: Scheduler | None = None, moves: int = 0) -> None:
+        tiling = choices.tiling
+        wanted = (choices.deferred, tiling.unrolled)
+        if earlier is not None and (earlier.units.deferred, earlier.units.unrolled) == wanted:
             units = earlier.units
         else:
-            whole = machine.sram_kib * 1024 // WHOLE_PARAMETERS
-            units, earlier = Units(graph, whole, deferred, tiling.unrolled), None
-        together = {unit: points_together(tiling, units, unit) for unit in units.units}
-        super().__init__(graph, machine, units, leaves, outputs, spilled, not_in_psum, together)
-        self.tiling = tiling
-        self.rooms = dict(rooms or {})
+            whole = entry.machine.sram_kib * 1024 // WHOLE_PARAMETERS
+            units, earlier = Units(entry.graph, whole, choices.deferred, tiling.unrolled), None
+        super().__init__(entry, choices, units, {unit: points_together(tiling, units, unit) for unit in units.units})
         self.moves = moves
-        self.split_results = tiling.split_results
-        self.psum_parts = tiling.parts
         self.own: dict[Buffer, Unit] = {}
         self.largest: dict[str, int] = {}
         self.smallest: dict[str, bool] = {}
@@ -168,7 +152,7 @@ class Scheduler(Bodies):
             often = max(1, trips)
             return [Body(unit, c, i, level, [], {}, outer, stage=stage, trips=often) for i, c in enumerate(contexts)]
 
-        held = held_values(unit, self.units, self.unit_home, count) if self.tiling.pipelined else None
+        held = held_values(unit, self.units, self.unit_home, count) if self.choices.tiling.pipelined else None
         if held is None:
             bodies = points(0, 0, count)
             items.append(Loop(0, count, self._iteration(unit, [(s, bodies) for s in stages], 1)))
@@ -197,7 +181,7 @@ class Scheduler(Bodies):
     def _deferred(self, unit: Unit) -> list[Item]:
         """A gradient in loops of its own."""
         tiles = Tiles()
-        for _ in range(self.tiling.halved.count(unit.name)):
+        for _ in range(self.choices.tiling.halved.count(unit.name)):
             tiles = tiles.smaller()
         self.smallest[unit.name] = tiles.smaller() == tiles
 
@@ -306,7 +290,7 @@ class Scheduler(Bodies):
         return found.ops
 
     def _tiling(self, unit: Unit, sweep: Sweep, axis: RowAxis) -> Tiling:
-        tiling = tile_of(self.tiling, self.units, unit, sweep, axis)
+        tiling = tile_of(self.choices.tiling, self.units, unit, sweep, axis)
         if unit.kind == "points":
             self.smallest[unit.name] = tiling.rows == 4 and tiling.interleave == 1
         return tiling
@@ -419,12 +403,12 @@ class Scheduler(Bodies):
         search = Search(
             tries=TRIES if self.moves and hot else -1,
             moves=self.moves if hot else 0,
-            room=self.rooms.get(unit.name, 1 << 40),
+            room=self.choices.rooms.get(unit.name, 1 << 40),
             pause=self._pause(unit),
             local=frozenset(own),
             tiles=self.tile_of,
-            window=self.tiling.window,
-            tight=self.tiling.tight,
+            window=self.choices.tiling.window,
+            tight=self.choices.tiling.tight,
         )
         found = order(shared, self.machine, search)
         self.predicted += trips * found.cycles

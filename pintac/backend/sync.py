@@ -292,14 +292,14 @@ class _Conflicts:
         together = (kind[a] == kind[b]) & ((ring[a] == 1) | (buffer[a] == buffer[b]))
         self.apart = np.nonzero(~together)[0]
         self.together = np.nonzero(together)[0]
-        first = [every[k] for k in a[together]]
-        second = [every[k] for k in b[together]]
-        self.steps = np.array([[dict(x.steps).get(lp.level, 0) for lp in loops] for x in first], np.int64)
-        self.first = np.array([(x.low, x.high, x.row, x.stride) for x in first], np.int64).reshape(-1, 4)
-        self.second = np.array([(x.low, x.high, x.row, x.stride) for x in second], np.int64).reshape(-1, 4)
-        levels = [lp.level for lp in loops]
-        self.ring_at = np.array([levels.index(x.ring_level) if x.ring_level in levels else -1 for x in first], np.int64)
-        self.ring = np.array([x.ring for x in first], np.int64)
+        first, second = a[together], b[together]
+        steps = np.array([[dict(k[0]).get(lp.level, 0) for lp in loops] for k in kinds], np.int64)
+        self.steps = steps.reshape(len(kinds), len(loops))[kind[first]]
+        where = np.array([(x.low, x.high, x.row, x.stride) for x in every], np.int64).reshape(-1, 4)
+        self.first, self.second = where[first], where[second]
+        levels = {lp.level: i for i, lp in enumerate(loops)}
+        self.ring_at = np.array([levels.get(x.ring_level, -1) for x in every], np.int64)[first]
+        self.ring = ring[first]
 
     def at(self, distance: int) -> np.ndarray:
         """The last node in conflict with one `distance` executions later: [queue, later queue, later node]; -1: none.

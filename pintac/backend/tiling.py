@@ -72,6 +72,11 @@ def _extents(units: Units, unit: Unit, sweep: Sweep, axis: RowAxis) -> tuple[int
     return factor, width
 
 
+def widest(units: Units) -> int:
+    """Most elements that a value has for each evaluation."""
+    return max((_extents(units, u, s, s.axes[-1])[1] for u in units.units for s in u.sweeps if s.axes), default=0)
+
+
 def points_together(tiling: Tiling, units: Units, unit: Unit) -> int:
     """Points of an iteration of a loop over points with evaluations: several where all of a point are few tiles."""
     if unit.kind != "evaluations" or unit.axis is None:

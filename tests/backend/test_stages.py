@@ -13,11 +13,13 @@ from pintac.api.compiling import emit
 from pintac.api.lowering import Lowered, lower
 from pintac.backend import lower as to_program
 from pintac.backend import schedule
+from pintac.backend.choices import Choices, Entry
 from pintac.backend.fuse import SOURCES
 from pintac.backend.placement import Placement
 from pintac.backend.prepare import prepare
 from pintac.backend.stages import held_values, stages_of, windows
 from pintac.backend.tile import Buffer, Item, Loop, TileOp
+from pintac.backend.tiling import Tiling
 from pintac.backend.units import Unit, Units
 from pintac.hazards import check
 from pintac.ir import Builder, Graph, Location, Node, verify
@@ -152,7 +154,9 @@ def evaluations(graph: Graph, spilled: frozenset[str] = frozenset()) -> tuple[Un
     graph = prepare(graph)
     units = Units(graph)
     leaves = {n: Buffer(n.name, n.type.size, space=Space.DRAM) for n in graph.nodes if n.op in SOURCES}
-    placement = Placement(graph, units, leaves, frozenset(n for n in graph.nodes if n.name in spilled), {})
+    entry = Entry(graph, MACHINE, leaves, {})
+    choices = Choices(Tiling(), frozenset(n for n in graph.nodes if n.name in spilled))
+    placement = Placement(entry, choices, units, {})
     (unit,) = (u for u in units.units if u.kind == "evaluations")
     return unit, units, placement
 

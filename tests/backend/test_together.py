@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,9 +9,8 @@ from hypothesis import strategies as st
 
 from pintac.api.compiling import emit
 from pintac.api.lowering import lower
-from pintac.backend import schedule
+from pintac.backend import fit, schedule
 from pintac.backend.axes import UNROLLED_PAIRS
-from pintac.backend.bound import lower_bound
 from pintac.backend.prepare import prepare
 from pintac.backend.tile import Item, Loop
 from pintac.backend.tiling import Tiling, points_together
@@ -31,7 +27,6 @@ from tests.end_to_end.test_bits import Case
 
 HERE = Location("net.py", 12)
 MACHINE = Machine.default()
-lowering = importlib.import_module("pintac.backend.lower")  # the package has a function of that name
 
 
 def graph_of(points: int, pairs: int, width: int, fold: tuple[int, ...]) -> Graph:
@@ -89,7 +84,7 @@ def test_smaller_parts_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = MACHINE.replace(psum_kib=8)
 
     def losses(worth: float) -> tuple[int, list[float]]:
-        monkeypatch.setattr(lowering, "WORTH", worth)
+        monkeypatch.setattr(fit, "WORTH", worth)
         program = emit(lower(case.step(), case.options()), machine)
         session = Session(program, "jit")
         found = []
@@ -99,7 +94,6 @@ def test_smaller_parts_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
         return len(program.instructions), found
 
     monkeypatch.setattr(schedule, "HOT", 0)
-    monkeypatch.setattr(lowering, "lower_bound", lambda *a: replace(lower_bound(*a), limit="tcu"))
     (instructions, whole), (more, cut) = losses(1.0), losses(-1e9)
     assert more > instructions and whole == cut
 

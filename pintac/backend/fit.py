@@ -1,0 +1,321 @@
+"""What an entry needs to fit the machine, and of the ways to fit the one that takes fewest cycles."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from pintac.backend.allocate import SramFullError, allocate
+from pintac.backend.choices import Choices, Entry
+from pintac.backend.deferred import chain_of, deferrable
+from pintac.backend.order import NoRoomError, PsumFullError
+from pintac.backend.prefetch import prefetch
+from pintac.backend.schedule import Scheduler
+from pintac.backend.tile import Buffer, Item
+from pintac.backend.tiling import Tiling, widest
+from pintac.backend.units import Sweep, accumulator
+from pintac.ir import Node
+from pintac.machine import Machine
+
+LARGE = 65536
+"""Bytes of a value that goes to DRAM rather than have the tiles made smaller."""
+LARGE_GRADIENT = 16384
+"""The same for a weight gradient where tiles would get small (`_fits`)."""
+SLACK = 2048
+"""Bytes by which a loop body's room falls short of what is free, because buffers do not fill it without gaps."""
+LEAST_ROOM = 2
+"""Largest buffers that the room of a body over evaluations must hold at least: below, smaller tiles are better."""
+SMALL = 2048
+"""Bytes of a value too small to be worth moving."""
+PREVIEW = 2
+"""Part of the search for orders after which ways to fit are compared."""
+RIVAL = 1.1
+"""Cycles of another way to fit, before orders are searched, up to which it may turn out the better one."""
+WORTH = 0.003
+"""Part of the cycles that smaller parts of results must save: they make more instructions."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The schedule of one entry with addresses, and what was decided."""
+
+    items: list[Item]
+    sram_bytes: int
+    tiling: Tiling
+    spilled: tuple[str, ...]
+    deferred: tuple[str, ...]
+    scratch: tuple[Buffer, ...]
+    predicted: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A schedule that fits."""
+
+    scheduler: Scheduler
+    items: list[Item]
+    short: bool = False
+    """Whether a loop body had no good order in the memory that it was to have."""
+
+    @property
+    def predicted(self) -> int:
+        """Cycles, by the costs that orders are chosen by."""
+        return self.scheduler.predicted
+
+    @property
+    def choices(self) -> Choices:
+        """What made it fit."""
+        return self.scheduler.choices
+
+
+def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
+    """The schedule of an entry: from `tiling` on smaller until it fits, few values in DRAM, in the best order found.
+
+    `moves` is how long the orders of loop bodies are searched for. Raises `SramFullError` or `PsumFullError` when
+    nothing fits.
+    """
+    found = list(_fits(entry, tiling))
+    if 4 * tiling.rows * widest(found[0].scheduler.units) > entry.machine.psum_kib * 1024:  # tiles in each other's way
+        narrow = replace(tiling, rows=tiling.rows // 2, interleave=2 * tiling.interleave, window=2 * tiling.window)
+        found += _fits(entry, narrow)
+    fits = sorted(found, key=lambda f: f.predicted)
+    fit = fits[0]
+    if moves and fit.scheduler.hot:
+        rivals = [f for f in fits[1:2] if f.predicted < RIVAL * fit.predicted]
+        fit = _searched([fit, *rivals], moves)
+    items, used = prefetch(fit.items, entry.machine)
+    chosen = fit.choices
+    return Schedule(
+        items,
+        used,
+        chosen.tiling,
+        tuple(sorted(n.name for n in chosen.spilled)),
+        tuple(chain[0].name for chain in chosen.deferred),
+        tuple(fit.scheduler.scratch),
+        fit.predicted,
+    )
+
+
+def _searched(fits: list[Fit], moves: int) -> Fit:
+    """The best of these with the orders of its loop bodies searched for; also with its results in smaller parts."""
+    best = min((_ordered(f, f.choices, moves // PREVIEW) or f for f in fits), key=lambda f: f.predicted)
+    tiling = best.choices.tiling
+    smaller = _ordered(best, replace(best.choices, tiling=replace(tiling, parts=2 * tiling.parts)), moves // PREVIEW)
+    if smaller is not None and smaller.predicted < (1 - WORTH) * best.predicted:
+        best = smaller
+    full = _ordered(best, best.choices, moves)
+    return full if full is not None and full.predicted < best.predicted else best
+
+
+def _ordered(fit: Fit, choices: Choices, moves: int) -> Fit | None:
+    """The entry under these choices with the orders of its loop bodies searched for; None if they do not fit so."""
+    scheduler = Scheduler(fit.scheduler.entry, choices, fit.scheduler, moves)
+    with contextlib.suppress(SramFullError, NoRoomError, PsumFullError):
+        items = scheduler.build()
+        allocate(items, fit.scheduler.entry.machine)
+        return Fit(scheduler, items)
+    return None
+
+
+def _fits(entry: Entry, tiling: Tiling) -> Iterator[Fit]:
+    """Ways to fit the entry: where tiles get small, also with smaller gradients out of their way.
+
+    Where a loop over points has no room for all evaluations of a few, they are a loop of their own.
+    """
+    first: Fit | None = None
+    with contextlib.suppress(SramFullError):
+        first = _fit(entry, tiling)
+        yield first
+    if first is not None and not first.short:
+        return
+    tight = replace(tiling, tight=True)
+    try:
+        found = _fit(entry, tight)
+    except SramFullError:
+        if first is not None:
+            return
+        found = _fit(entry, replace(tight, unrolled=0))
+    yield found
+    if first is not None and first.predicted < found.predicted:
+        found = first
+    at = tight
+    reached = found.choices.tiling
+    while reached.interleave == 1 and at.rows * at.interleave > reached.rows:
+        with contextlib.suppress(SramFullError):
+            yield _fit(entry, at, LARGE_GRADIENT)
+        if at.interleave == 1:
+            break
+        at = replace(at, interleave=at.interleave // 2, window=min(at.window, max(2, at.interleave // 2)))
+
+
+def _fit(entry: Entry, tiling: Tiling, large_gradient: int = LARGE) -> Fit:
+    """The choices that make the entry fit; gradients of `large_gradient` bytes leave SRAM before tiles get smaller.
+
+    Where a gradient was deferred and tiles did not get smaller there is room that was not there when values went to
+    DRAM: those that are read several times stay, if that is faster.
+    """
+    fit = _greedy(entry, tiling, frozenset(), large_gradient)
+    keep = frozenset(n for n in fit.choices.spilled if _sweeps_reading(n, fit.scheduler) > 1)
+    if fit.choices.deferred and keep and fit.choices.tiling.interleave == tiling.interleave:
+        with contextlib.suppress(SramFullError):
+            return min(fit, _greedy(entry, tiling, keep, large_gradient), key=lambda f: f.predicted)
+    return fit
+
+
+def _sweeps_reading(node: Node, scheduler: Scheduler) -> int:
+    """How often loops over the evaluations of a point read the whole of what an earlier one made; 0: another value."""
+    home = scheduler.unit_home.get(node)
+    if home is None or not home.covers:
+        return 0
+    unit, made = scheduler.units.of[node]
+    own = {tag for tag in scheduler.units.tags(node, unit) if tag is not None}
+    reading: dict[Sweep, int] = {}
+    for reader in scheduler.units.executed_users(node):
+        of, sweep = scheduler.units.of[reader]
+        if of is unit and sweep is not made and 4 * reader.type.size >= node.type.size:
+            reading[sweep] = math.prod(axis.size for axis in sweep.axes if axis not in own)
+    return sum(reading.values())
+
+
+def _greedy(entry: Entry, tiling: Tiling, keep: frozenset[Node], large_gradient: int) -> Fit:
+    """One choice after the other until the entry fits, values in `keep` not sent to DRAM."""
+    choices = Choices(tiling)
+    scheduler: Scheduler | None = None
+    failed: Scheduler | None = None
+    alive: set[Buffer] = set()
+    short = False
+    while True:
+        scheduler = Scheduler(entry, choices, scheduler)
+        tighter: dict[str, int] | None = None
+        try:
+            items = scheduler.build()
+            allocate(items, entry.machine)
+            return Fit(scheduler, items, short)
+        except PsumFullError as full:
+            choices = replace(choices, not_in_psum=choices.not_in_psum | full.owners)
+            short = True
+            continue
+        except SramFullError as error:
+            failed, alive, problem = scheduler, error.alive, error
+            tighter = _tighter(scheduler, alive, entry.machine)
+        except NoRoomError:
+            short = True  # tighter than `failed` does not go
+        assert failed is not None
+        cold = _cold(failed, alive)
+        victim = _victim(failed, alive, keep, large_gradient)
+        smaller = _smaller(failed, alive, choices.tiling)
+        if cold:
+            choices = replace(choices, spilled=choices.spilled | cold, rooms={})
+        elif tighter is not None:
+            choices = replace(choices, rooms={**choices.rooms, **tighter})
+        elif smaller is not None and smaller.halved != choices.tiling.halved:
+            choices = replace(choices, tiling=smaller, rooms={}, not_in_psum=frozenset())
+        elif victim is not None and _spill_kind(failed, victim, large_gradient) < 2:
+            choices = replace(_without(choices, failed, alive, keep, large_gradient), rooms={})
+        elif smaller is not None:
+            choices = replace(choices, tiling=smaller, rooms={}, not_in_psum=frozenset())
+        elif victim is not None:
+            choices = replace(choices, spilled=choices.spilled | {victim}, rooms={})
+        elif choices.tiling.pipelined:
+            choices = replace(choices, tiling=replace(choices.tiling, pipelined=False), rooms={})
+        else:
+            raise problem
+
+
+def _without(
+    choices: Choices, failed: Scheduler, alive: set[Buffer], keep: frozenset[Node], large_gradient: int
+) -> Choices:
+    """The choices with as many saved activations and large gradients out of SRAM as the shortage asks for."""
+    needed = _shortage(failed, alive, failed.machine)
+    victim = _victim(failed, alive, keep, large_gradient)
+    while victim is not None and _spill_kind(failed, victim, large_gradient) < 2:
+        chain = chain_of(failed.graph, victim)
+        if chain not in choices.deferred and deferrable(chain, failed.units):
+            choices = replace(choices, deferred=(*choices.deferred, chain))
+        else:
+            choices = replace(choices, spilled=choices.spilled | {victim})
+        needed -= failed.candidates[victim]
+        alive = alive - {failed.home_buffer(victim)}
+        victim = _victim(failed, alive, keep, large_gradient) if needed > 0 else None
+    return choices
+
+
+def _cold(scheduler: Scheduler, alive: set[Buffer]) -> frozenset[Node]:
+    """Values that only occupy SRAM in the loop in which it is short: made before it and read after it."""
+    units = {scheduler.own[b] for b in alive if b in scheduler.own}
+    if len(units) != 1:
+        return frozenset()
+    (unit,) = units
+    found = []
+    for node, size in scheduler.candidates.items():
+        if scheduler.home_buffer(node) not in alive or size < SMALL or accumulator(node) is not None:
+            continue
+        if node.op in ("sum", "amax"):
+            continue  # what loops fold stays where they add to it
+        near = [node, *scheduler.units.executed_users(node)]
+        if node.op != "matmul_tn" and unit not in {scheduler.units.of[n][0] for n in near if n in scheduler.units.of}:
+            found.append(node)
+    return frozenset(found)
+
+
+def _tighter(scheduler: Scheduler, alive: set[Buffer], machine: Machine) -> dict[str, int] | None:
+    """Less room for the own buffers of the loop body in which SRAM is short, if that can be enough."""
+    own = [b for b in alive if b in scheduler.own]
+    units = {scheduler.own[b] for b in own}
+    if len(units) != 1:
+        return None
+    (unit,) = units
+    taken = sum(b.bytes for b in own)
+    room = machine.sram_kib * 1024 - sum(b.bytes for b in alive if b not in scheduler.own) - SLACK
+    room = min(room, scheduler.choices.rooms.get(unit.name, taken) - SLACK)
+    least = LEAST_ROOM if unit.kind == "evaluations" else 1
+    return {unit.name: room} if room >= least * scheduler.largest.get(unit.name, 0) else None
+
+
+def _shortage(scheduler: Scheduler, alive: set[Buffer], machine: Machine) -> int:
+    """Bytes that have to leave SRAM at least, for a loop body to have room for a few of its largest buffers."""
+    names = {scheduler.own[b].name for b in alive if b in scheduler.own}
+    needed = sum(LEAST_ROOM * scheduler.largest.get(name, 0) for name in names)
+    return sum(b.bytes for b in alive if b not in scheduler.own) + needed + SLACK - machine.sram_kib * 1024
+
+
+def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:
+    """The next smaller tiling for the kind of loop in which SRAM is short."""
+    units = [scheduler.unit_of.get(b) or scheduler.own.get(b) for b in alive]
+    points = sorted({unit.name for unit in units if unit is not None and unit.kind in ("points", "deferred")})
+    if points:
+        halved = [name for name in points if not scheduler.smallest.get(name, True)]
+        return replace(tiling, halved=(*tiling.halved, *halved)) if halved else None
+    if tiling.window > 2 and tiling.interleave > 2:
+        return replace(tiling, window=2)
+    if tiling.interleave > 1:
+        return replace(tiling, interleave=tiling.interleave // 2)
+    return replace(tiling, rows=tiling.rows // 2) if tiling.rows > 4 else None
+
+
+def _spill_kind(scheduler: Scheduler, node: Node, large_gradient: int) -> int:
+    """In which order values go to DRAM: 0 saved activations, 1 weight gradients, 2 the rest (weights, small values)."""
+    size = scheduler.candidates[node]
+    home = scheduler.unit_home.get(node)
+    if home is not None and home.covers:
+        return 0 if size >= LARGE else 2
+    return 1 if node.op == "matmul_tn" and size >= large_gradient else 2
+
+
+def _victim(scheduler: Scheduler, alive: set[Buffer], keep: frozenset[Node], large_gradient: int) -> Node | None:
+    """The value to move to DRAM next: saved activations first, then weight gradients and weights; largest first."""
+
+    def rank(node: Node) -> tuple[int, int, str]:
+        return _spill_kind(scheduler, node, large_gradient), -scheduler.candidates[node], node.name
+
+    choices = [
+        n
+        for n in scheduler.candidates
+        if scheduler.home_buffer(n) in alive
+        and n not in keep
+        and scheduler.candidates[n] >= SMALL
+        and (n.op not in ("sum", "amax") or n in scheduler.unit_home)  # what loops fold stays where they add to it
+    ]
+    return min(choices, key=rank, default=None)
