@@ -19,20 +19,19 @@ ROUNDS = 4  # iterations that are played; the first two are left out
 HANDOVER = 2  # cycles from completion to a waiting queue's next instruction
 EARLY = 400  # cycles before it is needed by which a load shall be complete
 FAR = 1 << 60
+STATE = 4  # when the result port is free, where its last results went, when the bus is free, the first next preload
 
 
 @njit(cache=True, inline="always")
 def start_of(ops, i, now, ready, state, done_first):
     """When an operation starts whose operands are complete at `ready`."""
-    start = max(now[ops[i, QUEUE]], ready)
     if ops[i, QUEUE] == TCU:
         if ops[i, ACC] and state[1] == ops[i, DEST]:
-            start = max(start, done_first)
-        if start > now[TCU]:
-            start += ops[i, PRELOAD]
-    elif ops[i, QUEUE] != VPU:
-        start = max(start, state[2])
-    return start
+            ready = max(ready, done_first)
+        return max(now[TCU], max(ready, state[3]) + ops[i, PRELOAD])
+    if ops[i, QUEUE] == VPU:
+        return max(now[VPU], ready)
+    return max(now[ops[i, QUEUE]], ready, state[2])
 
 
 @njit(cache=True, inline="always")
@@ -43,6 +42,7 @@ def advance(ops, i, start, now, state):
         end = taken + (ops[i, PASSES] - 1) * max(ops[i, COMPUTE], ops[i, DRAIN])
         state[0] = end + ops[i, DRAIN]
         state[1] = ops[i, DEST]
+        state[3] = start + 1
         now[TCU] = end
         return state[0] + ops[i, SKEW], taken + ops[i, DRAIN] + ops[i, SKEW]
     end = start + ops[i, BUSY] + ops[i, COMPUTE]
@@ -373,7 +373,8 @@ def play(
         now[q] = max(0, now[q] - zero)
     for k in range(m):
         freed[k] = max(0, empty[ROUNDS - 1, k] - zero)
-    state[0], state[2] = max(0, state[0] - zero), max(0, state[2] - zero)
+    for k in (0, 2, 3):
+        state[k] = max(0, state[k] - zero)
     for i in range(n):
         ready_at[i] = 0
         for p in range(again_at[i], again_at[i + 1]):
@@ -416,7 +417,7 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
     best_release, release = np.zeros(n, np.int64), np.zeros(n, np.int64)
     trial_order, trial_address = np.zeros(n, np.int64), np.zeros(len(address), np.int64)
     starts, ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    now, free, state = np.zeros(QUEUES, np.int64), np.zeros(granules, np.int64), np.zeros(3, np.int64)
+    now, free, state = np.zeros(QUEUES, np.int64), np.zeros(granules, np.int64), np.zeros(STATE, np.int64)
     freed = np.zeros(len(buffers), np.int64)
     seed = np.uint64(88172645463325252)
     scale = 0.0
@@ -504,7 +505,7 @@ def improve(ops, before_at, before, after_at, after, again_at, again, use_at, us
     n = len(ops)
     waits_at, waits = waited_for(ops, before_at, before)
     old_at, old = waited_for(ops, again_at, again)
-    now, freed, state = np.zeros(QUEUES, np.int64), np.zeros(len(buffers), np.int64), np.zeros(3, np.int64)
+    now, freed, state = np.zeros(QUEUES, np.int64), np.zeros(len(buffers), np.int64), np.zeros(STATE, np.int64)
     over_at, over = overlaps(buffers, address)
     ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64)
     place_of = np.zeros(n, np.int64)
