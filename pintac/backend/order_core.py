@@ -1,5 +1,8 @@
 # mypy: ignore-errors
-"""List scheduling and its evaluation, compiled: `order.py` prepares the arrays and says what they mean."""
+"""List scheduling and its evaluation, compiled: `order.py` prepares the arrays and says what they mean.
+
+One file: what numba keeps of a compiled function is renewed when that function's own file changes, and only then.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import argparse
 import ast
 import re
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 SPEC_HELP = "a built-in problem (poisson2d, ...) or FILE.py:OBJECT, a TrainStep"
@@ -27,24 +28,19 @@ def _positive(text: str) -> int:
     return value
 
 
-def _effort(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1000")
-    return value
+def _up_to(most: float) -> Callable[[str], float]:
+    """Reads a number from 0 to `most`."""
 
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected a number from 0 to {most:g}, got {text!r}")
+        return value
 
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e9:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
-    return value
+    return parse
 
 
 def _seed(text: str) -> int:
@@ -110,7 +106,11 @@ def build_parser() -> argparse.ArgumentParser:
     _compile_options(compile_)
     _pass_options(compile_)
     compile_.add_argument(
-        "--effort", type=_effort, default=1.0, metavar="X", help="search X times as long for the schedule (default 1)"
+        "--effort",
+        type=_up_to(1000),
+        default=1.0,
+        metavar="X",
+        help="search X times as long for the schedule (default 1)",
     )
     compile_.add_argument("--emit", choices=["ir", "tiles", "asm", "bin"], default="bin", help="what to write")
     compile_.add_argument("-o", "--output", metavar="F", help="where to write it (text defaults to stdout)")
@@ -173,11 +173,15 @@ def build_parser() -> argparse.ArgumentParser:
     _compile_options(estimate)
     estimate.add_argument("--runs", type=_positive, required=True, metavar="N", help="training runs")
     estimate.add_argument("--steps", type=_positive, metavar="N", help="steps of a run (default: the schedule's)")
-    estimate.add_argument("--kwh-price", type=_amount, required=True, metavar="P", help="price of a kWh")
+    estimate.add_argument("--kwh-price", type=_up_to(1e9), required=True, metavar="P", help="price of a kWh")
     estimate.add_argument(
-        "--static-watts", type=_amount, default=0.0, metavar="W", help="of PINTA besides the model's energy (default 0)"
+        "--static-watts",
+        type=_up_to(1e9),
+        default=0.0,
+        metavar="W",
+        help="of PINTA besides the model's energy (default 0)",
     )
-    estimate.add_argument("--host-watts", type=_amount, metavar="W", help="of a busy core of this host")
+    estimate.add_argument("--host-watts", type=_up_to(1e9), metavar="W", help="of a busy core of this host")
     estimate.add_argument(
         "--threads", type=_positive, default=1, metavar="N", help="threads of torch on this host (default 1)"
     )

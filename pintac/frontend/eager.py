@@ -21,7 +21,7 @@ from pintac.frontend.problem import Problem, Term, TrainStep
 from pintac.frontend.tracing import trace_step
 from pintac.frontend.twin import adam_of
 from pintac.frontend.weights import Layout, initial_states
-from pintac.ir import Graph
+from pintac.ir import Graph, ancestors
 
 _POINTS_STRIDE = 1 << 8  # key of the draw at the j-th points of term t: t + 256 j, as in the compiled step
 
@@ -191,8 +191,8 @@ def _plans(graph: Graph, step: TrainStep, term: Term) -> list[Plan]:
     """The plan at each tensor of points of a term, in the order in which operators meet them."""
     estimator = graph.attrs["estimator"]
     dims, time, total = int(graph.attrs["dims"]), set(estimator["time_dims"]), step.estimator.pairs
-    reached = _ancestors(graph, f"residual:{term.name}")
-    operators = [node for node in graph.of("gradient", "laplacian") if node.name in reached]
+    reached = ancestors(graph.outputs[f"residual:{term.name}"])
+    operators = [node for node in graph.of("gradient", "laplacian") if node in reached]
     plans = []
     for x in dict.fromkeys(node.operands[1] for node in operators):
         if step.estimator.kind == "stein":
@@ -203,7 +203,7 @@ def _plans(graph: Graph, step: TrainStep, term: Term) -> list[Plan]:
         wanted: set[int] = set()
         for node in here:
             if node.op == "gradient":
-                users = [user for user in graph.users(node) if user.name in reached]
+                users = [user for user in graph.users(node) if user in reached]
                 cut = all(user.op == "slice" and user.attrs["axis"] == 2 for user in users)
                 spans = [(user.attrs["start"], user.attrs["stop"]) for user in users] if cut else [(0, dims)]
                 wanted.update(column for start, stop in spans for column in range(int(start), int(stop)))  # type: ignore[arg-type]
@@ -218,14 +218,3 @@ def _plans(graph: Graph, step: TrainStep, term: Term) -> list[Plan]:
         axes = sorted(wanted - set(columns))
         plans.append(Plan(tuple(columns), total - len(axes), tuple(axes)))
     return plans
-
-
-def _ancestors(graph: Graph, output: str) -> set[str]:
-    seen: set[str] = set()
-    stack = [graph.outputs[output]]
-    while stack:
-        node = stack.pop()
-        if node.name not in seen:
-            seen.add(node.name)
-            stack.extend(node.operands)
-    return seen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pintac.ir import Builder, Graph, Node
+from pintac.ir import Builder, Graph, Node, ancestors
 
 
 def descendants(graph: Graph, roots: Iterable[Node]) -> set[Node]:
@@ -16,18 +16,9 @@ def descendants(graph: Graph, roots: Iterable[Node]) -> set[Node]:
     return found
 
 
-def ancestors(graph: Graph, roots: Iterable[Node]) -> set[Node]:
-    """The roots and every node that one of them depends on."""
-    found = set(roots)
-    for node in reversed(graph.nodes):
-        if node in found:
-            found.update(node.operands)
-    return found
-
-
 def live(graph: Graph) -> set[Node]:
     """The nodes that an output depends on, and the graph's interface: states persist whether they are read or not."""
-    return ancestors(graph, graph.outputs.values()) | set(graph.of("state", "input"))
+    return ancestors(*graph.outputs.values()) | set(graph.of("state", "input"))
 
 
 def continue_from(graph: Graph) -> tuple[Builder, dict[Node, Node]]:

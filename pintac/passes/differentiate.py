@@ -18,10 +18,10 @@ from math import prod
 from typing import Any, ClassVar
 
 from pintac.errors import PassError
-from pintac.ir import Builder, Graph, Node
+from pintac.ir import Builder, Graph, Node, ancestors
 from pintac.ir.gradients import grad_rule
 from pintac.passes.base import Pass
-from pintac.passes.dataflow import ancestors, continue_from, descendants
+from pintac.passes.dataflow import continue_from, descendants
 
 _RESIDUAL, _LOSS = "residual:", "loss"
 _ROW_SOURCES = ("random", "data", "input")
@@ -138,7 +138,7 @@ class _Reverse:
         """The seeds in groups that share no row computation; terms normally have their own points."""
         groups: list[tuple[set[Node], list[_Seed]]] = []
         for seed in seeds:
-            reach = ancestors(self.graph, [seed.node]) & self.active & self.rows
+            reach = ancestors(seed.node) & self.active & self.rows
             members = [seed]
             apart = []
             for other_reach, other in groups:

@@ -24,10 +24,10 @@ from typing import ClassVar
 import numpy as np
 
 from pintac.errors import PassError
-from pintac.ir import Builder, Graph, Node
+from pintac.ir import Builder, Graph, Node, ancestors
 from pintac.ir.ops import integer
 from pintac.passes.base import Pass
-from pintac.passes.dataflow import ancestors, descendants, without_dead
+from pintac.passes.dataflow import descendants, without_dead
 from pintac.passes.derivatives import Columns, Derivatives
 from pintac.passes.directions import directions
 from pintac.passes.lifting import lift_op
@@ -82,13 +82,13 @@ class ExpandOperators(Pass):
 def _refuse_nested(graph: Graph, operators: tuple[Node, ...]) -> None:
     for node in operators:
         y, x = node.operands
-        if y is not x and x not in ancestors(graph, [y]):
+        if y is not x and x not in ancestors(y):
             raise PassError(
                 f"{node.op}: u does not depend on the points x",
                 location=node.loc,
                 hint="differentiate with respect to the tensor that u was evaluated at",
             )
-        inner = [other for other in operators if other in ancestors(graph, [y])]
+        inner = [other for other in operators if other in ancestors(y)]
         if inner:
             raise PassError(
                 f"{node.op} of a {inner[0].op} ({inner[0].loc}): derivatives of derivatives are not estimated",
@@ -338,7 +338,7 @@ class _Points(Derivatives):
         b, lifted = self.b, self._lifted
         if self.x not in lifted:
             lifted[self.x] = b.perturb(self.new[self.x], self._delta())
-        needed = ancestors(self.graph, [leaf]) & self.dependent
+        needed = ancestors(leaf) & self.dependent
         for node in self.graph.nodes:
             if node in needed and node not in lifted:
                 with b.at(node.loc):

@@ -34,9 +34,9 @@ from typing import ClassVar, Literal
 
 from pintac.blocks import block_name, oriented
 from pintac.errors import PassError
-from pintac.ir import Builder, Graph, Node
+from pintac.ir import Builder, Graph, Node, ancestors
 from pintac.passes.base import RARE, Pass
-from pintac.passes.dataflow import ancestors, descendants
+from pintac.passes.dataflow import descendants
 from pintac.passes.tensors import TensorNames, half_of, parse_bits, resolve_bits
 
 Bits = Literal[4, 8, 12, 16]
@@ -96,14 +96,14 @@ class InsertSMX(Pass):
 
 def forward_nodes(graph: Graph) -> set[Node]:
     """What the outputs that are not gradients or next states depend on."""
-    return ancestors(graph, (node for key, node in graph.outputs.items() if not key.startswith(("grad:", "state:"))))
+    return ancestors(*(node for key, node in graph.outputs.items() if not key.startswith(("grad:", "state:"))))
 
 
 def perturbed_path(graph: Graph, forward: set[Node]) -> set[Node]:
     """The forward values between two matmuls of perturbed rows, the operand of the last one included."""
     rows = [node for node in graph.of("matmul") if node in forward and node.attrs["lhs_role"] == "delta"]
     after = descendants(graph, rows)
-    before = ancestors(graph, (node.operands[0] for node in rows))
+    before = ancestors(*(node.operands[0] for node in rows))
     return after & before
 
 

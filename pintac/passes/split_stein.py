@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pintac.errors import PassError
-from pintac.ir import Builder, Graph, Node
+from pintac.ir import Builder, Graph, Node, ancestors
 from pintac.ir.deltas import Pair, delta_rule
 from pintac.ir.even_odd import SIGN_AXIS, UNPERTURBED, Halves, Operand, both_signs, even_odd_rule, halves_of, is_sign
 from pintac.passes.base import Pass
-from pintac.passes.dataflow import ancestors, descendants, without_dead
+from pintac.passes.dataflow import descendants, without_dead
 
 _ORDER = "run split-stein right after expand-operators"
 
@@ -63,7 +63,7 @@ class _Split(ABC):
         if node.op == "difference":
             p, b = node.operands
             _pair(p, b, self.perturbed, self.bases)
-            below = ancestors(self.graph, [p])
+            below = ancestors(p)
             for part in self.graph.nodes:
                 if part in self.perturbed and part in below:
                     self.carry(part)

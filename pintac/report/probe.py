@@ -17,11 +17,11 @@ import numpy as np
 
 from pintac import smx
 from pintac.backend.axes import Axes
-from pintac.ir import Builder, Graph, Location, Node
+from pintac.ir import Builder, Graph, Location, Node, ancestors
 from pintac.ir.evaluate import Array, BlockValue, Evaluator, SmxValue, Value
 from pintac.ir.ops import AttrValue
 from pintac.ir.text import parse_graph, print_graph
-from pintac.passes.dataflow import ancestors, descendants, without_dead
+from pintac.passes.dataflow import descendants, without_dead
 from pintac.report.purpose import NO_LAYER, Purpose
 from pintac.report.rank import Followed, factored, followed
 from pintac.rng import STREAM_DELTA
@@ -168,7 +168,7 @@ class Probe:
         }
         self.roles = _roles(self.graph)
         values = [node for key, node in self.graph.outputs.items() if key.startswith("metric:")]
-        self.forward = ancestors(self.graph, values)
+        self.forward = ancestors(*values)
         self.codes = [n for n in self.graph.of("quantize") if n in self.roles]
         self.perturbed = {n for n in self.codes if self.roles[n][0] == "delta" and n in self.forward}
         self.roots = _perturbed_points(self.graph, self.perturbed)
@@ -176,7 +176,7 @@ class Probe:
         self.factored = factored(self.graph, purposes)
         self.addends = {node: _addends(node) for node in self.residuals}
         drawn = [n for n in self.graph.of("random") if n.attrs["stream"] == STREAM_DELTA]
-        self.repeated = descendants(self.graph, drawn) & ancestors(self.graph, [*self.residuals, *self.perturbed])
+        self.repeated = descendants(self.graph, drawn) & ancestors(*self.residuals, *self.perturbed)
         self.wanted = {*self.residuals, *(a for addends in self.addends.values() for a in addends)}
 
     def sample(self, step: int, params: Mapping[str, float], states: Mapping[str, np.ndarray]) -> Sample:
@@ -338,7 +338,7 @@ def _roles(graph: Graph) -> dict[Node, tuple[str, Node]]:
 def _perturbed_points(graph: Graph, perturbed: set[Node]) -> dict[Node, int]:
     """Where naive quantisation adds a perturbation to the points: node -> which operand is the point."""
     drawn = descendants(graph, [n for n in graph.of("random") if n.attrs["stream"] == STREAM_DELTA])
-    before = ancestors(graph, perturbed)
+    before = ancestors(*perturbed)
     roots: dict[Node, int] = {}
     for node in graph.nodes:
         if node.op == "add" and node in before and node.type.rank == 4 and node in drawn:
@@ -368,7 +368,7 @@ def _from_points(node: Node) -> bool:
 def _residuals(graph: Graph, perturbed: set[Node]) -> list[Node]:
     """The residuals r of which the loss takes r^2, those that perturbed evaluations are part of."""
     behind = descendants(graph, perturbed)
-    before = ancestors(graph, [node for key, node in graph.outputs.items() if key.startswith("metric:loss:")])
+    before = ancestors(*(node for key, node in graph.outputs.items() if key.startswith("metric:loss:")))
     found = dict.fromkeys(
         node.operands[0]
         for node in graph.of("mul")

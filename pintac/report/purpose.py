@@ -18,8 +18,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pintac.ir import Graph, Node
-from pintac.passes.dataflow import ancestors, descendants, live
+from pintac.ir import Graph, Node, ancestors
+from pintac.passes.dataflow import descendants, live
 from pintac.passes.expand_optimizer import FIRST_MOMENT, SECOND_MOMENT
 from pintac.passes.tensors import layer_of
 from pintac.rng import STREAM_DELTA
@@ -76,14 +76,14 @@ class _Purposes:
         self.nodes = [n for n in graph.nodes if n in needed]
         self.number = {node: i for i, node in enumerate(self.nodes)}
         values = [n for key, n in graph.outputs.items() if not key.startswith("state:")]
-        self.value_nodes = ancestors(graph, values)  # what is computed forward: backward is what only states need
+        self.value_nodes = ancestors(*values)  # what is computed forward: backward is what only states need
         self.weights = self._weights()
         self.anchors = {n: layer for n in self.nodes if (layer := self._anchor(n)) is not None}
         self.gradients = [n for n in self.nodes if n.op in _CONTRACTIONS and "grad" in _roles(n)]
         forward = [n for n in self.anchors if n in self.value_nodes]
-        self.before_network = ancestors(graph, forward)
+        self.before_network = ancestors(*forward)
         self.behind_network = descendants(self.graph, forward)
-        self.before_gradient = ancestors(graph, self.gradients)
+        self.before_gradient = ancestors(*self.gradients)
         self.behind_gradient = descendants(self.graph, self.gradients)
         weight_gradients = [n for n in self.gradients if n.op == "matmul_tn" and _roles(n)[0] != "weight"]
         self.behind_weight_gradient = descendants(self.graph, weight_gradients)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from pintac.errors import PassError
-from pintac.ir import Builder, Graph, Node
+from pintac.ir import Builder, Graph, Node, ancestors
 from pintac.ir.verify import verify
 from pintac.passes import default_pipeline, parse_pipeline
 from pintac.passes.canonicalize import Canonicalize
-from pintac.passes.dataflow import ancestors, descendants
+from pintac.passes.dataflow import descendants
 from pintac.passes.insert_smx import InsertSMX, forward_nodes
 from pintac.passes.pipeline import PipelineOptions
 from pintac.passes.sampling import STREAM_DELTA
@@ -77,7 +77,7 @@ def test_both_gradients_read_one_quantised_adjoint() -> None:
 
 def backward_reads(graph: Graph) -> list[tuple[Node, Node]]:
     """(reader, value): forward values that backward nodes other than matmuls read; what makes codes is forward."""
-    forward = forward_nodes(graph) | ancestors(graph, (node.operands[0] for node in graph.of("decode")))
+    forward = forward_nodes(graph) | ancestors(*(node.operands[0] for node in graph.of("decode")))
     return [
         (node, operand)
         for node in graph.nodes
@@ -98,7 +98,7 @@ def test_backward_reads_no_wide_perturbed_value_in_fp32(network: str, form: str)
     graph = smx(network, form)
     perturbed = depends_on_trained_perturbed_rows(graph)
     rows = [node for node in graph.of("matmul") if node in forward_nodes(graph) and node.attrs["lhs_role"] == "delta"]
-    inside = ancestors(graph, (node.operands[0] for node in rows))
+    inside = ancestors(*(node.operands[0] for node in rows))
     offending = [(reader, value) for reader, value in backward_reads(graph) if value in perturbed & inside]
     assert offending == []
 
@@ -178,7 +178,7 @@ def test_estimator_and_loss_are_never_quantised(form: str) -> None:
     draws = [node for node in graph.of("random") if node.attrs["stream"] == STREAM_DELTA]
     quantised = {node.operands[0] for node in graph.of("quantize")}
     residual = graph.outputs["metric:loss:interior"]
-    above = ancestors(graph, [residual])
+    above = ancestors(residual)
     last = [node for node in graph.of("matmul") if node.shape[-1] == 1 and node.type.rank == 4 and node in above]
     after = descendants(graph, last) & above
     assert draws and last and not after & quantised
