@@ -1,8 +1,8 @@
-"""How close compiled steps come to the lower bound: compiles the configurations of docs/PERFORMANCE.md.
+"""How close compiled steps come to the lower bound: compiles the configurations of docs/PERFORMANCE.md, three tables.
 
     python tools/schedule_quality.py                        those that docs/results/schedule.json does not have yet
     python tools/schedule_quality.py --again --only 'poisson*'
-    python tools/schedule_quality.py --write-docs           rewrites the table of docs/PERFORMANCE.md, compiles nothing
+    python tools/schedule_quality.py --write-docs           rewrites the tables of docs/PERFORMANCE.md, compiles nothing
 
 Every configuration is compiled in a process of its own, behind a small step that loads the compiled parts of the
 compiler; then timed and checked for hazards. One that fails gives a row with its message.
@@ -18,14 +18,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "schedule.json"
 PAGE = ROOT / "docs" / "PERFORMANCE.md"
-BEGIN, END = "<!-- schedule: begin -->", "<!-- schedule: end -->"
 DEFAULT_TARGET, VARIANT_TARGET = 1.10, 1.15
 TIMEOUT = 300
 """Seconds for one configuration."""
@@ -33,11 +32,12 @@ TIMEOUT = 300
 
 @dataclass(frozen=True)
 class Configuration:
-    """A built-in problem with its options, on the default machine with some keys changed."""
+    """A built-in problem with its options and those of the compiler, on the default machine with some keys changed."""
 
     problem: str = "poisson2d"
     options: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, int | float] = field(default_factory=dict)
+    compiler: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def target(self) -> float:
@@ -49,7 +49,7 @@ CONFIGURATIONS = {
     "poisson R=8": Configuration(options={"rank": 8}),
     "poisson R=16": Configuration(),
     "poisson R=32": Configuration(options={"rank": 32}),
-    "poisson dense": Configuration(options={"scheme": "dense"}),
+    "poisson dense": Configuration(compiler={"scheme": "dense"}),
     "21 inputs, width 256": Configuration("hjb20"),
     "21 inputs, width 512": Configuration("hjb20", {"width": 512}),
     "101 inputs, width 256": Configuration("heat100"),
@@ -68,6 +68,39 @@ CONFIGURATIONS = {
     "4 micro-ops": Configuration(keys={"vpu_max_micro_ops": 4}),
 }
 
+
+
+def _few(problem: str, pairs: int, *, stein: bool = False, rank: int = 16, **compiler: str) -> Configuration:
+    """A step of few evaluations: even/odd and orthonormal directions unless said otherwise."""
+    options = {"K": pairs, "rank": rank} | ({} if stein else {"estimator": "orthonormal", "lr": 0.003})
+    return Configuration(problem, options, compiler={"quant": "even-odd", **compiler})
+
+
+FEW = {
+    "`poisson2d` K=4": _few("poisson2d", 4),
+    "`poisson2d` K=4 `--bits 8/16/4/12`": _few("poisson2d", 4, bits="8/16/4/12"),
+    "`poisson2d` K=4 `--quant diff`": _few("poisson2d", 4, quant="diff"),
+    "`poisson2d` K=4, R=32": _few("poisson2d", 4, rank=32),
+    "`poisson2d` K=8": _few("poisson2d", 8),
+    "`poisson2d` K=16": _few("poisson2d", 16),
+    "`poisson2d` K=64": _few("poisson2d", 64),
+    "`poisson2d` K=64, Stein, `--quant diff`": _few("poisson2d", 64, stein=True, quant="diff"),
+    "`poisson2d` K=64, Stein, R=32": _few("poisson2d", 64, stein=True, rank=32),
+    "`poisson2d` K=64, Stein, dense": _few("poisson2d", 64, stein=True, scheme="dense"),
+    "the same `--bits 8/16/4/12`": _few("poisson2d", 64, stein=True, scheme="dense", bits="8/16/4/12"),
+    "`heat100-wave` K=8": _few("heat100-wave", 8),
+    "`heat100-wave` K=64": _few("heat100-wave", 64),
+    "`hjb20` K=16, Stein": _few("hjb20", 16, stein=True),
+    "`hjb20-wave` K=42": _few("hjb20-wave", 42),
+    "`poisson2d` K=512, Stein": _few("poisson2d", 512, stein=True),
+}
+
+LONGER = {
+    f"{name}, `--effort 3`": replace(CONFIGURATIONS[name], compiler={"effort": 3.0})
+    for name in ("poisson R=8", "poisson R=16", "21 inputs, width 256", "101 inputs, width 256")
+}
+
+ALL = {**CONFIGURATIONS, **LONGER, **FEW}
 Row = dict[str, Any]
 
 
@@ -83,12 +116,11 @@ def measure(configuration: Configuration) -> Row:
     warm = build(load_step("poisson2d", width=8, rank=2, K=8, interior=4, boundary=4)).program
     simulate(warm)
     check(warm)
-    scheme = configuration.options.get("scheme", "prs")
     machine = pintac.Machine.load("pinta").replace(**configuration.keys)
     step = load_step(configuration.problem, **configuration.options)
     try:
         start = time.perf_counter()
-        compiled = build(step, machine=machine, scheme=scheme)
+        compiled = build(step, machine=machine, **configuration.compiler)
         program = compiled.program
         seconds = time.perf_counter() - start
     except PintacError as error:
@@ -146,10 +178,9 @@ def backend_digest() -> str:
 
 
 def table(rows: Mapping[str, Row]) -> str:
-    """The rows that there are, in the order of `CONFIGURATIONS`, as Markdown."""
-    predicted = any("predicted_cycles" in row for row in rows.values())
+    """The rows of `CONFIGURATIONS` that there are, as Markdown."""
     columns = "configuration|cycles|bound|ratio|target|limit|TCU / VPU / load / store busy, %|SRAM, KiB|tiles|in DRAM"
-    columns += "|compile, s|hazards (s)" + "|model error" * predicted
+    columns += "|compile, s|hazards (s)|model error"
     width = columns.count("|") + 1
     lines = [f"| {columns.replace('|', ' | ')} |", "|" + "---|" * width]
     for name, configuration in CONFIGURATIONS.items():
@@ -158,16 +189,13 @@ def table(rows: Mapping[str, Row]) -> str:
             continue
         target = f"{configuration.target:.2f}"
         if "error" in row:
-            message = row["error"].replace("|", "/")
-            cells = [name, "-", "-", "-", target, message]
-            lines.append(f"| {' | '.join(cells)} |" + " |" * (width - len(cells)))
+            lines.append(_failed([name, "-", "-", "-", target], row, width))
             continue
-        ratio = f"{row['ratio']:.3f}"
         cells = [
             name,
             f"{row['cycles']:,}",
             f"{row['bound']:,}",
-            f"**{ratio}**" if row["ratio"] <= configuration.target else ratio,
+            _ratio(row, configuration),
             target,
             row["limit"],
             " / ".join(f"{100 * row['busy'][queue]:.0f}" for queue in ("tcu", "vpu", "load", "store")),
@@ -176,27 +204,83 @@ def table(rows: Mapping[str, Row]) -> str:
             str(len(row["in_dram"])),
             f"{row['compile_seconds']:.1f}",
             f"{row['hazards']} ({row['hazards_seconds']:.1f})",
+            f"{100 * (row['predicted_cycles'] / row['cycles'] - 1):+.1f} %",
         ]
-        if predicted:
-            believed = row.get("predicted_cycles")
-            cells.append("-" if believed is None else f"{100 * (believed / row['cycles'] - 1):+.1f} %")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
+def longer_table(rows: Mapping[str, Row]) -> str:
+    """The rows of `LONGER` that there are, as Markdown."""
+    lines = ["| configuration | cycles | ratio | target | compile, s |", "|" + "---|" * 5]
+    for name, configuration in LONGER.items():
+        row = rows.get(name)
+        if row is None:
+            continue
+        target = f"{configuration.target:.2f}"
+        if "error" in row:
+            lines.append(_failed([name, "-", "-", target], row, 5))
+            continue
+        cells = [name, f"{row['cycles']:,}", _ratio(row, configuration), target, f"{row['compile_seconds']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def few_table(rows: Mapping[str, Row]) -> str:
+    """The rows of `FEW` that there are, as Markdown, beside the default step."""
+    default = rows["poisson R=16"]["cycles"]
+    columns = "configuration|cycles|bound|ratio|TCU / VPU busy, cycles|default step / this|compile, s"
+    width = columns.count("|") + 1
+    lines = [f"| {columns.replace('|', ' | ')} |", "|" + "---|" * width]
+    for name, configuration in FEW.items():
+        row = rows.get(name)
+        if row is None:
+            continue
+        if "error" in row:
+            lines.append(_failed([name, "-", "-", "-"], row, width))
+            continue
+        alike = configuration.problem == "poisson2d" and "scheme" not in configuration.compiler
+        cells = [
+            name,
+            f"{row['cycles']:,}",
+            f"{row['bound']:,}",
+            f"{row['ratio']:.2f}",
+            " / ".join(f"{row['busy'][queue] * row['cycles']:,.0f}" for queue in ("tcu", "vpu")),
+            f"{default / row['cycles']:.1f}" if alike else "",
+            f"{row['compile_seconds']:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _ratio(row: Row, configuration: Configuration) -> str:
+    """Cycles over bound, bold where the target is met."""
+    return f"**{row['ratio']:.3f}**" if row["ratio"] <= configuration.target else f"{row['ratio']:.3f}"
+
+
+def _failed(cells: list[str], row: Row, width: int) -> str:
+    cells = [*cells, row["error"].replace("|", "/")]
+    return f"| {' | '.join(cells)} |" + " |" * (width - len(cells))
+
+
+TABLES = {"schedule": table, "longer": longer_table, "few": few_table}
+
+
 def filled(page: str, rows: Mapping[str, Row]) -> str:
-    """The text of docs/PERFORMANCE.md with the table of these rows between its markers."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{PAGE} lacks the markers {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n{table(rows)}{END}{tail}"
+    """The text of docs/PERFORMANCE.md with the tables of these rows between their markers."""
+    for name, make in TABLES.items():
+        head, begin, rest = page.partition(f"<!-- {name}: begin -->")
+        _, end, tail = rest.partition(f"<!-- {name}: end -->")
+        if not begin or not end:
+            raise SystemExit(f"{PAGE} lacks the markers of {name!r}")
+        page = f"{head}{begin}\n{make(rows)}{end}{tail}"
+    return page
 
 
 def write_docs(rows: Mapping[str, Row]) -> None:
-    """Put the table between the markers of docs/PERFORMANCE.md."""
+    """Put the tables between the markers of docs/PERFORMANCE.md."""
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
-    print(f"wrote the table of {PAGE.relative_to(ROOT)}")
+    print(f"wrote the tables of {PAGE.relative_to(ROOT)}")
 
 
 def read() -> dict[str, Row]:
@@ -209,7 +293,7 @@ def keep(rows: Mapping[str, Row]) -> None:
     """Write all rows; the file appears whole or not at all."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     fresh = RESULTS.with_suffix(".tmp")
-    ordered = {name: rows[name] for name in CONFIGURATIONS if name in rows}
+    ordered = {name: rows[name] for name in ALL if name in rows}
     fresh.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
     fresh.replace(RESULTS)
 
@@ -220,20 +304,20 @@ def main() -> None:
     parser.add_argument("--only", metavar="PATTERN", default="*", help="configurations whose name matches")
     parser.add_argument("--again", action="store_true", help="also those that are already there")
     parser.add_argument("--list", action="store_true", help="name the configurations and stop")
-    parser.add_argument("--write-docs", action="store_true", help="rewrite the table of docs/PERFORMANCE.md and stop")
+    parser.add_argument("--write-docs", action="store_true", help="rewrite the tables of docs/PERFORMANCE.md and stop")
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(CONFIGURATIONS[options.one])))
+        print(json.dumps(measure(ALL[options.one])))
         return
     if options.list:
-        print("\n".join(CONFIGURATIONS))
+        print("\n".join(ALL))
         return
     rows = read()
     if options.write_docs:
         write_docs(rows)
         return
-    chosen = [name for name in CONFIGURATIONS if fnmatch.fnmatch(name, options.only)]
+    chosen = [name for name in ALL if fnmatch.fnmatch(name, options.only)]
     if not chosen:
         parser.error(f"no configuration matches {options.only!r}; --list names them")
     for number, name in enumerate(chosen, 1):
@@ -244,7 +328,7 @@ def main() -> None:
         print(row.get("error") or f"{row['ratio']:.3f} x {row['bound']:,}, {row['compile_seconds']} s", flush=True)
         rows = {**read(), name: row}
         keep(rows)
-    print(table(rows))
+    print("\n".join(make(rows) for make in TABLES.values()))
     compilers = {row.get("compiler") for row in rows.values()}
     if len(compilers) > 1:
         print(f"Rows come from {len(compilers)} versions of the compiler: --again makes them anew.")

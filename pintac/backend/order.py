@@ -19,6 +19,7 @@ import numpy as np
 
 from pintac.backend import order_core as core
 from pintac.backend.tile import Buffer, CopyOp, MatmulOp, TileOp, View, VpuOp
+from pintac.backend.vpu import folded_axes
 from pintac.cost_matmul import Mapping as MatmulMapping
 from pintac.cost_matmul import best_dataflow
 from pintac.ir import Node
@@ -292,7 +293,6 @@ def _mapping(m: int, k: int, n: int, a: int, b: int, machine: Machine, acc: bool
 
 def vpu_cycles(op: VpuOp, machine: Machine) -> int:
     """Cycles of a vector instruction but for bank conflicts."""
-    times = math.prod(op.shape[: op.unrolled])
     rows, cols = math.prod(op.shape[op.unrolled : -1]), op.shape[-1]
     sources = [v for v in op.sources if isinstance(v, View)]
     blocks = -(-rows // 4) * -(-cols // 4)
@@ -304,12 +304,15 @@ def vpu_cycles(op: VpuOp, machine: Machine) -> int:
     written = sum(blocks * (2 * v.bits + 1) if v.bits else 4 * rows * cols for v in writes)
     streamed = [v for v in sources if v.bits or all(s for n, s in _inner(v, op.unrolled) if n > 1)]
     read = sum(blocks * (2 * v.bits + 1) if v.bits else 4 * rows * cols for v in streamed)
-    return times * max(
+    once = max(
         steps,
         -(-written // machine.vpu_sram_write_bytes_per_cycle),
         -(-read // machine.vpu_sram_read_bytes_per_cycle),
         -(-quantised // machine.quantise_blocks_per_cycle),
     )
+    turns = math.prod(op.shape[a] for a in folded_axes(op))  # each adds to what the one before has written
+    turn = once * math.prod(op.shape[: op.unrolled]) // turns
+    return (turns - 1) * max(turn, once + machine.vpu_pipeline_cycles) + turn
 
 
 def _inner(view: View, unrolled: int) -> Iterator[tuple[int, int]]:

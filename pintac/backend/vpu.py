@@ -83,9 +83,22 @@ def operation(
     return VpuOp(name, loc, replace(kernel, sinks=tuple(kinds)), whole, tuple(ins), tuple(outs), len(unrolled))
 
 
+def folded_axes(op: VpuOp) -> list[int]:
+    """Unrolled axes along which instructions add to the same sums, one after the other."""
+    sums = [v for v, s in zip(op.sinks, op.kernel.sinks, strict=True) if s.kind in FOLDS_ROWS]
+    return [a for a in range(op.unrolled) if op.shape[a] > 1 and any(v.strides[a] == 0 for v in sums)]
+
+
 def instructions(op: VpuOp) -> Iterator[VpuOp]:
-    """The operation as instructions: without unrolled axes."""
-    for index in itertools.product(*map(range, op.shape[: op.unrolled])):
+    """The operation as instructions: without unrolled axes.
+
+    What adds to the same sum keeps its order but lies as far apart as can be: a sum that is still written has to be
+    waited for.
+    """
+    folded = folded_axes(op)
+    axes = [*folded, *(a for a in range(op.unrolled) if a not in folded)]
+    for counts in itertools.product(*(range(op.shape[a]) for a in axes)):
+        index = tuple(i for _, i in sorted(zip(axes, counts, strict=True)))
 
         def at(view: V, index: tuple[int, ...] = index) -> V:
             offset = view.offset + sum(i * stride for i, stride in zip(index, view.strides, strict=False))
