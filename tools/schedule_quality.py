@@ -49,7 +49,7 @@ CONFIGURATIONS = {
     "poisson R=8": Configuration(options={"rank": 8}),
     "poisson R=16": Configuration(),
     "poisson R=32": Configuration(options={"rank": 32}),
-    "poisson dense": Configuration(compiler={"scheme": "dense"}),
+    "poisson dense": Configuration(options={"scheme": "dense"}, compiler={"scheme": "dense"}),
     "21 inputs, width 256": Configuration("hjb20"),
     "21 inputs, width 512": Configuration("hjb20", {"width": 512}),
     "101 inputs, width 256": Configuration("heat100"),
@@ -72,7 +72,8 @@ CONFIGURATIONS = {
 
 def _few(problem: str, pairs: int, *, stein: bool = False, rank: int = 16, **compiler: str) -> Configuration:
     """A step of few evaluations: even/odd and orthonormal directions unless said otherwise."""
-    options = {"K": pairs, "rank": rank} | ({} if stein else {"estimator": "orthonormal", "lr": 0.003})
+    options: dict[str, Any] = {"K": pairs, "rank": rank} | ({} if stein else {"estimator": "orthonormal", "lr": 0.003})
+    options |= {"scheme": compiler["scheme"]} if "scheme" in compiler else {}  # dense layers are another model too
     return Configuration(problem, options, compiler={"quant": "even-odd", **compiler})
 
 
