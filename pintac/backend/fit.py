@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pintac.backend.allocate import SramFullError, allocate
@@ -28,7 +27,7 @@ SLACK = 2048
 LEAST_ROOM = 2
 """Largest buffers that the room of a body over evaluations must hold at least: below, smaller tiles are better."""
 SMALL = 2048
-"""Bytes of a value too small to be worth moving."""
+"""Bytes of a value too small to be worth moving: where tiles would get small, all others go before (`_fits`)."""
 PREVIEW = 2
 """Part of the search for orders after which ways to fit are compared."""
 RIVAL = 1.1
@@ -48,6 +47,21 @@ class Schedule:
     deferred: tuple[str, ...]
     scratch: tuple[Buffer, ...]
     predicted: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What goes to DRAM before tiles get smaller: saved activations and weight gradients of so many bytes.
+
+    Values in `keep` do not go at all.
+    """
+
+    activation: int = LARGE
+    gradient: int = LARGE
+    keep: frozenset[Node] = frozenset()
+
+
+DEFAULT = Limits()
 
 
 @dataclass(frozen=True)
@@ -76,10 +90,12 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
     `moves` is how long the orders of loop bodies are searched for. Raises `SramFullError` or `PsumFullError` when
     nothing fits.
     """
-    found = list(_fits(entry, tiling))
-    if 4 * tiling.rows * widest(found[0].scheduler.units) > entry.machine.psum_kib * 1024:  # tiles in each other's way
-        narrow = replace(tiling, rows=tiling.rows // 2, interleave=2 * tiling.interleave, window=2 * tiling.window)
-        found += _fits(entry, narrow)
+    found = _fits(entry, tiling)
+    wide = 4 * tiling.rows * widest(found[0].scheduler.units) > entry.machine.psum_kib * 1024
+    if wide and tiling.rows >= 8:  # tiles get in each other's way
+        fewer = replace(tiling, rows=tiling.rows // 2, interleave=2 * tiling.interleave, window=2 * tiling.window)
+        with contextlib.suppress(SramFullError):
+            found += _fits(entry, fewer)
     fits = sorted(found, key=lambda f: f.predicted)
     fit = fits[0]
     if moves and fit.scheduler.hot:
@@ -119,48 +135,45 @@ def _ordered(fit: Fit, choices: Choices, moves: int) -> Fit | None:
     return None
 
 
-def _fits(entry: Entry, tiling: Tiling) -> Iterator[Fit]:
-    """Ways to fit the entry: where tiles get small, also with smaller gradients out of their way.
+def _fits(entry: Entry, tiling: Tiling) -> list[Fit]:
+    """Ways to fit the entry: where tiles get small, also with smaller values out of their way.
 
     Where a loop over points has no room for all evaluations of a few, they are a loop of their own.
     """
-    first: Fit | None = None
+    found: list[Fit] = []
     with contextlib.suppress(SramFullError):
-        first = _fit(entry, tiling)
-        yield first
-    if first is not None and not first.short:
-        return
+        found.append(_fit(entry, tiling))
     tight = replace(tiling, tight=True)
-    try:
-        found = _fit(entry, tight)
-    except SramFullError:
-        if first is not None:
-            return
-        found = _fit(entry, replace(tight, unrolled=0))
-    yield found
-    if first is not None and first.predicted < found.predicted:
-        found = first
-    at = tight
-    reached = found.choices.tiling
-    while reached.interleave == 1 and at.rows * at.interleave > reached.rows:
+    if not found or found[0].short:
+        try:
+            found.append(_fit(entry, tight))
+        except SramFullError:
+            if not found:
+                found.append(_fit(entry, replace(tight, unrolled=0)))
+        at, reached = tight, min(found, key=lambda f: f.predicted).choices.tiling
+        while reached.interleave == 1 and at.rows * at.interleave > reached.rows:
+            with contextlib.suppress(SramFullError):
+                found.append(_fit(entry, at, Limits(gradient=LARGE_GRADIENT)))
+            if at.interleave == 1:
+                break
+            at = replace(at, interleave=at.interleave // 2, window=min(at.window, max(2, at.interleave // 2)))
+    if all(fit.choices.tiling.rows < tiling.rows for fit in found):
         with contextlib.suppress(SramFullError):
-            yield _fit(entry, at, LARGE_GRADIENT)
-        if at.interleave == 1:
-            break
-        at = replace(at, interleave=at.interleave // 2, window=min(at.window, max(2, at.interleave // 2)))
+            found.append(_fit(entry, tight, Limits(SMALL, SMALL)))
+    return found
 
 
-def _fit(entry: Entry, tiling: Tiling, large_gradient: int = LARGE) -> Fit:
-    """The choices that make the entry fit; gradients of `large_gradient` bytes leave SRAM before tiles get smaller.
+def _fit(entry: Entry, tiling: Tiling, limits: Limits = DEFAULT) -> Fit:
+    """The choices that make the entry fit.
 
     Where a gradient was deferred and tiles did not get smaller there is room that was not there when values went to
     DRAM: those that are read several times stay, if that is faster.
     """
-    fit = _greedy(entry, tiling, frozenset(), large_gradient)
+    fit = _greedy(entry, tiling, limits)
     keep = frozenset(n for n in fit.choices.spilled if _sweeps_reading(n, fit.scheduler) > 1)
     if fit.choices.deferred and keep and fit.choices.tiling.interleave == tiling.interleave:
         with contextlib.suppress(SramFullError):
-            return min(fit, _greedy(entry, tiling, keep, large_gradient), key=lambda f: f.predicted)
+            return min(fit, _greedy(entry, tiling, replace(limits, keep=keep)), key=lambda f: f.predicted)
     return fit
 
 
@@ -179,8 +192,8 @@ def _sweeps_reading(node: Node, scheduler: Scheduler) -> int:
     return sum(reading.values())
 
 
-def _greedy(entry: Entry, tiling: Tiling, keep: frozenset[Node], large_gradient: int) -> Fit:
-    """One choice after the other until the entry fits, values in `keep` not sent to DRAM."""
+def _greedy(entry: Entry, tiling: Tiling, limits: Limits) -> Fit:
+    """One choice after the other until the entry fits."""
     choices = Choices(tiling)
     scheduler: Scheduler | None = None
     failed: Scheduler | None = None
@@ -204,7 +217,7 @@ def _greedy(entry: Entry, tiling: Tiling, keep: frozenset[Node], large_gradient:
             short = True  # tighter than `failed` does not go
         assert failed is not None
         cold = _cold(failed, alive)
-        victim = _victim(failed, alive, keep, large_gradient)
+        victim = _victim(failed, alive, limits)
         smaller = _smaller(failed, alive, choices.tiling)
         if cold:
             choices = replace(choices, spilled=choices.spilled | cold, rooms={})
@@ -212,8 +225,8 @@ def _greedy(entry: Entry, tiling: Tiling, keep: frozenset[Node], large_gradient:
             choices = replace(choices, rooms={**choices.rooms, **tighter})
         elif smaller is not None and smaller.halved != choices.tiling.halved:
             choices = replace(choices, tiling=smaller, rooms={}, not_in_psum=frozenset())
-        elif victim is not None and _spill_kind(failed, victim, large_gradient) < 2:
-            choices = replace(_without(choices, failed, alive, keep, large_gradient), rooms={})
+        elif victim is not None and _spill_kind(failed, victim, limits) < 2:
+            choices = replace(_without(choices, failed, alive, limits), rooms={})
         elif smaller is not None:
             choices = replace(choices, tiling=smaller, rooms={}, not_in_psum=frozenset())
         elif victim is not None:
@@ -224,13 +237,11 @@ def _greedy(entry: Entry, tiling: Tiling, keep: frozenset[Node], large_gradient:
             raise problem
 
 
-def _without(
-    choices: Choices, failed: Scheduler, alive: set[Buffer], keep: frozenset[Node], large_gradient: int
-) -> Choices:
+def _without(choices: Choices, failed: Scheduler, alive: set[Buffer], limits: Limits) -> Choices:
     """The choices with as many saved activations and large gradients out of SRAM as the shortage asks for."""
     needed = _shortage(failed, alive, failed.machine)
-    victim = _victim(failed, alive, keep, large_gradient)
-    while victim is not None and _spill_kind(failed, victim, large_gradient) < 2:
+    victim = _victim(failed, alive, limits)
+    while victim is not None and _spill_kind(failed, victim, limits) < 2:
         chain = chain_of(failed.graph, victim)
         if chain not in choices.deferred and deferrable(chain, failed.units):
             choices = replace(choices, deferred=(*choices.deferred, chain))
@@ -238,7 +249,7 @@ def _without(
             choices = replace(choices, spilled=choices.spilled | {victim})
         needed -= failed.candidates[victim]
         alive = alive - {failed.home_buffer(victim)}
-        victim = _victim(failed, alive, keep, large_gradient) if needed > 0 else None
+        victim = _victim(failed, alive, limits) if needed > 0 else None
     return choices
 
 
@@ -295,26 +306,26 @@ def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling
     return replace(tiling, rows=tiling.rows // 2) if tiling.rows > 4 else None
 
 
-def _spill_kind(scheduler: Scheduler, node: Node, large_gradient: int) -> int:
+def _spill_kind(scheduler: Scheduler, node: Node, limits: Limits) -> int:
     """In which order values go to DRAM: 0 saved activations, 1 weight gradients, 2 the rest (weights, small values)."""
     size = scheduler.candidates[node]
     home = scheduler.unit_home.get(node)
     if home is not None and home.covers:
-        return 0 if size >= LARGE else 2
-    return 1 if node.op == "matmul_tn" and size >= large_gradient else 2
+        return 0 if size >= limits.activation else 2
+    return 1 if node.op == "matmul_tn" and size >= limits.gradient else 2
 
 
-def _victim(scheduler: Scheduler, alive: set[Buffer], keep: frozenset[Node], large_gradient: int) -> Node | None:
+def _victim(scheduler: Scheduler, alive: set[Buffer], limits: Limits) -> Node | None:
     """The value to move to DRAM next: saved activations first, then weight gradients and weights; largest first."""
 
     def rank(node: Node) -> tuple[int, int, str]:
-        return _spill_kind(scheduler, node, large_gradient), -scheduler.candidates[node], node.name
+        return _spill_kind(scheduler, node, limits), -scheduler.candidates[node], node.name
 
     choices = [
         n
         for n in scheduler.candidates
         if scheduler.home_buffer(n) in alive
-        and n not in keep
+        and n not in limits.keep
         and scheduler.candidates[n] >= SMALL
         and (n.op not in ("sum", "amax") or n in scheduler.unit_home)  # what loops fold stays where they add to it
     ]

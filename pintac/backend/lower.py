@@ -128,7 +128,8 @@ def lower(
             except TooManySemaphoresError:
                 if schedule.tiling.interleave == 1:
                     raise
-                tiling, dram.top = replace(tiling, interleave=schedule.tiling.interleave // 2), top
+                smaller = replace(tiling, rows=schedule.tiling.rows, interleave=schedule.tiling.interleave // 2)
+                tiling, dram.top = smaller, top
         check(schedule.items, machine)
         if watch is not None:
             watch(name, items)

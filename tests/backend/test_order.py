@@ -270,6 +270,7 @@ BODIES: dict[str, Callable[[int], BodyOfOps]] = {
     "loads are the limit": lambda trips: layers(trips, 2, depth=1),
     "loads and stores of one tile": lambda trips: layers(trips, 1, store=True),
     "loads and stores are the limit": lambda trips: layers(trips, 4, cols=SIDE, depth=1, store=True),
+    "stores behind the next loads": lambda trips: layers(trips, 3, rows=32, depth=6, store=True),
     "gradients": lambda trips: gradients(trips, 2),
     "gradients of many tiles": lambda trips: gradients(trips, 6),
 }
