@@ -1,0 +1,115 @@
+"""Which way to fit is taken: wide tiles in fewer rows, large values out of the way of tiles; sums that lie apart."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from pintac.api.compiling import emit
+from pintac.api.lowering import lower
+from pintac.backend import fit
+from pintac.backend.tile import Item, Loop, VpuOp
+from pintac.backend.tiling import Tiling
+from pintac.backend.vpu import folded_axes, instructions
+from pintac.hazards import check
+from pintac.machine import Machine
+from pintac.program import Program
+from pintac.runtime.session import Session
+from pintac.timeline import simulate
+from tests.end_to_end.test_bits import Case
+
+MACHINE = Machine.default()
+
+
+def program(case: Case, machine: Machine) -> Program:
+    """The step, compiled; nothing in it races."""
+    made = emit(lower(case.step(), case.options()), machine)
+    assert check(made).name == "clean"
+    return made
+
+
+def losses(made: Program, steps: int = 2) -> list[float]:
+    session = Session(made, "jit")
+    found = []
+    for _ in range(steps):
+        session.step()
+        found.append(session.metrics()["loss"])
+    return found
+
+
+def test_wide_tiles_also_have_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile of 32 rows of 64 fp32 is twice a PSUM of 4 KiB: both ways are made, and have equal bits."""
+    case, machine = Case(width=64, points=(3, 4), K=128), MACHINE.replace(psum_kib=4)
+    tried: list[int] = []
+    fits = fit._fits
+
+    def noted(entry: fit.Entry, tiling: Tiling) -> list[fit.Fit]:
+        tried.append(tiling.rows)
+        return fits(entry, tiling)
+
+    monkeypatch.setattr(fit, "_fits", noted)
+    made = program(case, machine)
+    assert set(tried) == {32, 16}
+    assert losses(made) == losses(program(case, MACHINE))
+
+
+def test_in_little_memory_saved_activations_leave_before_tiles_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the saved values is large by itself: without the last way, tiles of four rows, one at a time."""
+    case, machine = Case(width=64, points=(4, 4), K=256), MACHINE.replace(sram_kib=48)
+    made = program(case, machine)
+    chosen = made.meta["backend"]["step"]
+    assert chosen["rows_per_tile"] == 32 and chosen["in_dram"]
+    one_fit = fit._fit
+    monkeypatch.setattr(fit, "_fit", lambda entry, tiling, limits=fit.DEFAULT: one_fit(entry, tiling))
+    shrunk = program(case, machine)
+    assert shrunk.meta["backend"]["step"]["rows_per_tile"] < 32
+    assert simulate(made).cycles < simulate(shrunk).cycles / 2
+    assert losses(made) == losses(shrunk)
+
+
+def kernels(items: list[Item]) -> Iterator[VpuOp]:
+    for item in items:
+        if isinstance(item, Loop):
+            yield from kernels(list(item.body))
+        elif isinstance(item, VpuOp):
+            yield item
+
+
+def test_instructions_that_add_to_the_same_sum_keep_their_order_and_lie_apart() -> None:
+    seen: list[Item] = []
+    case = Case(points=(8, 4), K=4)
+    emit(
+        lower(case.step(), case.options()), MACHINE, lambda name, items: seen.extend(items) if name == "step" else None
+    )
+    checked = 0
+    for op in kernels(seen):
+        folded = folded_axes(op)
+        if not folded:
+            continue
+        strides = [v.strides for v in op.sinks]
+        parts = list(instructions(op))
+        plain = list(itertools.product(*(range(n) for n in op.shape[: op.unrolled])))
+        wanted = [
+            tuple(v.offset + int(np.dot(i, s[: op.unrolled])) for v, s in zip(op.sinks, strides, strict=True))
+            for i in plain
+        ]
+        made = [tuple(v.offset for v in part.sinks) for part in parts]
+        assert sorted(made) == sorted(wanted)
+        sources = [tuple(v.offset for v in part.sources) for part in parts]
+        in_order = [tuple(v.offset + int(np.dot(i, v.strides[: op.unrolled])) for v in op.sources) for i in plain]
+        for k in range(len(op.sinks)):
+            for offset in {m[k] for m in made}:
+                assert [s for s, m in zip(sources, made, strict=True) if m[k] == offset] == [
+                    s for s, m in zip(in_order, wanted, strict=True) if m[k] == offset
+                ]
+        others = math.prod(op.shape[: op.unrolled]) // math.prod(op.shape[a] for a in folded)
+        sums = [k for k, s in enumerate(strides) if any(s[a] == 0 for a in folded)]
+        for k in sums:
+            if others > 1:
+                assert all(a[k] != b[k] for a, b in itertools.pairwise(made))
+                checked += 1
+    assert checked
