@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,6 @@ CONFIGURATIONS = {
     "2 micro-ops": Configuration(keys={"vpu_max_micro_ops": 2}),
     "4 micro-ops": Configuration(keys={"vpu_max_micro_ops": 4}),
 }
-
 
 
 def _few(problem: str, pairs: int, *, stein: bool = False, rank: int = 16, **compiler: str) -> Configuration:
@@ -182,22 +181,13 @@ def table(rows: Mapping[str, Row]) -> str:
     """The rows of `CONFIGURATIONS` that there are, as Markdown."""
     columns = "configuration|cycles|bound|ratio|target|limit|TCU / VPU / load / store busy, %|SRAM, KiB|tiles|in DRAM"
     columns += "|compile, s|hazards (s)|model error"
-    width = columns.count("|") + 1
-    lines = [f"| {columns.replace('|', ' | ')} |", "|" + "---|" * width]
-    for name, configuration in CONFIGURATIONS.items():
-        row = rows.get(name)
-        if row is None:
-            continue
-        target = f"{configuration.target:.2f}"
-        if "error" in row:
-            lines.append(_failed([name, "-", "-", "-", target], row, width))
-            continue
-        cells = [
-            name,
+
+    def cells(row: Row, configuration: Configuration) -> list[str]:
+        return [
             f"{row['cycles']:,}",
             f"{row['bound']:,}",
             _ratio(row, configuration),
-            target,
+            f"{configuration.target:.2f}",
             row["limit"],
             " / ".join(f"{100 * row['busy'][queue]:.0f}" for queue in ("tcu", "vpu", "load", "store")),
             f"{row['sram_bytes'] / 1024:.0f}",
@@ -207,42 +197,27 @@ def table(rows: Mapping[str, Row]) -> str:
             f"{row['hazards']} ({row['hazards_seconds']:.1f})",
             f"{100 * (row['predicted_cycles'] / row['cycles'] - 1):+.1f} %",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+
+    return _markdown(columns, CONFIGURATIONS, rows, cells)
 
 
 def longer_table(rows: Mapping[str, Row]) -> str:
     """The rows of `LONGER` that there are, as Markdown."""
-    lines = ["| configuration | cycles | ratio | target | compile, s |", "|" + "---|" * 5]
-    for name, configuration in LONGER.items():
-        row = rows.get(name)
-        if row is None:
-            continue
-        target = f"{configuration.target:.2f}"
-        if "error" in row:
-            lines.append(_failed([name, "-", "-", target], row, 5))
-            continue
-        cells = [name, f"{row['cycles']:,}", _ratio(row, configuration), target, f"{row['compile_seconds']:.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+
+    def cells(row: Row, configuration: Configuration) -> list[str]:
+        target, seconds = f"{configuration.target:.2f}", f"{row['compile_seconds']:.1f}"
+        return [f"{row['cycles']:,}", _ratio(row, configuration), target, seconds]
+
+    return _markdown("configuration|cycles|ratio|target|compile, s", LONGER, rows, cells)
 
 
 def few_table(rows: Mapping[str, Row]) -> str:
     """The rows of `FEW` that there are, as Markdown, beside the default step."""
     default = rows["poisson R=16"]["cycles"]
-    columns = "configuration|cycles|bound|ratio|TCU / VPU busy, cycles|default step / this|compile, s"
-    width = columns.count("|") + 1
-    lines = [f"| {columns.replace('|', ' | ')} |", "|" + "---|" * width]
-    for name, configuration in FEW.items():
-        row = rows.get(name)
-        if row is None:
-            continue
-        if "error" in row:
-            lines.append(_failed([name, "-", "-", "-"], row, width))
-            continue
+
+    def cells(row: Row, configuration: Configuration) -> list[str]:
         alike = configuration.problem == "poisson2d" and "scheme" not in configuration.compiler
-        cells = [
-            name,
+        return [
             f"{row['cycles']:,}",
             f"{row['bound']:,}",
             f"{row['ratio']:.2f}",
@@ -250,18 +225,35 @@ def few_table(rows: Mapping[str, Row]) -> str:
             f"{default / row['cycles']:.1f}" if alike else "",
             f"{row['compile_seconds']:.1f}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+
+    columns = "configuration|cycles|bound|ratio|TCU / VPU busy, cycles|default step / this|compile, s"
+    return _markdown(columns, FEW, rows, cells)
+
+
+def _markdown(
+    columns: str,
+    configurations: Mapping[str, Configuration],
+    rows: Mapping[str, Row],
+    cells: Callable[[Row, Configuration], list[str]],
+) -> str:
+    """A table of the rows that there are; one that failed has its message behind ratio and target."""
+    names = columns.split("|")
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for name, configuration in configurations.items():
+        if name in rows:
+            row = rows[name]
+            if "error" in row:
+                target = [f"{configuration.target:.2f}"] if "target" in names else []
+                found = [name, *["-"] * names.index("ratio"), *target, row["error"].replace("|", "/")]
+            else:
+                found = [name, *cells(row, configuration)]
+            lines.append(f"| {' | '.join(found)} |" + " |" * (len(names) - len(found)))
     return "\n".join(lines) + "\n"
 
 
 def _ratio(row: Row, configuration: Configuration) -> str:
     """Cycles over bound, bold where the target is met."""
     return f"**{row['ratio']:.3f}**" if row["ratio"] <= configuration.target else f"{row['ratio']:.3f}"
-
-
-def _failed(cells: list[str], row: Row, width: int) -> str:
-    cells = [*cells, row["error"].replace("|", "/")]
-    return f"| {' | '.join(cells)} |" + " |" * (width - len(cells))
 
 
 TABLES = {"schedule": table, "longer": longer_table, "few": few_table}

@@ -12,11 +12,7 @@ from pintac.backend.products import Products
 from pintac.backend.tile import Buffer, IndexView, View, VpuOp
 from pintac.backend.units import Unit, accumulator
 from pintac.backend.values import Body, Chunks, Passing, start_of
-from pintac.backend.views import (
-    compact_strides,
-    compact_view,
-    narrow,
-)
+from pintac.backend.views import compact_strides, compact_view, narrow
 from pintac.errors import IRError
 from pintac.ir import Node
 from pintac.ir.ops import integer, ints

@@ -16,7 +16,6 @@ from pintac.backend.tile import Buffer, Item
 from pintac.backend.tiling import Tiling, widest
 from pintac.backend.units import Sweep, accumulator
 from pintac.ir import Node
-from pintac.machine import Machine
 
 LARGE = 65536
 """Bytes of a value that goes to DRAM rather than have the tiles made smaller."""
@@ -212,7 +211,7 @@ def _greedy(entry: Entry, tiling: Tiling, limits: Limits) -> Fit:
             continue
         except SramFullError as error:
             failed, alive, problem = scheduler, error.alive, error
-            tighter = _tighter(scheduler, alive, entry.machine)
+            tighter = _tighter(scheduler, alive)
         except NoRoomError:
             short = True  # tighter than `failed` does not go
         assert failed is not None
@@ -239,7 +238,7 @@ def _greedy(entry: Entry, tiling: Tiling, limits: Limits) -> Fit:
 
 def _without(choices: Choices, failed: Scheduler, alive: set[Buffer], limits: Limits) -> Choices:
     """The choices with as many saved activations and large gradients out of SRAM as the shortage asks for."""
-    needed = _shortage(failed, alive, failed.machine)
+    needed = _shortage(failed, alive)
     victim = _victim(failed, alive, limits)
     while victim is not None and _spill_kind(failed, victim, limits) < 2:
         chain = chain_of(failed.graph, victim)
@@ -271,7 +270,7 @@ def _cold(scheduler: Scheduler, alive: set[Buffer]) -> frozenset[Node]:
     return frozenset(found)
 
 
-def _tighter(scheduler: Scheduler, alive: set[Buffer], machine: Machine) -> dict[str, int] | None:
+def _tighter(scheduler: Scheduler, alive: set[Buffer]) -> dict[str, int] | None:
     """Less room for the own buffers of the loop body in which SRAM is short, if that can be enough."""
     own = [b for b in alive if b in scheduler.own]
     units = {scheduler.own[b] for b in own}
@@ -279,17 +278,17 @@ def _tighter(scheduler: Scheduler, alive: set[Buffer], machine: Machine) -> dict
         return None
     (unit,) = units
     taken = sum(b.bytes for b in own)
-    room = machine.sram_kib * 1024 - sum(b.bytes for b in alive if b not in scheduler.own) - SLACK
+    room = scheduler.machine.sram_kib * 1024 - sum(b.bytes for b in alive if b not in scheduler.own) - SLACK
     room = min(room, scheduler.choices.rooms.get(unit.name, taken) - SLACK)
     least = LEAST_ROOM if unit.kind == "evaluations" else 1
     return {unit.name: room} if room >= least * scheduler.largest.get(unit.name, 0) else None
 
 
-def _shortage(scheduler: Scheduler, alive: set[Buffer], machine: Machine) -> int:
+def _shortage(scheduler: Scheduler, alive: set[Buffer]) -> int:
     """Bytes that have to leave SRAM at least, for a loop body to have room for a few of its largest buffers."""
     names = {scheduler.own[b].name for b in alive if b in scheduler.own}
     needed = sum(LEAST_ROOM * scheduler.largest.get(name, 0) for name in names)
-    return sum(b.bytes for b in alive if b not in scheduler.own) + needed + SLACK - machine.sram_kib * 1024
+    return sum(b.bytes for b in alive if b not in scheduler.own) + needed + SLACK - scheduler.machine.sram_kib * 1024
 
 
 def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:

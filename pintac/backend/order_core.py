@@ -76,7 +76,7 @@ def place(buffer, live, free, dense):
 
 
 @njit(cache=True)
-def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses, plain, priority, release, slack,
+def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, alike, uses, plain, priority, release, slack,
             aversion, ahead, now, free, state, ready_at, order, address, starts):  # fmt: skip
     """Fill `order`, `address` and `starts` by list scheduling; False if memory is full of what waits for memory.
 
@@ -101,7 +101,7 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses,
     live = np.zeros(len(free), np.bool_)
     left = uses.copy()
     address[:] = -1
-    alike, kinds = kinds_of(buffers)
+    kinds = alike.max() + 1 if len(alike) else 0
     known, known_at, known_when = np.zeros(kinds, np.bool_), np.empty(kinds, np.int64), np.empty(kinds, np.int64)
     soonest, chosen = np.zeros(QUEUES, np.int64), np.empty(QUEUES, np.int64)
     rank, begin = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -201,7 +201,7 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses,
 
 @njit(cache=True)
 def kinds_of(buffers):
-    """For each buffer which it is like, in size and part of memory; and how many kinds there are."""
+    """For each buffer which kind it is of, by size and part of memory."""
     alike = np.empty(len(buffers), np.int64)
     kinds = 0
     for b in range(len(buffers)):
@@ -213,7 +213,7 @@ def kinds_of(buffers):
         if alike[b] < 0:
             alike[b] = kinds
             kinds += 1
-    return alike, kinds
+    return alike
 
 
 @njit(cache=True)
@@ -414,6 +414,7 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
     n = len(ops)
     waits_at, waits = waited_for(ops, before_at, before)
     old_at, old = waited_for(ops, again_at, again)
+    alike = kinds_of(buffers)
     best_cycles = -1
     best = priorities[0].copy()
     best_slack, slack, best_aversion, aversion = 0, 0, 1, 1
@@ -459,7 +460,7 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
         state[:] = 0
         ready_at[:] = 0
         for _ in range(turns):
-            fits = arrange(ops, before_at, before, after_at, after, use_at, use, buffers, uses, plain, priority,
+            fits = arrange(ops, before_at, before, after_at, after, use_at, use, buffers, alike, uses, plain, priority,
                            release, slack, aversion, ahead, now, free, state, ready_at, trial_order, trial_address,
                            starts)  # fmt: skip
             if not fits:

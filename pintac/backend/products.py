@@ -9,14 +9,7 @@ from pintac.backend.fuse import VIEWS
 from pintac.backend.tile import Buffer, CopyOp, MatmulOp, View
 from pintac.backend.units import accumulator
 from pintac.backend.values import Body, Chunks, Values
-from pintac.backend.views import (
-    broadcast,
-    column_parts,
-    compact_size,
-    compact_view,
-    narrow,
-    row_blocks,
-)
+from pintac.backend.views import broadcast, column_parts, compact_size, compact_view, narrow, row_blocks
 from pintac.cost_matmul import best_dataflow
 from pintac.ir import Node
 from pintac.isa import Space

@@ -11,9 +11,7 @@ from pintac.backend.fuse import root
 from pintac.backend.placement import Context, Home, Placement
 from pintac.backend.tile import Buffer, CopyOp, TileOp, View, VpuOp
 from pintac.backend.units import Unit, Units
-from pintac.backend.views import (
-    compact_size,
-)
+from pintac.backend.views import compact_size
 from pintac.ir import Node
 from pintac.isa import Space
 
