@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from pintac.api.compiling import emit
 from pintac.api.lowering import lower
 from pintac.backend import fit
-from pintac.backend.tile import Item, Loop, VpuOp
+from pintac.backend.tile import Item, VpuOp, walk
 from pintac.backend.tiling import Tiling
 from pintac.backend.vpu import folded_axes, instructions
 from pintac.hazards import check
@@ -71,14 +70,6 @@ def test_in_little_memory_saved_activations_leave_before_tiles_shrink(monkeypatc
     assert losses(made) == losses(shrunk)
 
 
-def kernels(items: list[Item]) -> Iterator[VpuOp]:
-    for item in items:
-        if isinstance(item, Loop):
-            yield from kernels(list(item.body))
-        elif isinstance(item, VpuOp):
-            yield item
-
-
 def test_instructions_that_add_to_the_same_sum_keep_their_order_and_lie_apart() -> None:
     seen: list[Item] = []
     case = Case(points=(8, 4), K=4)
@@ -86,10 +77,10 @@ def test_instructions_that_add_to_the_same_sum_keep_their_order_and_lie_apart() 
         lower(case.step(), case.options()), MACHINE, lambda name, items: seen.extend(items) if name == "step" else None
     )
     checked = 0
-    for op in kernels(seen):
-        folded = folded_axes(op)
-        if not folded:
+    for op, _ in walk(seen):
+        if not isinstance(op, VpuOp) or not folded_axes(op):
             continue
+        folded = folded_axes(op)
         strides = [v.strides for v in op.sinks]
         parts = list(instructions(op))
         plain = list(itertools.product(*(range(n) for n in op.shape[: op.unrolled])))

@@ -20,8 +20,8 @@ from pintac.ir import Builder, Graph, Location, verify
 from pintac.ir.evaluate import evaluate
 from pintac.machine import Machine
 from pintac.runtime.reference import ReferenceEngine
-from pintac.runtime.session import Session
 from pintac.runtime.state import MachineState
+from tests.backend.test_fit import losses
 from tests.backend.test_stages import program_of
 from tests.end_to_end.test_bits import Case
 
@@ -83,18 +83,13 @@ def test_smaller_parts_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(width=32, points=(9, 5), K=24)
     machine = MACHINE.replace(psum_kib=8)
 
-    def losses(worth: float) -> tuple[int, list[float]]:
+    def trained(worth: float) -> tuple[int, list[float]]:
         monkeypatch.setattr(fit, "WORTH", worth)
         program = emit(lower(case.step(), case.options()), machine)
-        session = Session(program, "jit")
-        found = []
-        for _ in range(3):
-            session.step()
-            found.append(session.metrics()["loss"])
-        return len(program.instructions), found
+        return len(program.instructions), losses(program, 3)
 
     monkeypatch.setattr(schedule, "HOT", 0)
-    (instructions, whole), (more, cut) = losses(1.0), losses(-1e9)
+    (instructions, whole), (more, cut) = trained(1.0), trained(-1e9)
     assert more > instructions and whole == cut
 
 
