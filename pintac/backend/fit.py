@@ -27,7 +27,7 @@ LEAST_ROOM = 2
 """Largest buffers that the room of a body over evaluations must hold at least: below, smaller tiles are better."""
 SMALL = 2048
 """Bytes of a value too small to be worth moving: where tiles would get small, all others go before (`_fits`)."""
-PREVIEW = 2
+PREVIEW = 6
 """Part of the search for orders after which ways to fit are compared."""
 RIVAL = 1.1
 """Cycles of another way to fit, before orders are searched, up to which it may turn out the better one."""
@@ -114,12 +114,20 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
 
 
 def _searched(fits: list[Fit], moves: int) -> Fit:
-    """The best of these with the orders of its loop bodies searched for; also with its results in smaller parts."""
+    """The best of these with the orders of its loop bodies searched for.
+
+    Also with its results in smaller parts, and in the end with loop bodies of twice the tiles.
+    """
     best = min((_ordered(f, f.choices, moves // PREVIEW) or f for f in fits), key=lambda f: f.predicted)
     tiling = best.choices.tiling
     smaller = _ordered(best, replace(best.choices, tiling=replace(tiling, parts=2 * tiling.parts)), moves // PREVIEW)
     if smaller is not None and smaller.predicted < (1 - WORTH) * best.predicted:
         best = smaller
+    if best.choices.tiling.longer:
+        tiling = replace(best.choices.tiling, interleave=2 * best.choices.tiling.interleave, longer=False)
+        longer = _ordered(best, replace(best.choices, tiling=tiling), moves)
+        if longer is not None and longer.predicted < best.predicted:
+            return longer
     full = _ordered(best, best.choices, moves)
     return full if full is not None and full.predicted < best.predicted else best
 

@@ -26,7 +26,7 @@ from pintac.machine import Machine
 from pintac.program import Origin, Program, Symbol
 
 ALIGNMENT = 64
-MOVES = 8000
+MOVES = 24000
 """Length of the search for the order of a loop body, at effort 1."""
 
 
@@ -128,8 +128,8 @@ def lower(
             except TooManySemaphoresError:
                 if schedule.tiling.interleave == 1:
                     raise
-                smaller = replace(tiling, rows=schedule.tiling.rows, interleave=schedule.tiling.interleave // 2)
-                tiling, dram.top = smaller, top
+                rows, interleave = schedule.tiling.rows, schedule.tiling.interleave // 2
+                tiling, dram.top = replace(tiling, rows=rows, interleave=interleave, longer=False), top
         check(schedule.items, machine)
         if watch is not None:
             watch(name, items)

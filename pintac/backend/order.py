@@ -61,7 +61,8 @@ class Search:
     `tries` list schedules with other priorities (-1: the simplest ones only), then `moves` of single operations;
     `room` bytes of SRAM for the buffers that are the body's own (`local`). The vector unit is away for `pause` cycles
     when an outer loop goes on. `tiles` are (stage, tile) of the operations; at most `window` tiles of a stage are
-    under way at a time. `tight`: rather a slow order than none in so little memory.
+    under way at a time. `tight`: rather a slow order than none in so little memory. `like`: when each operation should
+    come, near enough, if that is known: list schedules then begin from there alone.
     """
 
     tries: int = 20
@@ -72,6 +73,7 @@ class Search:
     tiles: Mapping[TileOp, tuple[int, int]] = field(default_factory=dict)
     window: int = 4
     tight: bool = True
+    like: Mapping[TileOp, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,13 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
     """
     if not ops:
         return Ordered([], 0)
-    before, after, again = dependencies(ops)
     tiles = [search.tiles.get(op, (0, 0)) for op in ops] if search is not None else []
+    before, after, again = dependencies(ops)
+    local = search.local if search is not None else frozenset()
+    placed = list(dict.fromkeys(b for op in ops for b in _buffers(op) if b.space == Space.PSUM or b in local))
+    number = {b: i for i, b in enumerate(placed)}
+    using = [[number[b] for b in _buffers(op) if b in number] for op in ops]
+    heads, tails = _ends(using, before, len(placed))
     if search is not None:
         _windowed(before, after, tiles, search.window)
     costs = [cost(op, machine) for op in ops]
@@ -100,14 +107,6 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
     rows = np.array([_row(op, machine) for op in ops], np.int64)
     places = {p: i for i, p in enumerate(dict.fromkeys(_place(op) for op in ops))}
     rows[:, core.DEST] = [places[_place(op)] for op in ops]
-    priorities = [np.array(urgency)]
-    if search is not None and search.tries >= 0:
-        priorities += _staggered(before, costs, urgency, tiles)
-
-    local = search.local if search is not None else frozenset()
-    placed = list(dict.fromkeys(b for op in ops for b in _buffers(op) if b.space == Space.PSUM or b in local))
-    number = {b: i for i, b in enumerate(placed)}
-    using = [[number[b] for b in _buffers(op) if b in number] for op in ops]
     psum = machine.psum_kib * 1024 // PSUM_GRANULE
     own = sum(-(-b.bytes // SRAM_GRANULE) for b in placed if b in local)
     room = min(own, search.room // SRAM_GRANULE) if search is not None else 0
@@ -118,24 +117,31 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
             if buffer.space == Space.PSUM
             else (-(-buffer.bytes // SRAM_GRANULE), psum, psum + room)
         )
+    priorities = [np.array(urgency)]
+    if search is not None and search.like is not None:
+        priorities = [np.array([-search.like[op] for op in ops])]
+    elif search is not None and search.tries >= 0:
+        priorities += _staggered(before, costs, urgency, tiles)
     uses = np.bincount([b for found in using for b in found], minlength=len(placed)).astype(np.int64)
     pause = search.pause if search is not None else 0
-    graph = (rows, *_csr(before), *_csr(after), *_csr(again), *_csr(using), buffers, uses, psum + room, pause)
+    followed, following = _lists(before), _lists(after)
+    ends = _lists(heads), _lists(tails)
+    body = core.Body(rows, followed, following, _lists(again), _lists(using), *ends, buffers, uses, psum + room, pause)
     chosen, address = np.zeros(len(ops), np.int64), np.zeros(len(placed), np.int64)
     tries = search.tries if search is not None else -1
     ahead, plain = len(ops), np.arange(len(ops))
-    cycles = core.search(*graph, plain, ahead, np.array(priorities), tries, chosen, address)
+    cycles = core.search(body, plain, ahead, np.array(priorities), tries, chosen, address)
     if cycles < 0 and (search is None or search.tight):  # memory ran full: it is taken nearer to the plain order
         plain = plain_order(ops, before, after, tiles, number)
         while cycles < 0 and ahead:
             ahead = ahead // (2 if tries >= 0 else 4) if ahead > NEAR and len(ops) <= LONG else 0
-            cycles = core.search(*graph, plain, ahead, np.array(priorities), tries, chosen, address)
+            cycles = core.search(body, plain, ahead, np.array(priorities), tries, chosen, address)
     if cycles < 0:
         if room < own:
             raise NoRoomError
         raise PsumFullError({b.owner for b in placed if b.owner is not None})
     if search is not None and search.moves:
-        cycles = core.improve(*graph, search.moves, HEAT, chosen, address)
+        cycles = core.improve(body, search.moves, HEAT, chosen, address)
     tops = (address + buffers[:, core.SIZE] - psum).tolist()
     arena = Buffer("tiles", max([0, *tops]) * SRAM_GRANULE // 4)
     for buffer, at in zip(placed, address.tolist(), strict=True):
@@ -244,14 +250,38 @@ def plain_order(
     return np.array(list(done), np.int64)
 
 
-def _csr(lists: Iterable[Iterable[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Lists as one array and where each begins."""
+def _ends(
+    using: Sequence[Sequence[int]], before: Sequence[set[int]], buffers: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """For each buffer, its users that follow no other of its users, and those that no other follows."""
+    users: list[list[int]] = [[] for _ in range(buffers)]
+    reach: list[int] = []
+    for i, (found, needed) in enumerate(zip(using, before, strict=True)):
+        bits = 0
+        for j in needed:
+            bits |= reach[j] | 1 << j
+        reach.append(bits)
+        for b in found:
+            users[b].append(i)
+    heads, tails = [], []
+    for own in users:
+        together = sum(1 << i for i in own)
+        followed = 0
+        for i in own:
+            followed |= reach[i]
+        heads.append([i for i in own if not reach[i] & together])
+        tails.append([i for i in own if not followed >> i & 1])
+    return heads, tails
+
+
+def _lists(lists: Iterable[Iterable[int]]) -> core.Lists:
+    """Lists as arrays."""
     flat: list[int] = []
     at = [0]
     for values in lists:
         flat += sorted(values)
         at.append(len(flat))
-    return np.array(at, np.int64), np.array(flat, np.int64)
+    return core.Lists(np.array(at, np.int64), np.array(flat, np.int64))
 
 
 def _buffers(op: TileOp) -> list[Buffer]:

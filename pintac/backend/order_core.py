@@ -6,6 +6,8 @@ One file: what numba keeps of a compiled function is renewed when that function'
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
@@ -23,6 +25,43 @@ HANDOVER = 2  # cycles from completion to a waiting queue's next instruction
 EARLY = 400  # cycles before it is needed by which a load shall be complete
 FAR = 1 << 60
 STATE = 4  # when the result port is free, where its last results went, when the bus is free, the first next preload
+
+
+class Lists(NamedTuple):
+    """Lists as one array: list i is `of[at[i]:at[i + 1]]`."""
+
+    at: np.ndarray
+    of: np.ndarray
+
+
+class Follows(NamedTuple):
+    """What each operation follows, as `Lists`, and how many iterations ago that was."""
+
+    at: np.ndarray
+    of: np.ndarray
+    ago: np.ndarray
+
+
+class Body(NamedTuple):
+    """The operations of a loop body and what ties them.
+
+    By operation: `before` and `after`, those that it follows and that follow it; `again`, those of the iteration before
+    that it follows; `using`, the buffers that get a place in memory of `granules`. By buffer: the first and the last
+    of its users that depend on each other, `heads` and `tails`, and how many use it. The vector unit is busy elsewhere
+    for `pause` cycles before one of the iterations (where an outer loop goes on).
+    """
+
+    ops: np.ndarray
+    before: Lists
+    after: Lists
+    again: Lists
+    using: Lists
+    heads: Lists
+    tails: Lists
+    buffers: np.ndarray
+    uses: np.ndarray
+    granules: int
+    pause: int
 
 
 @njit(cache=True, inline="always")
@@ -76,14 +115,15 @@ def place(buffer, live, free, dense):
 
 
 @njit(cache=True)
-def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, alike, uses, plain, priority, release, slack,
-            aversion, ahead, now, free, state, ready_at, order, address, starts):  # fmt: skip
+def arrange(body, alike, plain, priority, release, slack, aversion, ahead, now, free, state, ready_at, order, address,
+            starts):  # fmt: skip
     """Fill `order`, `address` and `starts` by list scheduling; False if memory is full of what waits for memory.
 
     Each unit takes, among what can start within `slack` cycles of the earliest, what has the highest priority; cycles
     lost in the result port count `aversion` times. What takes memory is at most `ahead` operations beyond the first
     in the order `plain` that still has to: with 0, memory suffices where it suffices for that order.
     """
+    ops, before, after, using, buffers = body.ops, body.before, body.after, body.using, body.buffers
     n = len(ops)
     front = 0
     rank_in_plain = np.empty(n, np.int64)
@@ -92,14 +132,14 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, alike
     missing = np.empty(n, np.int64)
     candidates, count = np.empty(n, np.int64), 0  # what can be next, in the order of `ops`
     for i in range(n):
-        missing[i] = before_at[i + 1] - before_at[i]
+        missing[i] = before.at[i + 1] - before.at[i]
         if missing[i] == 0:
             candidates[count] = i
             count += 1
     complete = np.zeros(QUEUES, np.int64)
     done_first = 0
     live = np.zeros(len(free), np.bool_)
-    left = uses.copy()
+    left = body.uses.copy()
     address[:] = -1
     kinds = alike.max() + 1 if len(alike) else 0
     known, known_at, known_when = np.zeros(kinds, np.bool_), np.empty(kinds, np.int64), np.empty(kinds, np.int64)
@@ -108,8 +148,8 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, alike
     for turn in range(n):
         soonest[:] = FAR
         while ahead < n and front < n:
-            for p in range(use_at[plain[front]], use_at[plain[front] + 1]):
-                if address[use[p]] < 0:
+            for p in range(using.at[plain[front]], using.at[plain[front] + 1]):
+                if address[using.of[p]] < 0:
                     break
             else:
                 front += 1
@@ -120,8 +160,8 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, alike
             ready = max(ready_at[i], release[i])
             rank[i] = FAR
             fits = True
-            for p in range(use_at[i], use_at[i + 1]):
-                b = use[p]
+            for p in range(using.at[i], using.at[i + 1]):
+                b = using.of[p]
                 if address[b] < 0:
                     kind = alike[b]
                     if not known[kind]:
@@ -151,8 +191,8 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, alike
             return False
         i = best
         start = begin[best]
-        for p in range(use_at[best], use_at[best + 1]):
-            b = use[p]
+        for p in range(using.at[best], using.at[best + 1]):
+            b = using.of[p]
             if address[b] < 0:
                 at, when = place(buffers[b], live, free, ahead == 0)
                 if at < 0:
@@ -166,8 +206,8 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, alike
         if ops[i, QUEUE] == TCU:
             done_first = first
         complete[ops[i, QUEUE]] = max(complete[ops[i, QUEUE]], done)
-        for p in range(use_at[best], use_at[best + 1]):
-            b = use[p]
+        for p in range(using.at[best], using.at[best + 1]):
+            b = using.of[p]
             left[b] -= 1
             if left[b] == 0:
                 at = address[b]
@@ -182,8 +222,8 @@ def arrange(ops, before_at, before, after_at, after, use_at, use, buffers, alike
         while c < count:
             candidates[c] = candidates[c + 1]
             c += 1
-        for p in range(after_at[best], after_at[best + 1]):
-            j = after[p]
+        for p in range(after.at[best], after.at[best + 1]):
+            j = after.of[p]
             missing[j] -= 1
             if ops[j, QUEUE] != ops[i, QUEUE]:
                 ready_at[j] = max(ready_at[j], complete[ops[i, QUEUE]] + HANDOVER)
@@ -217,80 +257,37 @@ def kinds_of(buffers):
 
 
 @njit(cache=True)
-def overlaps(buffers, address):
-    """For each buffer those that share memory with it, itself included: where they begin, and they."""
-    n = len(buffers)
-    at = np.zeros(n + 1, np.int64)
-    found = np.zeros(n * n, np.int64)
-    k = 0
-    for a in range(n):
-        for b in range(n):
-            if address[a] < address[b] + buffers[b, SIZE] and address[b] < address[a] + buffers[a, SIZE]:
-                found[k] = b
-                k += 1
-        at[a + 1] = k
-    return at, found[:k].copy()
-
-
-@njit(cache=True, inline="always")
-def finish(q, i, done, complete, until, runs, use_at, use, uses, left, empty, emptied, at, turn, length):
-    """Note that queue `q` has run operation `i`, complete at `done`, and go on to its next."""
-    t = turn[q]
-    complete[q] = max(complete[q], done)
-    until[t, i] = complete[q] + HANDOVER
-    runs[i] += 1
-    for p in range(use_at[i], use_at[i + 1]):
-        b = use[p]
-        left[b] -= 1
-        if left[b] == 0:
-            left[b] = uses[b]
-            empty[t, b] = complete[q] + HANDOVER
-            emptied[b] += 1
-    at[q] += 1
-    if at[q] == length[q]:
-        at[q] = 0
-        turn[q] += 1
+def queued(ops, order):
+    """What each queue runs, in its order: a row a queue, and how many."""
+    line, length = np.zeros((QUEUES, len(ops)), np.int64), np.zeros(QUEUES, np.int64)
+    for i in order:
+        q = ops[i, QUEUE]
+        line[q, length[q]] = i
+        length[q] += 1
+    return line, length
 
 
 @njit(cache=True)
-def play(
-    ops, before_at, before, again_at, again, use_at, use, uses, over_at, over, pause, order,
-    now, freed, state, ready_at, lost,
-):  # fmt: skip
-    """Cycles of one iteration of the body once it goes round and round in this order.
+def play(ops, waits, pause, order, now, state, until, lost):
+    """Cycles of one iteration of a body that goes round and round in this order.
 
-    `before` and `again` are what an operation waits for (`waited_for`). The queues run by themselves, each in its
-    order; transfers take the bus in the order in which they ask. The vector unit is busy elsewhere for `pause` cycles
-    before one of the iterations (where an outer loop goes on). `lost` are the cycles that its unit waits before or in
-    each operation. Afterwards `now`, `freed` (by buffer), `state` and `ready_at` say, from the time the tensor or
-    vector unit is first free, what the next iteration meets.
+    `waits` is what an operation waits for (`waited_for`). The queues run by themselves, each in its order; transfers
+    take the bus in the order in which they ask. `lost` are the cycles that its unit waits before or in each operation.
+    Afterwards `until` says when what waits for an operation may go on, by iteration, and `now` and `state` when the
+    units are free.
     """
-    n, m = len(ops), len(uses)
+    line, length = queued(ops, order)
     now[:] = 0
     state[:] = 0
+    until[:] = -1
     complete = np.zeros(QUEUES, np.int64)
     done_first = 0
-    until = np.zeros((ROUNDS, n), np.int64)  # when what waits for the operation may go on
-    runs = np.zeros(n, np.int64)
-    empty = np.zeros((ROUNDS, m), np.int64)  # when a buffer's last reader is done
-    left = uses.copy()
-    emptied = np.zeros(m, np.int64)  # how often
-    first, last = np.full(m, n), np.zeros(m, np.int64)
-    position = np.zeros(n, np.int64)
-    line, length = np.zeros((QUEUES, n), np.int64), np.zeros(QUEUES, np.int64)
-    for k in range(n):
-        i = order[k]
-        position[i] = k
-        line[ops[i, QUEUE], length[ops[i, QUEUE]]] = i
-        length[ops[i, QUEUE]] += 1
-        for p in range(use_at[i], use_at[i + 1]):
-            first[use[p]] = min(first[use[p]], k)
-            last[use[p]] = k
     at, turn = np.zeros(QUEUES, np.int64), np.zeros(QUEUES, np.int64)
     asked = np.full(QUEUES, -1)
     second = np.zeros(QUEUES, np.bool_)
     ends = np.zeros(ROUNDS, np.int64)
-    remaining = n * ROUNDS
+    remaining = len(ops) * ROUNDS
+    transfers = 0
     while remaining:
         moved = False
         for q in range(QUEUES):
@@ -298,37 +295,14 @@ def play(
                 t = turn[q]
                 i = line[q, at[q]]
                 ready = 0
-                blocked = False
-                for p in range(before_at[i], before_at[i + 1]):
-                    j = before[p]
-                    if runs[j] <= t:
-                        blocked = True
-                        break
-                    ready = max(ready, until[t, j])
-                if blocked:
-                    break
-                if t:
-                    for p in range(again_at[i], again_at[i + 1]):
-                        j = again[p]
-                        if runs[j] < t:
-                            blocked = True
+                for p in range(waits.at[i], waits.at[i + 1]):
+                    if waits.ago[p] <= t:
+                        when = until[t - waits.ago[p], waits.of[p]]
+                        if when < 0:
+                            ready = FAR
                             break
-                        ready = max(ready, until[t - 1, j])
-                if blocked:
-                    break
-                for p in range(use_at[i], use_at[i + 1]):
-                    b = use[p]
-                    if first[b] != position[i]:
-                        continue
-                    for k in range(over_at[b], over_at[b + 1]):
-                        c = over[k]
-                        round_ = t if last[c] < position[i] else t - 1
-                        if round_ >= 0:
-                            if emptied[c] <= round_:
-                                blocked = True
-                                break
-                            ready = max(ready, empty[round_, c])
-                if blocked:
+                        ready = max(ready, when)
+                if ready == FAR:
                     break
                 moved = True
                 if q == VPU and at[q] == 0 and t == ROUNDS - 1:
@@ -343,7 +317,12 @@ def play(
                 done, first_pass = advance(ops, i, start, now, state)
                 if q == TCU:
                     done_first = first_pass
-                finish(q, i, done, complete, until, runs, use_at, use, uses, left, empty, emptied, at, turn, length)
+                complete[q] = max(complete[q], done)
+                until[t, i] = complete[q] + HANDOVER
+                at[q] += 1
+                if at[q] == length[q]:
+                    at[q] = 0
+                    turn[q] += 1
                 ends[t] = max(ends[t], now[q])
                 remaining -= 1
         if moved:
@@ -358,71 +337,149 @@ def play(
         start = max(asked[q], state[2])
         busy = ops[i, COMPUTE] if second[q] else ops[i, BUSY]
         lost[i] = start - now[q]
+        transfers += busy
         state[2] = start + busy
         now[q] = start
-        done = start + busy + ops[i, TAIL]
+        complete[q] = max(complete[q], start + busy + ops[i, TAIL])
         if ops[i, COMPUTE] and not second[q]:
             second[q] = True
             asked[q] = start
-            complete[q] = max(complete[q], done)
             continue
         second[q] = False
         asked[q] = -1
-        t = turn[q]
-        finish(q, i, done, complete, until, runs, use_at, use, uses, left, empty, emptied, at, turn, length)
+        until[turn[q], i] = complete[q] + HANDOVER
+        at[q] += 1
+        if at[q] == length[q]:
+            at[q] = 0
+            turn[q] += 1
         remaining -= 1
+    return max(transfers // ROUNDS, (ends[ROUNDS - 1] - ends[1]) // (ROUNDS - 2))
+
+
+@njit(cache=True)
+def met(body, address, until, now, state, free, ready_at):
+    """Turn what `play` leaves into what the next iteration meets, from the time that a unit is first free.
+
+    Afterwards `now`, `free` (by granule of memory), `state` and `ready_at` say when things are free.
+    """
+    again, tails, buffers = body.again, body.tails, body.buffers
     zero = min(now[TCU], now[VPU])
     for q in range(QUEUES):
         now[q] = max(0, now[q] - zero)
-    for k in range(m):
-        freed[k] = max(0, empty[ROUNDS - 1, k] - zero)
     for k in (0, 2, 3):
         state[k] = max(0, state[k] - zero)
-    for i in range(n):
+    free[:] = 0
+    for b in range(len(buffers)):
+        freed = 0
+        for p in range(tails.at[b], tails.at[b + 1]):
+            freed = max(freed, until[ROUNDS - 1, tails.of[p]] - zero)
+        for k in range(address[b], address[b] + buffers[b, SIZE]):
+            free[k] = max(free[k], freed)
+    for i in range(len(ready_at)):
         ready_at[i] = 0
-        for p in range(again_at[i], again_at[i + 1]):
-            ready_at[i] = max(ready_at[i], until[ROUNDS - 1, again[p]] - zero)
-    transfers = 0
-    for i in range(n):
-        if ops[i, QUEUE] == LOAD or ops[i, QUEUE] == STORE:
-            transfers += ops[i, BUSY] + ops[i, COMPUTE]
-    return max(transfers, (ends[ROUNDS - 1] - ends[1]) // (ROUNDS - 2))
+        for p in range(again.at[i], again.at[i + 1]):
+            ready_at[i] = max(ready_at[i], until[ROUNDS - 1, again.of[p]] - zero)
 
 
 @njit(cache=True)
-def waited_for(ops, at, lists):
+def joined(body, pairs):
+    """All that operations follow: what they depend on, and for the first users of a buffer what had its memory last."""
+    before, again, heads, tails = body.before, body.again, body.heads, body.tails
+    n = len(body.ops)
+    at = np.zeros(n + 1, np.int64)
+    for i in range(n):
+        at[i + 1] = before.at[i + 1] - before.at[i] + again.at[i + 1] - again.at[i]
+    for c, b, _ in pairs:
+        for p in range(heads.at[b], heads.at[b + 1]):
+            at[heads.of[p] + 1] += tails.at[c + 1] - tails.at[c]
+    at = np.cumsum(at)
+    found, ago, fill = np.zeros(at[n], np.int64), np.zeros(at[n], np.int64), at.copy()
+    for i in range(n):
+        for p in range(before.at[i], before.at[i + 1]):
+            found[fill[i]] = before.of[p]
+            fill[i] += 1
+        for p in range(again.at[i], again.at[i + 1]):
+            found[fill[i]], ago[fill[i]] = again.of[p], 1
+            fill[i] += 1
+    for c, b, wrap in pairs:
+        for p in range(heads.at[b], heads.at[b + 1]):
+            i = heads.of[p]
+            for r in range(tails.at[c], tails.at[c + 1]):
+                found[fill[i]], ago[fill[i]] = tails.of[r], wrap
+                fill[i] += 1
+    return Follows(at, found, ago)
+
+
+@njit(cache=True)
+def successions(body, address, order):
+    """Which buffer takes over memory of which: (earlier, later, 0), or 1 where the later is of the next iteration."""
+    heads, buffers = body.heads, body.buffers
+    n, m = len(order), len(buffers)
+    position = np.zeros(n, np.int64)
+    for k in range(n):
+        position[order[k]] = k
+    first = np.full(m, n)
+    for b in range(m):
+        for p in range(heads.at[b], heads.at[b + 1]):
+            first[b] = min(first[b], position[heads.of[p]])
+    sequence = np.argsort(first)
+    opens, closes = np.full(body.granules, -1), np.full(body.granules, -1)  # a granule's first buffer, and last so far
+    seen = np.full(m, -1)
+    pairs = np.zeros((2 * buffers[:, SIZE].sum(), 3), np.int64)
+    k = 0
+    for b in sequence:
+        for g in range(address[b], address[b] + buffers[b, SIZE]):
+            c = closes[g]
+            if c < 0:
+                opens[g] = b
+            elif seen[c] != b:
+                seen[c] = b
+                pairs[k, 0], pairs[k, 1] = c, b
+                k += 1
+            closes[g] = b
+    seen[:] = -1
+    for b in sequence:
+        for g in range(address[b], address[b] + buffers[b, SIZE]):
+            c = closes[g]
+            if opens[g] == b and seen[c] != b:
+                seen[c] = b
+                pairs[k, 0], pairs[k, 1], pairs[k, 2] = c, b, 1
+                k += 1
+    return pairs[:k]
+
+
+@njit(cache=True)
+def waited_for(ops, follows):
     """What operations wait for, of what they follow: a queue other than the vector unit's keeps its own order."""
-    kept_at, kept = np.zeros(len(at), np.int64), np.zeros(len(lists), np.int64)
+    at, of, ago = np.zeros_like(follows.at), np.zeros_like(follows.of), np.zeros_like(follows.ago)
     k = 0
     for i in range(len(ops)):
-        for p in range(at[i], at[i + 1]):
-            if ops[lists[p], QUEUE] != ops[i, QUEUE] or ops[i, QUEUE] == VPU:
-                kept[k] = lists[p]
+        for p in range(follows.at[i], follows.at[i + 1]):
+            if ops[follows.of[p], QUEUE] != ops[i, QUEUE] or ops[i, QUEUE] == VPU:
+                of[k], ago[k] = follows.of[p], follows.ago[p]
                 k += 1
-        kept_at[i + 1] = k
-    return kept_at, kept[:k].copy()
+        at[i + 1] = k
+    return Follows(at, of[:k].copy(), ago[:k].copy())
 
 
 @njit(cache=True)
-def search(ops, before_at, before, after_at, after, again_at, again, use_at, use, buffers, uses, granules, pause, plain,
-           ahead, priorities, tries, order, address):  # fmt: skip
+def search(body, plain, ahead, priorities, tries, order, address):
     """The best order found by list scheduling: under the rows of `priorities`, then `tries` random changes of the best.
 
     With negative `tries` only the first priorities are looked at. Memory is taken at most `ahead` operations beyond the
     order `plain` (see `arrange`). Returns the cycles, -1 if no order was found.
     """
+    ops, after = body.ops, body.after
     n = len(ops)
-    waits_at, waits = waited_for(ops, before_at, before)
-    old_at, old = waited_for(ops, again_at, again)
-    alike = kinds_of(buffers)
+    alike = kinds_of(body.buffers)
     best_cycles = -1
     best = priorities[0].copy()
     best_slack, slack, best_aversion, aversion = 0, 0, 1, 1
     best_release, release = np.zeros(n, np.int64), np.zeros(n, np.int64)
     trial_order, trial_address = np.zeros(n, np.int64), np.zeros(len(address), np.int64)
     starts, ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    now, free, state = np.zeros(QUEUES, np.int64), np.zeros(granules, np.int64), np.zeros(STATE, np.int64)
-    freed = np.zeros(len(buffers), np.int64)
+    now, free, state = np.zeros(QUEUES, np.int64), np.zeros(body.granules, np.int64), np.zeros(STATE, np.int64)
+    until = np.zeros((ROUNDS, n), np.int64)
     seed = np.uint64(88172645463325252)
     scale = 0.0
     for row in range(len(priorities)):
@@ -460,24 +517,19 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
         state[:] = 0
         ready_at[:] = 0
         for _ in range(turns):
-            fits = arrange(ops, before_at, before, after_at, after, use_at, use, buffers, alike, uses, plain, priority,
-                           release, slack, aversion, ahead, now, free, state, ready_at, trial_order, trial_address,
-                           starts)  # fmt: skip
+            fits = arrange(body, alike, plain, priority, release, slack, aversion, ahead, now, free, state, ready_at,
+                           trial_order, trial_address, starts)  # fmt: skip
             if not fits:
                 break
             for i in range(n):  # loads just in time
                 if ops[i, QUEUE] == LOAD:
                     first = FAR
-                    for p in range(after_at[i], after_at[i + 1]):
-                        first = min(first, starts[after[p]])
+                    for p in range(after.at[i], after.at[i + 1]):
+                        first = min(first, starts[after.of[p]])
                     release[i] = max(0, first - ops[i, BUSY] - ops[i, TAIL] - EARLY) if first < FAR else 0
-            over_at, over = overlaps(buffers, trial_address)
-            cycles = play(ops, waits_at, waits, old_at, old, use_at, use, uses, over_at, over, pause, trial_order,
-                          now, freed, state, ready_at, lost)  # fmt: skip
-            free[:] = 0
-            for b in range(len(buffers)):
-                for k in range(trial_address[b], trial_address[b] + buffers[b, SIZE]):
-                    free[k] = max(free[k], freed[b])
+            waits = waited_for(ops, joined(body, successions(body, trial_address, trial_order)))
+            cycles = play(ops, waits, body.pause, trial_order, now, state, until, lost)
+            met(body, trial_address, until, now, state, free, ready_at)
             if best_cycles < 0 or cycles < best_cycles or (attempt >= given and cycles == best_cycles):
                 best_cycles = cycles
                 best[:] = priority
@@ -489,34 +541,37 @@ def search(ops, before_at, before, after_at, after, again_at, again, use_at, use
 
 
 @njit(cache=True)
-def shares(use_at, use, over_at, over, i, j):
-    """Whether two operations use different buffers in the same memory."""
-    for p in range(use_at[i], use_at[i + 1]):
-        a = use[p]
-        for r in range(use_at[j], use_at[j + 1]):
-            b = use[r]
-            if a != b:
-                for k in range(over_at[a], over_at[a + 1]):
-                    if over[k] == b:
-                        return True
-    return False
+def followers(follows):
+    """Who follows each operation in its own iteration."""
+    n = len(follows.at) - 1
+    at = np.zeros(n + 1, np.int64)
+    for p in range(len(follows.of)):
+        if follows.ago[p] == 0:
+            at[follows.of[p] + 1] += 1
+    at = np.cumsum(at)
+    of, fill = np.zeros(at[n], np.int64), at.copy()
+    for i in range(n):
+        for p in range(follows.at[i], follows.at[i + 1]):
+            if follows.ago[p] == 0:
+                of[fill[follows.of[p]]] = i
+                fill[follows.of[p]] += 1
+    return Lists(at, of)
 
 
 @njit(cache=True)
-def improve(ops, before_at, before, after_at, after, again_at, again, use_at, use, buffers, uses, granules, pause,
-            moves, heat, order, address):  # fmt: skip
+def improve(body, moves, heat, order, address):
     """Move single operations where dependencies and addresses let them, by simulated annealing: the cycles reached."""
+    ops = body.ops
     n = len(ops)
-    waits_at, waits = waited_for(ops, before_at, before)
-    old_at, old = waited_for(ops, again_at, again)
-    now, freed, state = np.zeros(QUEUES, np.int64), np.zeros(len(buffers), np.int64), np.zeros(STATE, np.int64)
-    over_at, over = overlaps(buffers, address)
-    ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    before = joined(body, successions(body, address, order))
+    after = followers(before)
+    waits = waited_for(ops, before)
+    now, state = np.zeros(QUEUES, np.int64), np.zeros(STATE, np.int64)
+    until, lost = np.zeros((ROUNDS, n), np.int64), np.zeros(n, np.int64)
     place_of = np.zeros(n, np.int64)
     for k in range(n):
         place_of[order[k]] = k
-    cycles = play(ops, waits_at, waits, old_at, old, use_at, use, uses, over_at, over, pause, order, now, freed,
-                  state, ready_at, lost)  # fmt: skip
+    cycles = play(ops, waits, body.pause, order, now, state, until, lost)
     best_cycles = cycles
     best = order.copy()
     load = np.zeros(QUEUES, np.int64)
@@ -548,28 +603,19 @@ def improve(ops, before_at, before, after_at, after, again_at, again, use_at, us
                         break
                     i = i + 1 if i + 1 < n else 0
                 wanted = k - 1 if k > place_of[i] else k
-            elif before_at[x + 1] > before_at[x]:  # or what it waits for, sooner
-                i = before[
-                    before_at[x] + np.int64((seed >> np.uint64(20)) % np.uint64(before_at[x + 1] - before_at[x]))
-                ]
+            elif before.at[x + 1] > before.at[x]:  # or what it waits for, sooner
+                p = before.at[x] + np.int64((seed >> np.uint64(20)) % np.uint64(before.at[x + 1] - before.at[x]))
+                i = before.of[p]
                 sooner = True
         here = place_of[i]
         low, high = 0, n - 1
-        for p in range(before_at[i], before_at[i + 1]):
-            low = max(low, place_of[before[p]] + 1)
-        for p in range(after_at[i], after_at[i + 1]):
-            high = min(high, place_of[after[p]] - 1)
+        for p in range(before.at[i], before.at[i + 1]):
+            if before.ago[p] == 0:
+                low = max(low, place_of[before.of[p]] + 1)
+        for p in range(after.at[i], after.at[i + 1]):
+            high = min(high, place_of[after.of[p]] - 1)
         if wanted >= 0 and (wanted < low or wanted > high):
             continue
-        if use_at[i + 1] > use_at[i]:
-            for k in range(here - 1, low - 1, -1):
-                if shares(use_at, use, over_at, over, i, order[k]):
-                    low = k + 1
-                    break
-            for k in range(here + 1, high + 1):
-                if shares(use_at, use, over_at, over, i, order[k]):
-                    high = k - 1
-                    break
         if sooner:
             high = here
         if high <= low:
@@ -585,8 +631,7 @@ def improve(ops, before_at, before, after_at, after, again_at, again, use_at, us
             k += step
         order[target] = i
         place_of[i] = target
-        trial = play(ops, waits_at, waits, old_at, old, use_at, use, uses, over_at, over, pause, order, now,
-                     freed, state, ready_at, lost)  # fmt: skip
+        trial = play(ops, waits, body.pause, order, now, state, until, lost)
         chance = float(seed & np.uint64(0xFFFF)) / 65536.0
         if trial <= cycles - heat * (1.0 - attempt / moves) * np.log(chance + 1e-6):
             cycles = trial

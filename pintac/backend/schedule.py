@@ -13,8 +13,9 @@ from pintac.backend.choices import Choices, Entry
 from pintac.backend.deferred import Tiles, deferred_unit
 from pintac.backend.folds import Folds
 from pintac.backend.fuse import Fuser, KernelStep, Step, root
-from pintac.backend.order import Search, cost, order
+from pintac.backend.order import Ordered, Search, cost, order
 from pintac.backend.placement import Context, Position
+from pintac.backend.repeat import repeated
 from pintac.backend.stages import Stage, held_values, stages_of, stored_behind_nests, windows
 from pintac.backend.tile import Buffer, Item, Loop, TileOp, View
 from pintac.backend.tiling import Tiling, points_together, tile_of
@@ -33,6 +34,10 @@ SMALL_KERNEL = 8
 """Cycles of a vector instruction over one row of a point, near enough."""
 HOT = 20000
 """Cycles that all runs of a loop body must take for a long search for its order to be worth it."""
+SHARE = 0.01
+"""Part of the cycles of the entry that they must take."""
+LEAST_HALF = 4
+"""Tiles from which on half of a loop body is ordered first."""
 WHOLE_PARAMETERS = 24
 """Parameters up to this part of SRAM are worked on whole: their transfers then lie beside other work."""
 
@@ -57,6 +62,8 @@ class Scheduler(Folds):
 
     def __init__(self, entry: Entry, choices: Choices, earlier: Scheduler | None = None, moves: int = 0) -> None:
         tiling = choices.tiling
+        self.predicted = 0
+        self.least = max(HOT, SHARE * (earlier.predicted if earlier is not None else 0))
         wanted = (choices.deferred, tiling.unrolled)
         if earlier is not None and (earlier.units.deferred, earlier.units.unrolled) == wanted:
             units = earlier.units
@@ -68,7 +75,6 @@ class Scheduler(Folds):
         self.own: dict[Buffer, Unit] = {}
         self.largest: dict[str, int] = {}
         self.smallest: dict[str, bool] = {}
-        self.predicted = 0
         self.hot = False
         self._fused: dict[Sweep, list[Step]] = earlier._fused if earlier is not None else {}
 
@@ -399,7 +405,7 @@ class Scheduler(Folds):
             return found.ops
         own = _own(shared, self.unit_of)
         self.largest[unit.name] = max([self.largest.get(unit.name, 0), *(b.bytes for b in own)])
-        hot = trips * _work(shared, self.machine) >= HOT
+        hot = trips * _work(shared, self.machine) >= self.least
         self.hot = self.hot or hot
         search = Search(
             tries=TRIES if self.moves and hot else -1,
@@ -411,10 +417,20 @@ class Scheduler(Folds):
             window=self.choices.tiling.window,
             tight=self.choices.tiling.tight,
         )
-        found = order(shared, self.machine, search)
+        found = self._searched(shared, search)
         self.predicted += trips * found.cycles
         self.own |= {b.arena[0]: unit for b in own if b.arena is not None}
         return found.ops
+
+    def _searched(self, ops: list[TileOp], search: Search) -> Ordered:
+        """A loop body in order; a long one begins from the order of half of its tiles."""
+        half = (1 + max(self.tile_of.get(op, (0, 0))[1] for op in ops)) // 2
+        if search.moves and half >= LEAST_HALF:
+            first = [op for op in ops if self.tile_of.get(op, (0, 0))[1] < half]
+            begun = self._searched(first, replace(search, moves=search.moves // 2)).ops
+            like = repeated(ops, begun, self.tile_of, half)
+            return order(ops, self.machine, replace(search, like=like))
+        return order(ops, self.machine, search)
 
 
 def _work(ops: Sequence[TileOp], machine: Machine) -> int:

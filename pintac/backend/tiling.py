@@ -39,6 +39,8 @@ class Tiling:
     """Pairs that loops over points take whole."""
     pipelined: bool = True
     """Whether stages of different points share a loop (`stages`)."""
+    longer: bool = True
+    """Whether loop bodies may be made of twice the tiles (`repeat`)."""
 
 
 def tile_of(tiling: Tiling, units: Units, unit: Unit, sweep: Sweep, axis: RowAxis) -> Tiling:

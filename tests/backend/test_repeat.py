@@ -1,0 +1,51 @@
+"""Long loop bodies: made of the order of half of them, with the same bits."""
+
+from __future__ import annotations
+
+from pintac.api.compiling import emit
+from pintac.api.lowering import lower
+from pintac.backend import vpu
+from pintac.backend.repeat import repeated
+from pintac.backend.tile import TileOp
+from pintac.backend.views import compact_view
+from pintac.hazards import check
+from pintac.isa import Space
+from pintac.machine import Machine
+from pintac.timeline import simulate
+from tests.backend.test_fit import losses
+from tests.backend.tile_ops import HERE, tile
+from tests.end_to_end.test_bits import Case
+
+
+def moved(name: str) -> TileOp:
+    return vpu.copy(compact_view(tile("from"), (4, 4)), compact_view(tile("to", space=Space.SRAM), (4, 4)), name, HERE)
+
+
+def test_a_later_tile_takes_the_place_of_its_like() -> None:
+    """Four tiles of two kinds of work, one of them twice a tile; the first tile has something of its own."""
+    own = moved("once")
+    work = {tile: [moved("a"), moved("b"), moved("a")] for tile in range(4)}
+    ops = [own, *(op for found in work.values() for op in found)]
+    tiles = {op: (0, tile) for tile, found in work.items() for op in found} | {own: (0, 0)}
+    first = [work[1][0], own, work[0][0], work[1][1], work[0][2], work[0][1], work[1][2]]
+    at = repeated(ops, first, tiles, 2)
+    assert [at[op] for op in first] == [0, 1, 2, 3, 4, 5, 6]
+    assert [at[op] for op in (*work[2], *work[3])] == [9, 12, 11, 7, 10, 13]
+
+
+def test_what_has_no_like_comes_first_in_its_half() -> None:
+    ops = [moved("a"), moved("a"), moved("last")]
+    at = repeated(ops, ops[:1], {ops[0]: (0, 0), ops[1]: (0, 1), ops[2]: (0, 1)}, 1)
+    assert [at[op] for op in ops] == [0, 1, 1]
+
+
+def test_longer_bodies_lose_less_and_have_equal_bits() -> None:
+    """256 evaluations of a sign: two iterations of four tiles, or one of eight."""
+    lowered = lower(Case(width=64, points=(6, 4), K=512).step(), Case(width=64, points=(6, 4), K=512).options())
+    machine = Machine.default()
+    plain, longer = emit(lowered, machine, effort=0), emit(lowered, machine)
+    backend = [program.meta["backend"]["step"] for program in (plain, longer)]
+    assert [entry["tiles_interleaved"] for entry in backend] == [4, 8]
+    assert check(longer).name == "clean"
+    assert simulate(longer).cycles < simulate(plain).cycles
+    assert losses(plain) == losses(longer)
