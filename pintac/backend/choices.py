@@ -14,12 +14,16 @@ from pintac.machine import Machine
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a program: its graph, and where DRAM has its leaves (states, inputs, arrays) and outputs by key."""
+    """One entry of a program: its graph, and where DRAM has its leaves (states, inputs, arrays) and outputs by key.
+
+    `again` is what the graph computes a second time (see `recompute`).
+    """
 
     graph: Graph
     machine: Machine
     leaves: Mapping[Node, Buffer]
     outputs: Mapping[str, Buffer]
+    again: frozenset[Node] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from pintac.backend.allocate import SramFullError, allocate
 from pintac.backend.choices import Choices, Entry
 from pintac.backend.deferred import chain_of, deferrable
-from pintac.backend.order import NoRoomError, PsumFullError
+from pintac.backend.order import NoRoomError, PsumFullError, transfer_cycles
 from pintac.backend.prefetch import prefetch
+from pintac.backend.recompute import recomputable, recomputed
 from pintac.backend.schedule import Scheduler
-from pintac.backend.tile import Buffer, Item
+from pintac.backend.tile import Buffer, CopyOp, Item, walk
 from pintac.backend.tiling import Tiling, widest
 from pintac.backend.units import Sweep, accumulator
 from pintac.ir import Node
+from pintac.machine import Machine
 
 LARGE = 65536
 """Bytes of a value that goes to DRAM rather than have the tiles made smaller."""
@@ -31,6 +33,8 @@ PREVIEW = 6
 """Part of the search for orders after which ways to fit are compared."""
 RIVAL = 1.1
 """Cycles of another way to fit, before orders are searched, up to which it may turn out the better one."""
+BUSY = 0.65
+"""Part of the cycles from which on the bus is worth relieving."""
 WORTH = 0.003
 """Part of the cycles that smaller parts of results must save: they make more instructions."""
 
@@ -44,6 +48,7 @@ class Schedule:
     tiling: Tiling
     spilled: tuple[str, ...]
     deferred: tuple[str, ...]
+    recomputed: tuple[str, ...]
     scratch: tuple[Buffer, ...]
     predicted: int
 
@@ -95,11 +100,12 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
         fewer = replace(tiling, rows=tiling.rows // 2, interleave=2 * tiling.interleave, window=2 * tiling.window)
         with contextlib.suppress(SramFullError):
             found += _fits(entry, fewer)
-    fits = sorted(found, key=lambda f: f.predicted)
+    found.sort(key=lambda f: f.predicted)
+    others = sorted(_recomputing(found[0]), key=lambda f: f.predicted)
+    fits = sorted([*found[:2], *others[:2]], key=lambda f: f.predicted)
     fit = fits[0]
     if moves and fit.scheduler.hot:
-        rivals = [f for f in fits[1:2] if f.predicted < RIVAL * fit.predicted]
-        fit = _searched([fit, *rivals], moves)
+        fit = _searched([f for f in fits if f.predicted < RIVAL * fit.predicted], moves)
     items, used = prefetch(fit.items, entry.machine)
     chosen = fit.choices
     return Schedule(
@@ -108,9 +114,32 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
         chosen.tiling,
         tuple(sorted(n.name for n in chosen.spilled)),
         tuple(chain[0].name for chain in chosen.deferred),
+        tuple(sorted(n.name for n in fit.scheduler.entry.again if n.op == "quantize")),
         tuple(fit.scheduler.scratch),
         fit.predicted,
     )
+
+
+def _recomputing(fit: Fit) -> list[Fit]:
+    """Where the bus is busy: ways to fit with some of what goes through DRAM computed again instead."""
+    entry, units = fit.scheduler.entry, fit.scheduler.units
+    if _transfers(fit.items, entry.machine) < BUSY * fit.predicted:
+        return []
+    values = [node for node in recomputable(units) if node in fit.choices.spilled]
+    found: list[Fit] = []
+    for count in range(1, len(values) + 1):
+        other = recomputed(units, values[:count])
+        leaves = {other.new[node]: buffer for node, buffer in entry.leaves.items()}
+        with contextlib.suppress(SramFullError):
+            tiling = replace(fit.choices.tiling, halved=())
+            found.append(_fit(replace(entry, graph=other.graph, leaves=leaves, again=other.again), tiling))
+    return found
+
+
+def _transfers(items: list[Item], machine: Machine) -> int:
+    """Cycles that the bus is busy."""
+    moved = ((op, loops) for op, loops in walk(items) if isinstance(op, CopyOp))
+    return sum(sum(transfer_cycles(op, machine)) * math.prod(loop.count for loop in loops) for op, loops in moved)
 
 
 def _searched(fits: list[Fit], moves: int) -> Fit:

@@ -150,6 +150,7 @@ def lower(
             "predicted_cycles": schedule.predicted,
             "in_dram": list(schedule.spilled),
             "deferred": list(schedule.deferred),
+            "recomputed": list(schedule.recomputed),
             "bound": bound.to_dict(),
         }
     return Program(

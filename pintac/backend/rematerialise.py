@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pintac.backend.fuse import VIEWS, is_splat
 from pintac.backend.units import CHEAP, Unit, Units
-from pintac.ir import Builder, Graph, Node, rewrite
+from pintac.ir import Builder, Graph, Node, ancestors, rewrite
 
 
 def rematerialised(graph: Graph) -> Graph:
@@ -65,10 +65,7 @@ def rematerialised(graph: Graph) -> Graph:
         return new[node]
 
     result = rewrite(graph, step)
-    needed = set(result.outputs.values())
-    for node in reversed(result.nodes):
-        if node in needed:
-            needed.update(node.operands)
+    needed = ancestors(*result.outputs.values())
     return Graph(result.name, tuple(n for n in result.nodes if n in needed), result.outputs, result.attrs)
 
 

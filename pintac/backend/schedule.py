@@ -69,7 +69,7 @@ class Scheduler(Folds):
             units = earlier.units
         else:
             whole = entry.machine.sram_kib * 1024 // WHOLE_PARAMETERS
-            units, earlier = Units(entry.graph, whole, choices.deferred, tiling.unrolled), None
+            units, earlier = Units(entry.graph, whole, choices.deferred, tiling.unrolled, entry.again), None
         super().__init__(entry, choices, units, {unit: points_together(tiling, units, unit) for unit in units.units})
         self.moves = moves
         self.own: dict[Buffer, Unit] = {}

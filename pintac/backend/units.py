@@ -56,7 +56,7 @@ class Units:
 
     Parameters of up to `whole` bytes are worked on whole. Each of the `deferred` gradients, chains of contractions over
     rows, is a unit of its own behind all rows and what else does not wait for it (see `deferred`). Up to `unrolled`
-    pairs of evaluations are no loop.
+    pairs of evaluations are no loop. What is computed `again` is so in the sweep that reads it (see `recompute`).
     """
 
     def __init__(
@@ -65,11 +65,13 @@ class Units:
         whole: int = LOOPED_PARAMETER_BYTES,
         deferred: tuple[tuple[Node, ...], ...] = (),
         unrolled: int = UNROLLED_PAIRS,
+        again: frozenset[Node] = frozenset(),
     ) -> None:
         self.graph = graph
         self.whole = whole
         self.deferred = deferred
         self.unrolled = unrolled
+        self.again = again
         self.axes = Axes(graph, unrolled=unrolled)
         self.units: list[Unit] = []
         self.standins: dict[Node, Node] = {}  # values inside a random number, by the number they belong to
@@ -322,6 +324,9 @@ class Units:
 
         for node in reversed(nodes):
             users = [u for u in self.executed_users(node) if u in phase]
+            if node in self.again:
+                phase[node] = min(phase[u] for u in users)
+                continue
             if not users or node.op in CONTRACTIONS or node.op in ("sum", "amax") or not self._inner(node):
                 continue
             later = min(phase[u] - (len(self._inner(u)) < len(self._inner(node))) for u in users)

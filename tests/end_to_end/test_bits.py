@@ -215,6 +215,9 @@ CASES = {
     "silu": Case(activation="silu", K=4),
     "silu, naive": Case(activation="silu", quant="naive", K=4),
     "192 KiB: spills": Case(keys={"sram_kib": 192}, width=64, rank=8, points=(2,), K=128, depth=3, saved="f32"),
+    "slow bus: recomputed": Case(
+        keys={"sram_kib": 48, "dram_gb_per_s": 3.2}, width=64, points=(4, 2), K=256, depth=2
+    ),
     "48 KiB: small tiles": Case(keys={"sram_kib": 48}, width=64, points=(1, 1), K=16, depth=2, scheme="dense"),
     "10 KiB": Case(keys={"sram_kib": 10}, width=16, points=(5, 3), K=36, depth=2),
     "1 micro-op": Case(keys={"vpu_max_micro_ops": 1}),
@@ -232,6 +235,7 @@ def test_bits(name: str) -> None:
     program = emit(lowered, Machine.load(case.machine).replace(**case.keys))
     decided = program.meta["backend"]["step"]
     assert decided["in_dram"] or "spills" not in name
+    assert decided["recomputed"] or "recomputed" not in name
     assert decided["rows_per_tile"] < 32 or "small tiles" not in name
     assert (decided["deferred"] and decided["tiles_interleaved"] > 1) or "gradients by themselves" not in name
     assert check(program).clean
