@@ -126,13 +126,17 @@ def _recomputing(fit: Fit) -> list[Fit]:
     if _transfers(fit.items, entry.machine) < BUSY * fit.predicted:
         return []
     values = [node for node in recomputable(units) if node in fit.choices.spilled]
+    tiling = replace(fit.choices.tiling, halved=())
     found: list[Fit] = []
     for count in range(1, len(values) + 1):
         other = recomputed(units, values[:count])
         leaves = {other.new[node]: buffer for node, buffer in entry.leaves.items()}
+        again = replace(entry, graph=other.graph, leaves=leaves, again=other.again)
+        spilled = frozenset(other.new[node] for node in fit.choices.spilled if node not in values[:count])
+        deferred = tuple(tuple(other.new[node] for node in chain) for chain in fit.choices.deferred)
         with contextlib.suppress(SramFullError):
-            tiling = replace(fit.choices.tiling, halved=())
-            found.append(_fit(replace(entry, graph=other.graph, leaves=leaves, again=other.again), tiling))
+            choices = Choices(tiling, spilled, deferred=deferred)
+            found.append(_greedy(again, choices, DEFAULT, _rows(tiling)))
     return found
 
 
@@ -199,17 +203,23 @@ def _fits(entry: Entry, tiling: Tiling) -> list[Fit]:
     return found
 
 
+def _rows(tiling: Tiling) -> int:
+    """Rows of a loop body over evaluations."""
+    return tiling.rows * tiling.interleave
+
+
 def _fit(entry: Entry, tiling: Tiling, limits: Limits = DEFAULT) -> Fit:
     """The choices that make the entry fit.
 
     Where a gradient was deferred and tiles did not get smaller there is room that was not there when values went to
     DRAM: those that are read several times stay, if that is faster.
     """
-    fit = _greedy(entry, tiling, limits)
+    fit = _greedy(entry, Choices(tiling), limits)
     keep = frozenset(n for n in fit.choices.spilled if _sweeps_reading(n, fit.scheduler) > 1)
     if fit.choices.deferred and keep and fit.choices.tiling.interleave == tiling.interleave:
         with contextlib.suppress(SramFullError):
-            return min(fit, _greedy(entry, tiling, replace(limits, keep=keep)), key=lambda f: f.predicted)
+            kept = _greedy(entry, Choices(tiling), replace(limits, keep=keep), _rows(fit.choices.tiling))
+            return min(fit, kept, key=lambda f: f.predicted)
     return fit
 
 
@@ -228,9 +238,8 @@ def _sweeps_reading(node: Node, scheduler: Scheduler) -> int:
     return sum(reading.values())
 
 
-def _greedy(entry: Entry, tiling: Tiling, limits: Limits) -> Fit:
-    """One choice after the other until the entry fits."""
-    choices = Choices(tiling)
+def _greedy(entry: Entry, choices: Choices, limits: Limits, least: int = 0) -> Fit:
+    """One choice after the other, from these on, until the entry fits; no loop bodies of fewer rows than `least`."""
     scheduler: Scheduler | None = None
     failed: Scheduler | None = None
     alive: set[Buffer] = set()
@@ -263,6 +272,8 @@ def _greedy(entry: Entry, tiling: Tiling, limits: Limits) -> Fit:
             choices = replace(choices, tiling=smaller, rooms={}, not_in_psum=frozenset())
         elif victim is not None and _spill_kind(failed, victim, limits) < 2:
             choices = replace(_without(choices, failed, alive, limits), rooms={})
+        elif smaller is not None and _rows(smaller) < least:
+            raise problem
         elif smaller is not None:
             choices = replace(choices, tiling=smaller, rooms={}, not_in_psum=frozenset())
         elif victim is not None:
