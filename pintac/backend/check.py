@@ -8,6 +8,7 @@ SRAM buffer. Nothing here uses the allocator's lifetimes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -75,18 +76,23 @@ def _bytes(view: View, index: dict[int, int]) -> list[tuple[int, np.ndarray]]:
     """(plane, byte numbers) a view touches: every unit's first byte stands for it."""
     buffer = view.buffer
     assert buffer.addr is not None, buffer.name
-    shape = list(view.shape)
-    if view.bits:
-        shape[-2:] = [-(-shape[-2] // 4), -(-shape[-1] // 4)]
-    at = np.array([view.offset + sum(index.get(level, 0) * step for level, step in view.steps)])
+    start = view.offset + sum(index.get(level, 0) * step for level, step in view.steps)
     if buffer.ring > 1:
-        at = at + index.get(buffer.ring_level, 0) % buffer.ring * buffer.size
-    for size, stride in zip(shape, view.strides, strict=True):
-        at = (at[:, None] + np.arange(size) * stride).reshape(-1)
-    if not view.bits:
-        return [(0, (buffer.addr + at[:, None] * 4 + np.arange(4)).reshape(-1))]
-    mantissa = 2 * view.bits
-    return [
-        (0, (buffer.addr + at[:, None] * mantissa + np.arange(mantissa)).reshape(-1)),
-        (1, buffer.eaddr + at),
-    ]
+        start += index.get(buffer.ring_level, 0) % buffer.ring * buffer.size
+    units, first = _units(view.shape, view.strides, view.bits)
+    size = 2 * view.bits or 4
+    data = (0, first + (buffer.addr + start * size))
+    return [data, (1, units + (buffer.eaddr + start))] if view.bits else [data]
+
+
+@lru_cache(maxsize=4096)
+def _units(shape: tuple[int, ...], strides: tuple[int, ...], bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """The elements, or blocks, of a view from its first one on, and all bytes of them (of blocks, their mantissas)."""
+    extents = list(shape)
+    if bits:
+        extents[-2:] = [-(-extents[-2] // 4), -(-extents[-1] // 4)]
+    at = np.zeros(1, np.int64)
+    for extent, stride in zip(extents, strides, strict=True):
+        at = (at[:, None] + np.arange(extent) * stride).reshape(-1)
+    size = 2 * bits or 4
+    return at, (at[:, None] * size + np.arange(size)).reshape(-1)
