@@ -91,66 +91,92 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
     """
     if not ops:
         return Ordered([], 0)
-    tiles = [search.tiles.get(op, (0, 0)) for op in ops] if search is not None else []
+    how = search if search is not None else Search(tries=-1)
+    tiles = [how.tiles.get(op, (0, 0)) for op in ops]
     before, after, again = dependencies(ops)
-    local = search.local if search is not None else frozenset()
-    placed = list(dict.fromkeys(b for op in ops for b in _buffers(op) if b.space == Space.PSUM or b in local))
+    placed = list(dict.fromkeys(b for op in ops for b in _buffers(op) if b.space == Space.PSUM or b in how.local))
     number = {b: i for i, b in enumerate(placed)}
     using = [[number[b] for b in _buffers(op) if b in number] for op in ops]
     heads, tails = _ends(using, before, len(placed))
-    if search is not None:
-        _windowed(before, after, tiles, search.window)
-    costs = [cost(op, machine) for op in ops]
-    urgency = [0.0] * len(ops)
-    for i in reversed(range(len(ops))):
-        urgency[i] = costs[i] + max((urgency[j] for j in after[i]), default=0.0)
-    rows = np.array([_row(op, machine) for op in ops], np.int64)
-    places = {p: i for i, p in enumerate(dict.fromkeys(_place(op) for op in ops))}
-    rows[:, core.DEST] = [places[_place(op)] for op in ops]
-    psum = machine.psum_kib * 1024 // PSUM_GRANULE
-    own = sum(-(-b.bytes // SRAM_GRANULE) for b in placed if b in local)
-    room = min(own, search.room // SRAM_GRANULE) if search is not None else 0
-    buffers = np.zeros((len(placed), 3), np.int64)
-    for row, buffer in zip(buffers, placed, strict=True):
-        row[:] = (
-            (-(-buffer.bytes // PSUM_GRANULE), 0, psum)
-            if buffer.space == Space.PSUM
-            else (-(-buffer.bytes // SRAM_GRANULE), psum, psum + room)
-        )
-    priorities = [np.array(urgency)]
-    if search is not None and search.like is not None:
-        priorities = [np.array([-search.like[op] for op in ops])]
-    elif search is not None and search.tries >= 0:
-        priorities += _staggered(before, costs, urgency, tiles)
+    _windowed(before, after, tiles, how.window)
+    rows = _rows(ops, machine)
+    psum, own, room = _memory(placed, machine, how.room)
+    buffers = np.array([_granules(b, psum, room) for b in placed], np.int64).reshape(-1, 3)
     uses = np.bincount([b for found in using for b in found], minlength=len(placed)).astype(np.int64)
-    pause = search.pause if search is not None else 0
-    followed, following = _lists(before), _lists(after)
-    ends = _lists(heads), _lists(tails)
-    body = core.Body(rows, followed, following, _lists(again), _lists(using), *ends, buffers, uses, psum + room, pause)
+    body = core.Body(
+        rows, _lists(before), _lists(after), _lists(again), _lists(using), _lists(heads), _lists(tails), buffers, uses,
+        psum + room, how.pause,
+    )  # fmt: skip
+    priorities = np.array(_priorities(ops, before, after, tiles, machine, how))
     chosen, address = np.zeros(len(ops), np.int64), np.zeros(len(placed), np.int64)
-    tries = search.tries if search is not None else -1
     ahead, plain = len(ops), np.arange(len(ops))
-    cycles = core.search(body, plain, ahead, np.array(priorities), tries, chosen, address)
-    if cycles < 0 and (search is None or search.tight):  # memory ran full: it is taken nearer to the plain order
+    cycles = core.search(body, plain, ahead, priorities, how.tries, chosen, address)
+    if cycles < 0 and how.tight:  # memory ran full: it is taken nearer to the plain order
         plain = plain_order(ops, before, after, tiles, number)
         while cycles < 0 and ahead:
-            ahead = ahead // (2 if tries >= 0 else 4) if ahead > NEAR and len(ops) <= LONG else 0
-            cycles = core.search(body, plain, ahead, np.array(priorities), tries, chosen, address)
+            ahead = ahead // (2 if how.tries >= 0 else 4) if ahead > NEAR and len(ops) <= LONG else 0
+            cycles = core.search(body, plain, ahead, priorities, how.tries, chosen, address)
     if cycles < 0:
         if room < own:
             raise NoRoomError
         raise PsumFullError({b.owner for b in placed if b.owner is not None})
-    if search is not None and search.moves:
-        cycles = core.improve(body, search.moves, HEAT, chosen, address)
-    tops = (address + buffers[:, core.SIZE] - psum).tolist()
-    arena = Buffer("tiles", max([0, *tops]) * SRAM_GRANULE // 4)
-    for buffer, at in zip(placed, address.tolist(), strict=True):
-        if buffer.space == Space.PSUM:
-            buffer.addr = at * PSUM_GRANULE
-        else:
-            buffer.arena = arena, (at - psum) * SRAM_GRANULE
+    if how.moves:
+        cycles = core.improve(body, how.moves, HEAT, chosen, address)
+    _put(placed, address.tolist(), psum)
     sequence = chosen.tolist()
     return Ordered([ops[i] for i in sequence], cycles if search is not None else _once(rows, before, sequence))
+
+
+def _rows(ops: Sequence[TileOp], machine: Machine) -> np.ndarray:
+    """The operations as `order_core` has them."""
+    rows = np.array([_row(op, machine) for op in ops], np.int64)
+    places = {p: i for i, p in enumerate(dict.fromkeys(_place(op) for op in ops))}
+    rows[:, core.DEST] = [places[_place(op)] for op in ops]
+    return rows
+
+
+def _memory(placed: Sequence[Buffer], machine: Machine, room: int) -> tuple[int, int, int]:
+    """Granules of PSUM, of all SRAM buffers of a body, and of the SRAM that they get in `room` bytes."""
+    own = sum(-(-b.bytes // SRAM_GRANULE) for b in placed if b.space != Space.PSUM)
+    return machine.psum_kib * 1024 // PSUM_GRANULE, own, min(own, room // SRAM_GRANULE)
+
+
+def _granules(buffer: Buffer, psum: int, room: int) -> tuple[int, int, int]:
+    """A buffer as `order_core` has it: SRAM lies behind PSUM."""
+    if buffer.space == Space.PSUM:
+        return -(-buffer.bytes // PSUM_GRANULE), 0, psum
+    return -(-buffer.bytes // SRAM_GRANULE), psum, psum + room
+
+
+def _put(placed: Sequence[Buffer], address: Sequence[int], psum: int) -> None:
+    """Give buffers their places: in PSUM an address, in SRAM one in an arena of all of them."""
+    inside = [(b, (at - psum) * SRAM_GRANULE) for b, at in zip(placed, address, strict=True) if b.space != Space.PSUM]
+    whole = max([0, *(-(-b.bytes // SRAM_GRANULE) * SRAM_GRANULE + at for b, at in inside)])
+    arena = Buffer("tiles", whole // 4)
+    for buffer, at in inside:
+        buffer.arena = arena, at
+    for buffer, at in zip(placed, address, strict=True):
+        if buffer.space == Space.PSUM:
+            buffer.addr = at * PSUM_GRANULE
+
+
+def _priorities(
+    ops: Sequence[TileOp],
+    before: list[set[int]],
+    after: list[set[int]],
+    tiles: list[tuple[int, int]],
+    machine: Machine,
+    how: Search,
+) -> list[np.ndarray]:
+    """What list schedules begin from: how long the work behind an operation takes, progress of tiles; or `how.like`."""
+    if how.like is not None:
+        return [np.array([-how.like[op] for op in ops])]
+    costs = [cost(op, machine) for op in ops]
+    urgency = [0.0] * len(ops)
+    for i in reversed(range(len(ops))):
+        urgency[i] = costs[i] + max((urgency[j] for j in after[i]), default=0.0)
+    found = [np.array(urgency)]
+    return found + _staggered(before, costs, urgency, tiles) if how.tries >= 0 else found
 
 
 def _once(rows: np.ndarray, before: list[set[int]], sequence: list[int]) -> int:
