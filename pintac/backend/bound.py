@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from pintac.backend.simplex import maximise
-from pintac.ir import Graph, Node, ancestors
+from pintac.ir import Graph, Node, pruned
 from pintac.ir.types import TensorType
 from pintac.machine import Machine
 
@@ -98,8 +98,7 @@ def lower_bound(graph: Graph, machine: Machine) -> Bound:
 
 def _live(graph: Graph) -> list[Node]:
     """Nodes that an output needs, in order."""
-    needed = ancestors(*graph.outputs.values())
-    return [node for node in graph.nodes if node in needed]
+    return list(pruned(graph).nodes)
 
 
 def _blocks(size: int) -> int:

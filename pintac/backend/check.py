@@ -7,8 +7,8 @@ SRAM buffer. Nothing here uses the allocator's lifetimes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from pintac.backend.tile import Buffer, Item, Loop, Sync, TileOp, View, walk
 from pintac.errors import ExecutionError
 from pintac.isa import Space
 from pintac.machine import Machine
+
+Places = Callable[[tuple[int, ...], tuple[int, ...], int], tuple[np.ndarray, np.ndarray]]
+"""`_units`, remembered while a listing is run."""
 
 
 def check(items: Sequence[Item], machine: Machine) -> None:
@@ -25,6 +28,7 @@ def check(items: Sequence[Item], machine: Machine) -> None:
         Space.PSUM: np.zeros(machine.psum_kib * 1024, np.int32),
     }
     names: dict[tuple[Buffer, int], int] = {}
+    units = cache(_units)
 
     def owner(buffer: Buffer, plane: int) -> int:
         return names.setdefault((buffer, plane), len(names) + 1)
@@ -39,10 +43,10 @@ def check(items: Sequence[Item], machine: Machine) -> None:
 
     def _operation(op: TileOp, index: dict[int, int]) -> None:
         for view in op.reads():
-            for plane, places in _bytes(view, index):
-                space = memory.get(view.buffer.space)
-                if space is None:
-                    continue
+            if view.buffer.space not in memory:
+                continue
+            space = memory[view.buffer.space]
+            for plane, places in _bytes(view, index, units):
                 found = space[places]
                 wrong = found != owner(view.buffer, plane)
                 if wrong.any():
@@ -54,10 +58,10 @@ def check(items: Sequence[Item], machine: Machine) -> None:
                         hint="this is a bug of the compiler, please report it",
                     )
         for view in op.writes():
-            for plane, places in _bytes(view, index):
-                space = memory.get(view.buffer.space)
-                if space is not None:
-                    space[places] = owner(view.buffer, plane)
+            if view.buffer.space not in memory:
+                continue
+            for plane, places in _bytes(view, index, units):
+                memory[view.buffer.space][places] = owner(view.buffer, plane)
 
     run(items, {})
 
@@ -72,20 +76,19 @@ def _moves(loop: Loop) -> bool:
     )
 
 
-def _bytes(view: View, index: dict[int, int]) -> list[tuple[int, np.ndarray]]:
+def _bytes(view: View, index: dict[int, int], places: Places) -> list[tuple[int, np.ndarray]]:
     """(plane, byte numbers) a view touches: every unit's first byte stands for it."""
     buffer = view.buffer
     assert buffer.addr is not None, buffer.name
     start = view.offset + sum(index.get(level, 0) * step for level, step in view.steps)
     if buffer.ring > 1:
         start += index.get(buffer.ring_level, 0) % buffer.ring * buffer.size
-    units, first = _units(view.shape, view.strides, view.bits)
+    units, first = places(view.shape, view.strides, view.bits)
     size = 2 * view.bits or 4
     data = (0, first + (buffer.addr + start * size))
     return [data, (1, units + (buffer.eaddr + start))] if view.bits else [data]
 
 
-@lru_cache(maxsize=4096)
 def _units(shape: tuple[int, ...], strides: tuple[int, ...], bits: int) -> tuple[np.ndarray, np.ndarray]:
     """The elements, or blocks, of a view from its first one on, and all bytes of them (of blocks, their mantissas)."""
     extents = list(shape)

@@ -281,12 +281,8 @@ def _ends(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """For each buffer, its users that follow no other of its users, and those that no other follows."""
     users: list[list[int]] = [[] for _ in range(buffers)]
-    reach: list[int] = []
-    for i, (found, needed) in enumerate(zip(using, before, strict=True)):
-        bits = 0
-        for j in needed:
-            bits |= reach[j] | 1 << j
-        reach.append(bits)
+    reach = _reach(before)
+    for i, found in enumerate(using):
         for b in found:
             users[b].append(i)
     heads, tails = [], []
@@ -441,16 +437,22 @@ def dependencies(ops: Sequence[TileOp]) -> tuple[list[set[int]], list[set[int]],
     return _reduced(before, after, again)
 
 
-def _reduced(
-    before: list[set[int]], after: list[set[int]], again: list[set[int]]
-) -> tuple[list[set[int]], list[set[int]], list[set[int]]]:
-    """The same order by fewer dependencies: without those that others imply."""
+def _reach(before: Sequence[set[int]]) -> list[int]:
+    """For each operation all that it follows, as bits."""
     reach: list[int] = []
     for found in before:
         bits = 0
         for j in found:
             bits |= reach[j] | 1 << j
         reach.append(bits)
+    return reach
+
+
+def _reduced(
+    before: list[set[int]], after: list[set[int]], again: list[set[int]]
+) -> tuple[list[set[int]], list[set[int]], list[set[int]]]:
+    """The same order by fewer dependencies: without those that others imply."""
+    reach = _reach(before)
 
     def needed(found: set[int]) -> set[int]:
         implied = 0

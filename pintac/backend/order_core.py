@@ -267,6 +267,16 @@ def queued(ops, order):
     return line, length
 
 
+@njit(cache=True, inline="always")
+def finish(q, i, complete, until, at, turn, length):
+    """Queue `q` has run operation `i` and goes on to its next."""
+    until[turn[q], i] = complete[q] + HANDOVER
+    at[q] += 1
+    if at[q] == length[q]:
+        at[q] = 0
+        turn[q] += 1
+
+
 @njit(cache=True)
 def play(ops, waits, pause, order, now, state, until, lost):
     """Cycles of one iteration of a body that goes round and round in this order.
@@ -318,11 +328,7 @@ def play(ops, waits, pause, order, now, state, until, lost):
                 if q == TCU:
                     done_first = first_pass
                 complete[q] = max(complete[q], done)
-                until[t, i] = complete[q] + HANDOVER
-                at[q] += 1
-                if at[q] == length[q]:
-                    at[q] = 0
-                    turn[q] += 1
+                finish(q, i, complete, until, at, turn, length)
                 ends[t] = max(ends[t], now[q])
                 remaining -= 1
         if moved:
@@ -347,11 +353,7 @@ def play(ops, waits, pause, order, now, state, until, lost):
             continue
         second[q] = False
         asked[q] = -1
-        until[turn[q], i] = complete[q] + HANDOVER
-        at[q] += 1
-        if at[q] == length[q]:
-            at[q] = 0
-            turn[q] += 1
+        finish(q, i, complete, until, at, turn, length)
         remaining -= 1
     return max(transfers // ROUNDS, (ends[ROUNDS - 1] - ends[1]) // (ROUNDS - 2))
 

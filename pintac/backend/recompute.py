@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pintac.backend.fuse import CONTRACTIONS, VIEWS, root
 from pintac.backend.units import Sweep, Units, storage_bytes
-from pintac.ir import Builder, Graph, Node, ancestors, rewrite
+from pintac.ir import Builder, Graph, Node, pruned, rewrite
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ def recomputable(units: Units) -> list[Node]:
 
 def recomputed(units: Units, values: Collection[Node]) -> Recomputed:
     """The graph of `units` in which later sweeps compute `values`, all of them `recomputable`, themselves."""
+    later = {value: _later(units, value) for value in values}
+    chains = {value: _chain(units, value, values) or set() for value in values}
     new: dict[Node, Node] = {}
     made: dict[tuple[Node, Sweep], Node] = {}
 
@@ -57,16 +59,12 @@ def recomputed(units: Units, values: Collection[Node]) -> Recomputed:
         given = list(operands)
         for i, operand in enumerate(node.operands):
             value = root(operand)
-            if node in units.of and value in values and node in _later(units, value):
-                work = _chain(units, value, values)
-                assert work is not None
-                given[i] = copied(builder, operand, units.of[node][1], work)
+            if node in later.get(value, ()):
+                given[i] = copied(builder, operand, units.of[node][1], chains[value])
         new[node] = builder.copy(node, given)
         return new[node]
 
-    whole = rewrite(units.graph, step)
-    needed = ancestors(*whole.outputs.values())
-    graph = Graph(whole.name, tuple(n for n in whole.nodes if n in needed), whole.outputs, whole.attrs)
+    graph = pruned(rewrite(units.graph, step))
     again = frozenset(copy for (node, _), copy in made.items() if node.op not in VIEWS)
     return Recomputed(graph, again, new)
 

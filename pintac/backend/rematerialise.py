@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pintac.backend.fuse import VIEWS, is_splat
 from pintac.backend.units import CHEAP, Unit, Units
-from pintac.ir import Builder, Graph, Node, ancestors, rewrite
+from pintac.ir import Builder, Graph, Node, pruned, rewrite
 
 
 def rematerialised(graph: Graph) -> Graph:
@@ -64,9 +64,7 @@ def rematerialised(graph: Graph) -> Graph:
         new[node] = builder.copy(node, operands)
         return new[node]
 
-    result = rewrite(graph, step)
-    needed = ancestors(*result.outputs.values())
-    return Graph(result.name, tuple(n for n in result.nodes if n in needed), result.outputs, result.attrs)
+    return pruned(rewrite(graph, step))
 
 
 def _is_base(units: Units, node: Node) -> bool:

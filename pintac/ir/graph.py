@@ -116,3 +116,9 @@ def ancestors(*nodes: Node) -> set[Node]:
             seen.add(current)
             stack.extend(current.operands)
     return seen
+
+
+def pruned(graph: Graph) -> Graph:
+    """The graph with only the nodes, the same ones, that its outputs are computed from."""
+    needed = ancestors(*graph.outputs.values())
+    return Graph(graph.name, tuple(node for node in graph.nodes if node in needed), graph.outputs, graph.attrs)
