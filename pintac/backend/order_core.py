@@ -20,11 +20,16 @@ SIZE, LOW, HIGH = range(3)
 
 LOAD, TCU, VPU, STORE = 0, 1, 2, 3
 QUEUES = 4
+DMA = (LOAD, STORE)
 ROUNDS = 4  # iterations that are played; the first two are left out
 HANDOVER = 2  # cycles from completion to a waiting queue's next instruction
 EARLY = 400  # cycles before it is needed by which a load shall be complete
 FAR = 1 << 60
-STATE = 4  # when the result port is free, where its last results went, when the bus is free, the first next preload
+
+# What the units share: when the result port is free, where its last results went, when the bus is free, and when the
+# tensor unit's next preload may begin.
+PORT, LAST, BUS, BEGUN = range(4)
+STATE = 4
 
 
 class Lists(NamedTuple):
@@ -65,33 +70,53 @@ class Body(NamedTuple):
 
 
 @njit(cache=True, inline="always")
-def start_of(ops, i, now, ready, state, done_first):
+def tensor_start(ops, i, now, ready, last, begun, first):
+    """When the tensor unit, free at `now`, starts an operation whose operands are complete at `ready`.
+
+    The one before it wrote to `last`, its first results complete at `first`, and lets preloads begin at `begun`.
+    """
+    if ops[i, ACC] and last == ops[i, DEST]:
+        ready = max(ready, first)
+    return max(now, max(ready, begun) + ops[i, PRELOAD])
+
+
+@njit(cache=True, inline="always")
+def tensor_run(ops, i, start, port):
+    """An operation of the tensor unit, the result port in use until `port`.
+
+    (When the unit can take the next one, when the port can; when the first results are complete, when all are.)
+    """
+    compute, drain, skew = ops[i, COMPUTE], ops[i, DRAIN], ops[i, SKEW]
+    taken = max(start + compute, port)
+    end = taken + (ops[i, PASSES] - 1) * max(compute, drain)
+    return end, end + drain, taken + drain + skew, end + drain + skew
+
+
+@njit(cache=True, inline="always")
+def start_of(ops, i, now, ready, state, first):
     """When an operation starts whose operands are complete at `ready`."""
-    if ops[i, QUEUE] == TCU:
-        if ops[i, ACC] and state[1] == ops[i, DEST]:
-            ready = max(ready, done_first)
-        return max(now[TCU], max(ready, state[3]) + ops[i, PRELOAD])
-    if ops[i, QUEUE] == VPU:
-        return max(now[VPU], ready)
-    return max(now[ops[i, QUEUE]], ready, state[2])
+    q = ops[i, QUEUE]
+    if q == TCU:
+        return tensor_start(ops, i, now[q], ready, state[LAST], state[BEGUN], first)
+    if q == VPU:
+        return max(now[q], ready)
+    return max(now[q], ready, state[BUS])
 
 
 @njit(cache=True, inline="always")
 def advance(ops, i, start, now, state):
-    """Run an operation from `start`: (when its results are complete, when its first pass's are)."""
-    if ops[i, QUEUE] == TCU:
-        taken = max(start + ops[i, COMPUTE], state[0])
-        end = taken + (ops[i, PASSES] - 1) * max(ops[i, COMPUTE], ops[i, DRAIN])
-        state[0] = end + ops[i, DRAIN]
-        state[1] = ops[i, DEST]
-        state[3] = start + 1
-        now[TCU] = end
-        return state[0] + ops[i, SKEW], taken + ops[i, DRAIN] + ops[i, SKEW]
+    """Run an operation from `start`: (when its first results are complete, when all are)."""
+    q = ops[i, QUEUE]
+    if q == TCU:
+        now[q], state[PORT], first, done = tensor_run(ops, i, start, state[PORT])
+        state[LAST] = ops[i, DEST]
+        state[BEGUN] = start + 1
+        return first, done
     end = start + ops[i, BUSY] + ops[i, COMPUTE]
-    now[ops[i, QUEUE]] = end
-    if ops[i, QUEUE] != VPU:
-        state[2] = end  # loads and stores share a bus
-    return end + ops[i, TAIL], 0
+    now[q] = end
+    if q != VPU:
+        state[BUS] = end  # loads and stores share it
+    return 0, end + ops[i, TAIL]
 
 
 @njit(cache=True)
@@ -137,7 +162,7 @@ def arrange(body, alike, plain, priority, release, slack, aversion, ahead, now, 
             candidates[count] = i
             count += 1
     complete = np.zeros(QUEUES, np.int64)
-    done_first = 0
+    first = 0
     live = np.zeros(len(free), np.bool_)
     left = body.uses.copy()
     address[:] = -1
@@ -171,10 +196,10 @@ def arrange(body, alike, plain, priority, release, slack, aversion, ahead, now, 
                     ready = max(ready, known_when[kind])
             if not fits:
                 continue
-            begin[i] = start_of(ops, i, now, ready, state, done_first)
+            begin[i] = start_of(ops, i, now, ready, state, first)
             rank[i] = begin[i]
             if ops[i, QUEUE] == TCU:
-                rank[i] += aversion * max(0, state[0] - begin[i] - ops[i, COMPUTE])
+                rank[i] += aversion * max(0, state[PORT] - begin[i] - ops[i, COMPUTE])
             soonest[ops[i, QUEUE]] = min(soonest[ops[i, QUEUE]], rank[i])
         chosen[:] = -1
         for c in range(count):
@@ -202,9 +227,9 @@ def arrange(body, alike, plain, priority, release, slack, aversion, ahead, now, 
                 start = max(start, when)
                 known[:] = False
         starts[best] = start
-        done, first = advance(ops, i, start, now, state)
+        begun, done = advance(ops, i, start, now, state)
         if ops[i, QUEUE] == TCU:
-            done_first = first
+            first = begun
         complete[ops[i, QUEUE]] = max(complete[ops[i, QUEUE]], done)
         for p in range(using.at[best], using.at[best + 1]):
             b = using.of[p]
@@ -256,25 +281,45 @@ def kinds_of(buffers):
     return alike
 
 
+class Transfers(NamedTuple):
+    """Transfers that wait for the bus, loads and stores: which, when their data is there, and how far each queue is.
+
+    From `head` to `end` they wait; the first plane of the first has been moved where `half`.
+    """
+
+    which: np.ndarray
+    asked: np.ndarray
+    head: np.ndarray
+    end: np.ndarray
+    half: np.ndarray
+    complete: np.ndarray
+
+
 @njit(cache=True)
-def queued(ops, order):
-    """What each queue runs, in its order: a row a queue, and how many."""
-    line, length = np.zeros((QUEUES, len(ops)), np.int64), np.zeros(QUEUES, np.int64)
-    for i in order:
-        q = ops[i, QUEUE]
-        line[q, length[q]] = i
-        length[q] += 1
-    return line, length
-
-
-@njit(cache=True, inline="always")
-def finish(q, i, complete, until, at, turn, length):
-    """Queue `q` has run operation `i` and goes on to its next."""
-    until[turn[q], i] = complete[q] + HANDOVER
-    at[q] += 1
-    if at[q] == length[q]:
-        at[q] = 0
-        turn[q] += 1
+def transfer(ops, waiting, now, state, until, lost):
+    """Let the next one take the bus, the queue that can begin first or else the load: the cycles that it takes."""
+    best, soonest = 0, FAR
+    for k in range(2):
+        if waiting.head[k] < waiting.end[k]:
+            when = now[DMA[k]]
+            if not waiting.half[k]:
+                when = max(when, waiting.asked[k, waiting.head[k]])
+            if when < soonest:
+                best, soonest = k, when
+    k = best
+    y = waiting.which[k, waiting.head[k]]
+    i = y % len(ops)
+    start = max(soonest, state[BUS])
+    busy = ops[i, COMPUTE] if waiting.half[k] else ops[i, BUSY]
+    state[BUS] = start + busy
+    lost[i] = start - now[DMA[k]]
+    now[DMA[k]] = start
+    waiting.complete[k] = max(waiting.complete[k], start + busy + ops[i, TAIL])
+    waiting.half[k] = ops[i, COMPUTE] > 0 and not waiting.half[k]
+    if not waiting.half[k]:
+        waiting.head[k] += 1
+        until[y] = waiting.complete[k] + HANDOVER
+    return busy
 
 
 @njit(cache=True)
@@ -283,79 +328,61 @@ def play(ops, waits, pause, order, now, state, until, lost):
 
     `waits` is what an operation waits for (`waited_for`). The queues run by themselves, each in its order; transfers
     take the bus in the order in which they ask. `lost` are the cycles that its unit waits before or in each operation.
-    Afterwards `until` says when what waits for an operation may go on, by iteration, and `now` and `state` when the
-    units are free.
+    Afterwards `until` says when what waits for an operation may go on, one iteration after the other, and `now` and
+    `state` when the units are free.
+
+    Operations are played in the order of the listing, where all that they wait for comes first, but transfers only
+    when something waits for them: one further on in the other queue may ask before.
     """
-    line, length = queued(ops, order)
-    now[:] = 0
-    state[:] = 0
+    n = len(ops)
     until[:] = -1
-    complete = np.zeros(QUEUES, np.int64)
-    done_first = 0
-    at, turn = np.zeros(QUEUES, np.int64), np.zeros(QUEUES, np.int64)
-    asked = np.full(QUEUES, -1)
-    second = np.zeros(QUEUES, np.bool_)
-    ends = np.zeros(ROUNDS, np.int64)
-    remaining = len(ops) * ROUNDS
-    transfers = 0
-    while remaining:
-        moved = False
-        for q in range(QUEUES):
-            while turn[q] < ROUNDS and length[q] and asked[q] < 0:
-                t = turn[q]
-                i = line[q, at[q]]
-                ready = 0
-                for p in range(waits.at[i], waits.at[i + 1]):
-                    if waits.ago[p] <= t:
-                        when = until[t - waits.ago[p], waits.of[p]]
-                        if when < 0:
-                            ready = FAR
-                            break
-                        ready = max(ready, when)
-                if ready == FAR:
-                    break
-                moved = True
-                if q == VPU and at[q] == 0 and t == ROUNDS - 1:
-                    now[q] += pause
-                if q != TCU and q != VPU:
-                    asked[q] = max(now[q], ready)
-                    break
-                start = start_of(ops, i, now, ready, state, done_first)
-                lost[i] = start - now[q]
-                if q == TCU:
-                    lost[i] += max(0, state[0] - start - ops[i, COMPUTE])
-                done, first_pass = advance(ops, i, start, now, state)
-                if q == TCU:
-                    done_first = first_pass
-                complete[q] = max(complete[q], done)
-                finish(q, i, complete, until, at, turn, length)
-                ends[t] = max(ends[t], now[q])
-                remaining -= 1
-        if moved:
-            continue
-        q = -1  # nothing else can move: the transfer that asked first, a load before a store
-        for r in (LOAD, STORE):
-            if asked[r] >= 0 and (q < 0 or asked[r] < asked[q]):
-                q = r
-        if q < 0:
-            return FAR
-        i = line[q, at[q]]
-        start = max(asked[q], state[2])
-        busy = ops[i, COMPUTE] if second[q] else ops[i, BUSY]
-        lost[i] = start - now[q]
-        transfers += busy
-        state[2] = start + busy
-        now[q] = start
-        complete[q] = max(complete[q], start + busy + ops[i, TAIL])
-        if ops[i, COMPUTE] and not second[q]:
-            second[q] = True
-            asked[q] = start
-            continue
-        second[q] = False
-        asked[q] = -1
-        finish(q, i, complete, until, at, turn, length)
-        remaining -= 1
-    return max(transfers // ROUNDS, (ends[ROUNDS - 1] - ends[1]) // (ROUNDS - 2))
+    state[:] = 0
+    now[:] = 0
+    now_tcu = now_vpu = complete_tcu = complete_vpu = 0  # in registers
+    port = begun = first = warm = 0
+    last = -1
+    waiting = Transfers(
+        np.empty((2, ROUNDS * n), np.int64), np.empty((2, ROUNDS * n), np.int64), np.zeros(2, np.int64),
+        np.zeros(2, np.int64), np.zeros(2, np.bool_), np.zeros(2, np.int64)
+    )  # fmt: skip
+    moved = 0
+    for t in range(ROUNDS):
+        base = t * n
+        if t == 2:
+            warm = max(now_tcu, now_vpu)
+        if t == ROUNDS - 1:
+            now_vpu += pause
+        for i in order:
+            ready = 0
+            for p in range(waits.at[i], waits.at[i + 1]):
+                x = base + waits.of[p]
+                if x >= 0:
+                    while until[x] < 0:
+                        moved += transfer(ops, waiting, now, state, until, lost)
+                    ready = max(ready, until[x])
+            q = ops[i, QUEUE]
+            if q == VPU:
+                start = max(now_vpu, ready)
+                lost[i] = start - now_vpu
+                now_vpu = start + ops[i, BUSY]
+                complete_vpu = max(complete_vpu, now_vpu + ops[i, TAIL])
+                until[base + i] = complete_vpu + HANDOVER
+            elif q == TCU:
+                start = tensor_start(ops, i, now_tcu, ready, last, begun, first)
+                lost[i] = start - now_tcu + max(0, port - start - ops[i, COMPUTE])
+                now_tcu, port, first, done = tensor_run(ops, i, start, port)
+                last, begun = ops[i, DEST], start + 1
+                complete_tcu = max(complete_tcu, done)
+                until[base + i] = complete_tcu + HANDOVER
+            else:
+                k = 0 if q == LOAD else 1
+                waiting.which[k, waiting.end[k]], waiting.asked[k, waiting.end[k]] = base + i, ready
+                waiting.end[k] += 1
+    while waiting.head[0] < waiting.end[0] or waiting.head[1] < waiting.end[1]:
+        moved += transfer(ops, waiting, now, state, until, lost)
+    now[TCU], now[VPU] = now_tcu, now_vpu
+    state[PORT], state[LAST], state[BEGUN] = port, last, begun
+    return max(moved // ROUNDS, (max(now_tcu, now_vpu) - warm) // (ROUNDS - 2))
 
 
 @njit(cache=True)
@@ -365,22 +392,23 @@ def met(body, address, until, now, state, free, ready_at):
     Afterwards `now`, `free` (by granule of memory), `state` and `ready_at` say when things are free.
     """
     again, tails, buffers = body.again, body.tails, body.buffers
+    last = (ROUNDS - 1) * len(body.ops)
     zero = min(now[TCU], now[VPU])
     for q in range(QUEUES):
         now[q] = max(0, now[q] - zero)
-    for k in (0, 2, 3):
+    for k in (PORT, BUS, BEGUN):
         state[k] = max(0, state[k] - zero)
     free[:] = 0
     for b in range(len(buffers)):
         freed = 0
         for p in range(tails.at[b], tails.at[b + 1]):
-            freed = max(freed, until[ROUNDS - 1, tails.of[p]] - zero)
+            freed = max(freed, until[last + tails.of[p]] - zero)
         for k in range(address[b], address[b] + buffers[b, SIZE]):
             free[k] = max(free[k], freed)
     for i in range(len(ready_at)):
         ready_at[i] = 0
         for p in range(again.at[i], again.at[i + 1]):
-            ready_at[i] = max(ready_at[i], until[ROUNDS - 1, again.of[p]] - zero)
+            ready_at[i] = max(ready_at[i], until[last + again.of[p]] - zero)
 
 
 @njit(cache=True)
@@ -452,16 +480,20 @@ def successions(body, address, order):
 
 @njit(cache=True)
 def waited_for(ops, follows):
-    """What operations wait for, of what they follow: a queue other than the vector unit's keeps its own order."""
-    at, of, ago = np.zeros_like(follows.at), np.zeros_like(follows.of), np.zeros_like(follows.ago)
+    """What operations wait for, of what they follow: a queue other than the vector unit's keeps its own order.
+
+    By how far it is from the first operation of their own iteration.
+    """
+    at, of = np.zeros_like(follows.at), np.zeros_like(follows.of)
     k = 0
     for i in range(len(ops)):
         for p in range(follows.at[i], follows.at[i + 1]):
-            if ops[follows.of[p], QUEUE] != ops[i, QUEUE] or ops[i, QUEUE] == VPU:
-                of[k], ago[k] = follows.of[p], follows.ago[p]
+            j = follows.of[p]
+            if ops[j, QUEUE] != ops[i, QUEUE] or ops[i, QUEUE] == VPU:
+                of[k] = j - follows.ago[p] * len(ops)
                 k += 1
         at[i + 1] = k
-    return Follows(at, of[:k].copy(), ago[:k].copy())
+    return Lists(at, of[:k].copy())
 
 
 @njit(cache=True)
@@ -481,7 +513,7 @@ def search(body, plain, ahead, priorities, tries, order, address):
     trial_order, trial_address = np.zeros(n, np.int64), np.zeros(len(address), np.int64)
     starts, ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
     now, free, state = np.zeros(QUEUES, np.int64), np.zeros(body.granules, np.int64), np.zeros(STATE, np.int64)
-    until = np.zeros((ROUNDS, n), np.int64)
+    until = np.zeros(ROUNDS * n, np.int64)
     seed = np.uint64(88172645463325252)
     scale = 0.0
     for row in range(len(priorities)):
@@ -569,7 +601,7 @@ def improve(body, moves, heat, order, address):
     after = followers(before)
     waits = waited_for(ops, before)
     now, state = np.zeros(QUEUES, np.int64), np.zeros(STATE, np.int64)
-    until, lost = np.zeros((ROUNDS, n), np.int64), np.zeros(n, np.int64)
+    until, lost = np.zeros(ROUNDS * n, np.int64), np.zeros(n, np.int64)
     place_of = np.zeros(n, np.int64)
     for k in range(n):
         place_of[order[k]] = k
@@ -626,13 +658,17 @@ def improve(body, moves, heat, order, address):
         if target == here or target < low or target > high:
             continue
         step = 1 if target > here else -1
+        overtaken = False
         k = here
         while k != target:
             order[k] = order[k + step]
             place_of[order[k]] = k
+            overtaken = overtaken or ops[order[k], QUEUE] == ops[i, QUEUE]
             k += step
         order[target] = i
         place_of[i] = target
+        if not overtaken:
+            continue  # each queue runs what it did
         trial = play(ops, waits, body.pause, order, now, state, until, lost)
         chance = float(seed & np.uint64(0xFFFF)) / 65536.0
         if trial <= cycles - heat * (1.0 - attempt / moves) * np.log(chance + 1e-6):
