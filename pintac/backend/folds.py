@@ -40,7 +40,7 @@ class Folds(Bodies):
         """Whether `node` is a fold over rows that starts before these loops."""
         if node.op not in {"matmul_tn", "sum", "amax"}:
             return False
-        missing = self._context_axes(unit, sweep) - self._own_axes(node, unit)
+        missing = self._context_axes(node, unit, sweep) - self._own_axes(node, unit)
         if not missing:
             return False  # one tile folds it whole: see `_kernel`
         over_points = unit.axis in missing if unit.axis is not None else False
@@ -74,7 +74,7 @@ class Folds(Bodies):
     def _end(self, sweep: Sweep, unit: Unit, body: Body, only_global: bool = False) -> None:
         """Stores of what the sweep folded, after the loops that fold it."""
         for node in sweep.nodes:
-            context = self._context_axes(unit, sweep)
+            context = self._context_axes(node, unit, sweep)
             own = self._own_axes(node, unit)
             if own == context:
                 continue

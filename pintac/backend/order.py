@@ -169,12 +169,12 @@ def _priorities(
     how: Search,
 ) -> list[np.ndarray]:
     """What list schedules begin from: how long the work behind an operation takes, progress of tiles; or `how.like`."""
-    if how.like is not None:
-        return [np.array([-how.like[op] for op in ops])]
     costs = [cost(op, machine) for op in ops]
     urgency = [0.0] * len(ops)
     for i in reversed(range(len(ops))):
         urgency[i] = costs[i] + max((urgency[j] for j in after[i]), default=0.0)
+    if how.like is not None:
+        return [np.array([-how.like[op] for op in ops]), np.array(urgency)]
     found = [np.array(urgency)]
     return found + _staggered(before, costs, urgency, tiles) if how.tries >= 0 else found
 

@@ -69,7 +69,10 @@ class Placement:
     def _users(self, node: Node) -> list[Node]:
         return self.units.executed_users(node)
 
-    def _context_axes(self, unit: Unit, sweep: Sweep) -> set[RowAxis]:
+    def _context_axes(self, node: Node, unit: Unit, sweep: Sweep) -> set[RowAxis]:
+        """The row axes that the loops around a node run over, but for those for which it is only repeated."""
+        if node in self.units.sunk:
+            return self._own_axes(node, unit)
         return set(sweep.axes) | ({unit.axis} if unit.axis is not None else set())
 
     def _own_axes(self, node: Node, unit: Unit) -> set[RowAxis]:
@@ -83,7 +86,7 @@ class Placement:
 
     def _place_value(self, node: Node, unit: Unit, sweep: Sweep) -> None:
         users = [self.units.of[u] for u in self._users(node)]
-        context = self._context_axes(unit, sweep)
+        context = self._context_axes(node, unit, sweep)
         own = self._own_axes(node, unit)
         elsewhere = any(u is not unit for u, _ in users)
         other_sweep = any(u is unit and s is not sweep for u, s in users)
@@ -221,4 +224,4 @@ class Placement:
     def _folded(self, node: Node) -> bool:
         """Whether loops fold the value: it is complete only after them."""
         unit, sweep = self.units.of[node]
-        return self._own_axes(node, unit) != self._context_axes(unit, sweep)
+        return self._own_axes(node, unit) != self._context_axes(node, unit, sweep)

@@ -1,7 +1,7 @@
 """What the graph needs before it can be scheduled.
 
-Constants that several point sets read become one each, copies stand where a reshape cannot be a view, and cheap work on
-rows is repeated where it is read.
+Constants that several point sets read become one each, copies stand where a reshape cannot be a view, cheap work on
+rows is repeated where it is read, and of values that later loops read in part only that part is kept for them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from pintac.backend.axes import Axes
 from pintac.backend.fuse import VIEWS, root
 from pintac.backend.rematerialise import rematerialised
 from pintac.backend.tile import Buffer, View
+from pintac.backend.units import Units
 from pintac.backend.views import apply, compact_view, reshape_strides
 from pintac.ir import Builder, Graph, Node, rewrite
+
+PART = 0.5
+"""Of a value: up to here a copy of what is read of it is worth making."""
 
 
 def prepare(graph: Graph) -> Graph:
     """The graph as `Units` and `Placement` expect it."""
-    return rematerialised(with_copies(with_own_constants(graph)))
+    return kept_in_part(rematerialised(with_copies(with_own_constants(graph))))
 
 
 def with_own_constants(graph: Graph) -> Graph:
@@ -89,3 +93,27 @@ def with_copies(graph: Graph) -> Graph:
         return builder.copy(node, [copy])
 
     return rewrite(graph, step)
+
+
+def kept_in_part(graph: Graph) -> Graph:
+    """The graph with copies of the slices that other loops read of a value of evaluations, if they are a small part."""
+    units = Units(graph)
+    copied: set[Node] = set()
+    for node, (unit, sweep) in units.of.items():
+        if unit.kind != "evaluations" or node.type.is_smx or not units.inner(node):
+            continue
+        apart = [
+            user
+            for user in graph.users(node)
+            if any(units.of[reader][1] is not sweep for reader in ([user] if user in units.of else units.executed_users(user)))
+        ]
+        if all(user.op == "slice" for user in apart) and sum(user.type.size for user in apart) <= PART * node.type.size:
+            copied.update(apart)
+
+    def step(builder: Builder, node: Node, operands: Sequence[Node]) -> Node | None:
+        if node not in copied:
+            return None
+        part = builder.copy(node, operands)
+        return builder.add_op("concat", (part,), {"axis": part.type.rank - 1}, loc=node.loc, name=f"{node.name}.copy")
+
+    return rewrite(graph, step) if copied else graph

@@ -10,6 +10,7 @@ gives two units, without being told.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -24,6 +25,8 @@ CHEAP = {"add", "sub", "mul", "neg"}
 """Element-wise work that is rather done again than its result stored."""
 DEFERRED = -1
 """In the place of a point set's number: sums over rows of all."""
+SUNK_ELEMENTS = 8192
+"""Elements a point of work on pairs from which on it is done in the loop over both signs, for each of them."""
 LOOPED_PARAMETER_BYTES = 8192
 """Element-wise work on parameters larger than this runs in a loop over rows; smaller tensors are handled whole."""
 
@@ -76,6 +79,7 @@ class Units:
         self.units: list[Unit] = []
         self.standins: dict[Node, Node] = {}  # values inside a random number, by the number they belong to
         self.of: dict[Node, tuple[Unit, Sweep]] = {}
+        self.sunk: set[Node] = set()  # what a sweep does again for every sign
         self._build()
 
     def tags(self, node: Node, unit: Unit | None = None) -> tuple[RowAxis | None, ...]:
@@ -112,7 +116,7 @@ class Units:
             points = self._points(node)
             if node in apart:
                 groups[level[node], 1, 0, DEFERRED].append(node)
-            elif points is None and not self._inner(node):
+            elif points is None and not self.inner(node):
                 groups[level[node], 0, number].append(node)  # one by one: work on parameters fits anywhere
             else:
                 space = self._space(node)
@@ -138,7 +142,7 @@ class Units:
     def _points(self, node: Node) -> RowAxis | None:
         return next((a for a in sorted(self.exec_axes(node)) if a.kind == "points"), None)
 
-    def _inner(self, node: Node) -> tuple[RowAxis, ...]:
+    def inner(self, node: Node) -> tuple[RowAxis, ...]:
         """Evaluation axes the op runs over, sign before pairs: the order of NUMERICS 4."""
         order = {"sign": 0, "pairs": 1}
         return tuple(sorted((a for a in self.exec_axes(node) if a.kind in order), key=lambda a: order[a.kind]))
@@ -221,12 +225,12 @@ class Units:
         after: set[Node] = set()
         for node in rows:
             operands = [o for o in node.operands if o is not accumulator(node)]
-            if self._inner(node) or any(_same(o, key, node) and root(o) in after for o in operands):
+            if self.inner(node) or any(_same(o, key, node) and root(o) in after for o in operands):
                 after.add(node)
         before: set[Node] = set()
         for node in reversed(rows):
             users = [u for u in self.executed_users(node) if u in key and key[u] == key[node]]
-            if self._inner(node) or any(u in before for u in users if accumulator(u) is not node):
+            if self.inner(node) or any(u in before for u in users if accumulator(u) is not node):
                 before.add(node)
         for node in rows:
             if node in after and node in before:
@@ -284,7 +288,7 @@ class Units:
 
     def _row_unit(self, nodes: list[Node], key: tuple[object, ...]) -> None:
         points = next((p for p in map(self._points, nodes) if p is not None), None)
-        has_inner = any(self._inner(n) for n in nodes)
+        has_inner = any(self.inner(n) for n in nodes)
         unit = Unit(
             "evaluations" if has_inner else "points", points, name=f"space {key[3]} level {key[0]} part {key[2]}"
         )
@@ -294,7 +298,7 @@ class Units:
             phase: dict[Node, int] = {}
             sweeps: dict[tuple[int, int], Sweep] = {}
             for node in nodes:
-                axes = self._inner(node)
+                axes = self.inner(node)
                 at = 0
                 for operand in node.operands:
                     source = root(operand)
@@ -302,8 +306,10 @@ class Units:
                         at = max(at, phase[source] + self._folds(source))
                 phase[node] = at
             self._delay(nodes, phase)
+            sunk = self._sunk(nodes, phase)
+            self.sunk.update(sunk)
             for node in nodes:
-                axes = self._inner(node)
+                axes = sunk.get(node) or self.inner(node)
                 sweep = sweeps.setdefault((phase[node], len(axes)), Sweep(axes))
                 if sweep.axes != axes:
                     raise IRError("operations over different evaluation axes are mixed", location=node.loc)
@@ -311,10 +317,36 @@ class Units:
             unit.sweeps = [sweeps[k] for k in sorted(sweeps)]
         self.units.append(unit)
 
+    def _sunk(self, nodes: list[Node], phase: Mapping[Node, int]) -> dict[Node, tuple[RowAxis, ...]]:
+        """Work on pairs of evaluations that goes into the first nest over pairs and signs: the axes of that nest.
+
+        A loop of its own would keep the tensor unit waiting at every point; in the nest it lies beside products. Where
+        it is little, it is not worth doing twice. What a later nest reads stays out: that reads a point's values while
+        the first nest already makes the next one's.
+        """
+        deepest = max((self.inner(n) for n in nodes), key=len)
+        nests = [phase[n] for n in nodes if self.inner(n) == deepest]
+        first = min(nests)
+        second = min((p for p in nests if p > first), default=max(phase.values()))
+        out: dict[Node, tuple[RowAxis, ...]] = {}
+        for node in reversed(nodes):
+            if phase[node] != first or not self.inner(node) or self.inner(node) == deepest or self._folds(node):
+                continue
+            users = [u for u in self.executed_users(node) if u in phase]
+            inside = [u for u in users if u in out or (self.inner(u) == deepest and phase[u] == first)]
+            behind = [u for u in users if first < phase[u] <= second and self.inner(u) != deepest]
+            if len(inside) + len(behind) == len(users):
+                out[node] = deepest
+        return out if sum(n.type.size // self._points_of(n) for n in out) >= SUNK_ELEMENTS else {}
+
+    def _points_of(self, node: Node) -> int:
+        """How many points the value has rows of."""
+        return next((a.size for a in self.tags(node) if a is not None and a.kind == "points"), 1)
+
     def _folds(self, node: Node) -> bool:
         """Whether the op folds an evaluation axis away: it is complete only after the loop over it."""
         own = {t for t in self.tags(node) if t is not None}
-        return any(a not in own for a in self._inner(node))
+        return any(a not in own for a in self.inner(node))
 
     def _delay(self, nodes: list[Node], phase: dict[Node, int]) -> None:
         """Move work to the sweep that needs it when fewer bytes then have to be kept from sweep to sweep."""
@@ -327,12 +359,12 @@ class Units:
             if node in self.again:
                 phase[node] = min(phase[u] for u in users)
                 continue
-            if not users or node.op in CONTRACTIONS or node.op in ("sum", "amax") or not self._inner(node):
+            if not users or node.op in CONTRACTIONS or node.op in ("sum", "amax") or not self.inner(node):
                 continue
-            later = min(phase[u] - (len(self._inner(u)) < len(self._inner(node))) for u in users)
+            later = min(phase[u] - (len(self.inner(u)) < len(self.inner(node))) for u in users)
             if later <= phase[node] or len(users) != len(self.executed_users(node)):
                 continue
-            made = {root(o) for o in node.operands if root(o) in phase and self._inner(root(o))}
+            made = {root(o) for o in node.operands if root(o) in phase and self.inner(root(o))}
             new = sum(storage_bytes(o) for o in made if last_use(o, node) < later)
             if new <= storage_bytes(node):
                 phase[node] = later
