@@ -416,21 +416,21 @@ def dependencies(ops: Sequence[TileOp]) -> tuple[list[set[int]], list[set[int]],
     after: list[set[int]] = [set() for _ in ops]
     again: list[set[int]] = [set() for _ in ops]
     touched: dict[Buffer, list[tuple[int, int, int, bool]]] = defaultdict(list)
-    for i, op in enumerate(ops):
-        accesses = [(v, False) for v in op.reads()] + [(v, True) for v in op.writes()]
-        for view, write in accesses:
-            low, high = span(view)
+    accesses = [
+        [(v, *span(v), write) for views, write in ((op.reads(), False), (op.writes(), True)) for v in views] for op in ops
+    ]
+    for i, found in enumerate(accesses):
+        for view, low, high, write in found:
             for j, l2, h2, w2 in touched[view.buffer]:
                 if j != i and (write or w2) and low <= h2 and l2 <= high:
                     before[i].add(j)
                     after[j].add(i)
-        for view, write in accesses:
-            touched[view.buffer].append((i, *span(view), write))
-    for i, op in enumerate(ops):
-        for view, write in [(v, False) for v in op.reads()] + [(v, True) for v in op.writes()]:
+        for view, low, high, write in found:
+            touched[view.buffer].append((i, low, high, write))
+    for i, found in enumerate(accesses):
+        for view, low, high, write in found:
             if view.steps or view.buffer.ring > 1 or view.buffer.space == Space.PSUM:
                 continue
-            low, high = span(view)
             for j, l2, h2, w2 in touched[view.buffer]:
                 if j >= i and (write or w2) and low <= h2 and l2 <= high:
                     again[i].add(j)

@@ -12,7 +12,7 @@ from pintac.backend.axes import Axes
 from pintac.backend.fuse import VIEWS, root
 from pintac.backend.rematerialise import rematerialised
 from pintac.backend.tile import Buffer, View
-from pintac.backend.units import Units
+from pintac.backend.units import EXECUTED, Units
 from pintac.backend.views import apply, compact_view, reshape_strides
 from pintac.ir import Builder, Graph, Node, rewrite
 
@@ -97,10 +97,14 @@ def with_copies(graph: Graph) -> Graph:
 
 def kept_in_part(graph: Graph) -> Graph:
     """The graph with copies of the slices that other loops read of a value of evaluations, if they are a small part."""
+    sliced = {n.operands[0] for n in graph.of("slice") if n.operands[0].op in EXECUTED and not n.operands[0].type.is_smx}
+    if not sliced:
+        return graph
     units = Units(graph)
     copied: set[Node] = set()
-    for node, (unit, sweep) in units.of.items():
-        if unit.kind != "evaluations" or node.type.is_smx or not units.inner(node):
+    for node in sliced:
+        unit, sweep = units.of[node]
+        if unit.kind != "evaluations" or not units.inner(node):
             continue
         apart = [
             user
@@ -116,4 +120,4 @@ def kept_in_part(graph: Graph) -> Graph:
         part = builder.copy(node, operands)
         return builder.add_op("concat", (part,), {"axis": part.type.rank - 1}, loc=node.loc, name=f"{node.name}.copy")
 
-    return rewrite(graph, step) if copied else graph
+    return rewrite(graph, step)

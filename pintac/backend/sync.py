@@ -259,6 +259,21 @@ def displacements(distance: int, loops: Sequence[Loop]) -> list[tuple[int, ...]]
     return out
 
 
+def _overlapping(low: np.ndarray, high: np.ndarray, space: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (a, b) and (b, a) of ranges [low, high) of one space that share a byte, by a, then by b."""
+    order = np.lexsort((low, space))
+    key = space[order] * (int(high.max(initial=0)) + 1)  # spaces behind each other
+    first, last = key + low[order], key + high[order]
+    # Of those that begin no earlier than a range, these many begin before it ends.
+    count = np.maximum(np.searchsorted(first, last, "left") - np.arange(len(order)) - 1, 0)
+    a = np.repeat(np.arange(len(order)), count)
+    b = a + 1 + np.arange(len(a)) - np.repeat(np.cumsum(count) - count, count)
+    own = np.arange(len(order))
+    a, b = order[np.concatenate([a, b, own])], order[np.concatenate([b, a, own])]
+    by = np.lexsort((b, a))
+    return a[by], b[by]
+
+
 class _Conflicts:
     """Pairs of accesses in different queues that can touch the same bytes, one writing."""
 
@@ -278,9 +293,9 @@ class _Conflicts:
         slots = np.array([(a.ring - 1) * a.ring_bytes for a in every], np.int64)
         high = np.array([a.high + sum(max(0, m) for m in ms) for a, ms in zip(every, moves, strict=True)], np.int64)
         high += slots
-        pair = (space[:, None] == space) & (queue[:, None] != queue) & (write[:, None] | write)
-        pair &= (low[:, None] < high) & (low < high[:, None])
-        a, b = np.nonzero(pair)
+        a, b = _overlapping(low, high, space)
+        pair = (queue[a] != queue[b]) & (write[a] | write[b])
+        a, b = a[pair], b[pair]
         self.nodes, self.queues = (node[a], node[b]), (queue[a], queue[b])
         self.itself = (node[a] == node[b]) & np.array(is_loop, bool)[node[a]] if len(a) else np.zeros(0, bool)
         # Accesses that the loops move alike are compared where they are; others wherever they can be.

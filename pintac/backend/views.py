@@ -43,6 +43,8 @@ def compact_view(buffer: Buffer, shape: Sequence[int]) -> View:
 
 def narrow(view: V, axis: int, start: int, size: int, step: tuple[int, int] | None = None) -> V:
     """Rows start..start+size of an axis; `step` = (loop level, rows one iteration moves on)."""
+    if start == 0 and size == view.shape[axis] and (step is None or not step[1]):
+        return view
     stride = view.strides[axis]
     units = (lambda n: n * stride) if not _in_blocks(view, axis) else (lambda n: n // 4 * stride)
     if _in_blocks(view, axis) and (start % 4 or (step is not None and step[1] % 4)):
@@ -92,6 +94,8 @@ def broadcast(view: V, shape: tuple[int, ...]) -> V:
 
     Values fused across reshapes may have other leading axes of size 1 than `shape`; those are matched by position.
     """
+    if view.shape == shape:
+        return view
     have = list(zip(view.shape, view.strides, strict=True))
     if len(have) != len(shape) or any(h not in (1, w) for (h, _), w in zip(have, shape, strict=True)):
         tail = have[-2:]
