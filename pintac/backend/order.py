@@ -107,15 +107,16 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
         rows, _lists(before), _lists(after), _lists(again), _lists(using), _lists(heads), _lists(tails), buffers, uses,
         psum + room, how.pause,
     )  # fmt: skip
-    priorities = np.array(_priorities(ops, before, after, tiles, machine, how))
+    priorities = _priorities(ops, before, after, tiles, machine, how)
+    alike = [np.array([-how.like[op] for op in ops])] if how.like is not None else priorities
     chosen, address = np.zeros(len(ops), np.int64), np.zeros(len(placed), np.int64)
     ahead, plain = len(ops), np.arange(len(ops))
-    cycles = core.search(body, plain, ahead, priorities, how.tries, chosen, address)
+    cycles = core.search(body, plain, ahead, np.array(alike), how.tries, chosen, address)
     if cycles < 0 and how.tight:  # memory ran full: it is taken nearer to the plain order
         plain = plain_order(ops, before, after, tiles, number)
         while cycles < 0 and ahead:
             ahead = ahead // (2 if how.tries >= 0 else 4) if ahead > NEAR and len(ops) <= LONG else 0
-            cycles = core.search(body, plain, ahead, priorities, how.tries, chosen, address)
+            cycles = core.search(body, plain, ahead, np.array([*alike, *priorities]), how.tries, chosen, address)
     if cycles < 0:
         if room < own:
             raise NoRoomError
@@ -173,8 +174,6 @@ def _priorities(
     urgency = [0.0] * len(ops)
     for i in reversed(range(len(ops))):
         urgency[i] = costs[i] + max((urgency[j] for j in after[i]), default=0.0)
-    if how.like is not None:
-        return [np.array([-how.like[op] for op in ops]), np.array(urgency)]
     found = [np.array(urgency)]
     return found + _staggered(before, costs, urgency, tiles) if how.tries >= 0 else found
 

@@ -28,7 +28,7 @@ from pintac.ir import Node
 from pintac.isa import LOOP_LEVELS, Queue, Space
 from pintac.machine import Machine
 
-TRIES = 50
+TRIES = 16
 """Random changes of the best list schedule of a loop body."""
 SMALL_KERNEL = 8
 """Cycles of a vector instruction over one row of a point, near enough."""
