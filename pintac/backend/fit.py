@@ -35,6 +35,8 @@ RIVAL = 1.1
 """Cycles of another way to fit, before orders are searched, up to which it may turn out the better one."""
 BUSY = 0.65
 """Part of the cycles from which on the bus is worth relieving."""
+CLOSE = 1.01
+"""Cycles of one way after part of the search up to which another is searched for to the end too."""
 WORTH = 0.003
 """Part of the cycles that smaller parts of results must save: they make more instructions."""
 
@@ -154,15 +156,22 @@ def _searched(fits: list[Fit], moves: int) -> Fit:
     best = min((_ordered(f, f.choices, moves // PREVIEW) or f for f in fits), key=lambda f: f.predicted)
     tiling = best.choices.tiling
     smaller = _ordered(best, replace(best.choices, tiling=replace(tiling, parts=2 * tiling.parts)), moves // PREVIEW)
-    if smaller is not None and smaller.predicted < (1 - WORTH) * best.predicted:
-        best = smaller
-    if best.choices.tiling.longer:
-        tiling = replace(best.choices.tiling, interleave=2 * best.choices.tiling.interleave, longer=False)
-        longer = _ordered(best, replace(best.choices, tiling=tiling), moves)
-        if longer is not None and longer.predicted < best.predicted:
+    near = [best]
+    if smaller is not None and smaller.predicted < CLOSE * best.predicted:
+        near = [best, smaller] if best.predicted < CLOSE * smaller.predicted else [smaller]
+    found = [_longest(fit, moves) for fit in near]
+    return found[-1] if found[-1].predicted < (1 - WORTH) * found[0].predicted else found[0]
+
+
+def _longest(fit: Fit, moves: int) -> Fit:
+    """The same after the whole search, with loop bodies of twice the tiles if that is better."""
+    if fit.choices.tiling.longer:
+        tiling = replace(fit.choices.tiling, interleave=2 * fit.choices.tiling.interleave, longer=False)
+        longer = _ordered(fit, replace(fit.choices, tiling=tiling), moves)
+        if longer is not None and longer.predicted < fit.predicted:
             return longer
-    full = _ordered(best, best.choices, moves)
-    return full if full is not None and full.predicted < best.predicted else best
+    full = _ordered(fit, fit.choices, moves)
+    return full if full is not None and full.predicted < fit.predicted else fit
 
 
 def _ordered(fit: Fit, choices: Choices, moves: int) -> Fit | None:
