@@ -416,7 +416,7 @@ def dependencies(ops: Sequence[TileOp]) -> tuple[list[set[int]], list[set[int]],
     again: list[set[int]] = [set() for _ in ops]
     touched: dict[Buffer, list[tuple[int, int, int, bool]]] = defaultdict(list)
     accesses = [
-        [(v, *span(v), write) for views, write in ((op.reads(), False), (op.writes(), True)) for v in views] for op in ops
+        [*((v, *span(v), False) for v in op.reads()), *((v, *span(v), True) for v in op.writes())] for op in ops
     ]
     for i, found in enumerate(accesses):
         for view, low, high, write in found:

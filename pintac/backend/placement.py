@@ -71,7 +71,7 @@ class Placement:
 
     def _context_axes(self, node: Node, unit: Unit, sweep: Sweep) -> set[RowAxis]:
         """The row axes that the loops around a node run over, but for those for which it is only repeated."""
-        if node in self.units.sunk:
+        if node in self.units.per_sign:
             return self._own_axes(node, unit)
         return set(sweep.axes) | ({unit.axis} if unit.axis is not None else set())
 

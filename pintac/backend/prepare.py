@@ -97,7 +97,7 @@ def with_copies(graph: Graph) -> Graph:
 
 def kept_in_part(graph: Graph) -> Graph:
     """The graph with copies of the slices that other loops read of a value of evaluations, if they are a small part."""
-    sliced = {n.operands[0] for n in graph.of("slice") if n.operands[0].op in EXECUTED and not n.operands[0].type.is_smx}
+    sliced = [n for n in {s.operands[0]: None for s in graph.of("slice")} if n.op in EXECUTED and not n.type.is_smx]
     if not sliced:
         return graph
     units = Units(graph)
@@ -106,11 +106,8 @@ def kept_in_part(graph: Graph) -> Graph:
         unit, sweep = units.of[node]
         if unit.kind != "evaluations" or not units.inner(node):
             continue
-        apart = [
-            user
-            for user in graph.users(node)
-            if any(units.of[reader][1] is not sweep for reader in ([user] if user in units.of else units.executed_users(user)))
-        ]
+        readers = {u: [u] if u in units.of else units.executed_users(u) for u in graph.users(node)}
+        apart = [user for user, found in readers.items() if any(units.of[n][1] is not sweep for n in found)]
         if all(user.op == "slice" for user in apart) and sum(user.type.size for user in apart) <= PART * node.type.size:
             copied.update(apart)
 

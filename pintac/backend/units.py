@@ -10,13 +10,13 @@ gives two units, without being told.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import networkx as nx
 
 from pintac.backend.axes import UNROLLED_PAIRS, Axes, RowAxis
 from pintac.backend.fuse import CONTRACTIONS, COPIES, ELEMENTWISE, SINKS, SOURCES, VIEWS, root
+from pintac.backend.per_sign import done_per_sign
 from pintac.errors import IRError
 from pintac.ir import Graph, Node
 
@@ -25,8 +25,6 @@ CHEAP = {"add", "sub", "mul", "neg"}
 """Element-wise work that is rather done again than its result stored."""
 DEFERRED = -1
 """In the place of a point set's number: sums over rows of all."""
-SUNK_ELEMENTS = 8192
-"""Elements a point of work on pairs from which on it is done in the loop over both signs, for each of them."""
 LOOPED_PARAMETER_BYTES = 8192
 """Element-wise work on parameters larger than this runs in a loop over rows; smaller tensors are handled whole."""
 
@@ -79,7 +77,7 @@ class Units:
         self.units: list[Unit] = []
         self.standins: dict[Node, Node] = {}  # values inside a random number, by the number they belong to
         self.of: dict[Node, tuple[Unit, Sweep]] = {}
-        self.sunk: set[Node] = set()  # what a sweep does again for every sign
+        self.per_sign: set[Node] = set()  # work on pairs that a sweep over signs and pairs does for each sign
         self._build()
 
     def tags(self, node: Node, unit: Unit | None = None) -> tuple[RowAxis | None, ...]:
@@ -303,13 +301,13 @@ class Units:
                 for operand in node.operands:
                     source = root(operand)
                     if source in phase and operand is not accumulator(node):
-                        at = max(at, phase[source] + self._folds(source))
+                        at = max(at, phase[source] + self.folds(source))
                 phase[node] = at
             self._delay(nodes, phase)
-            sunk = self._sunk(nodes, phase)
-            self.sunk.update(sunk)
+            nest = max((self.inner(n) for n in nodes), key=len)
+            self.per_sign |= done_per_sign(self, nodes, phase, nest)
             for node in nodes:
-                axes = sunk.get(node) or self.inner(node)
+                axes = nest if node in self.per_sign else self.inner(node)
                 sweep = sweeps.setdefault((phase[node], len(axes)), Sweep(axes))
                 if sweep.axes != axes:
                     raise IRError("operations over different evaluation axes are mixed", location=node.loc)
@@ -317,33 +315,7 @@ class Units:
             unit.sweeps = [sweeps[k] for k in sorted(sweeps)]
         self.units.append(unit)
 
-    def _sunk(self, nodes: list[Node], phase: Mapping[Node, int]) -> dict[Node, tuple[RowAxis, ...]]:
-        """Work on pairs of evaluations that goes into the first nest over pairs and signs: the axes of that nest.
-
-        A loop of its own would keep the tensor unit waiting at every point; in the nest it lies beside products. Where
-        it is little, it is not worth doing twice. What a later nest reads stays out: that reads a point's values while
-        the first nest already makes the next one's.
-        """
-        deepest = max((self.inner(n) for n in nodes), key=len)
-        nests = [phase[n] for n in nodes if self.inner(n) == deepest]
-        first = min(nests)
-        second = min((p for p in nests if p > first), default=max(phase.values()))
-        out: dict[Node, tuple[RowAxis, ...]] = {}
-        for node in reversed(nodes):
-            if phase[node] != first or not self.inner(node) or self.inner(node) == deepest or self._folds(node):
-                continue
-            users = [u for u in self.executed_users(node) if u in phase]
-            inside = [u for u in users if u in out or (self.inner(u) == deepest and phase[u] == first)]
-            behind = [u for u in users if first < phase[u] <= second and self.inner(u) != deepest]
-            if len(inside) + len(behind) == len(users):
-                out[node] = deepest
-        return out if sum(n.type.size // self._points_of(n) for n in out) >= SUNK_ELEMENTS else {}
-
-    def _points_of(self, node: Node) -> int:
-        """How many points the value has rows of."""
-        return next((a.size for a in self.tags(node) if a is not None and a.kind == "points"), 1)
-
-    def _folds(self, node: Node) -> bool:
+    def folds(self, node: Node) -> bool:
         """Whether the op folds an evaluation axis away: it is complete only after the loop over it."""
         own = {t for t in self.tags(node) if t is not None}
         return any(a not in own for a in self.inner(node))

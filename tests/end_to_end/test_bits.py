@@ -202,6 +202,10 @@ CASES = {
     "points half a turn behind, 64 KiB": Case(
         points=(53, 33), K=6, width=64, rank=8, depth=2, quant="even-odd", keys={"sram_kib": 64}
     ),
+    "random numbers for each sign": Case(dims=22, K=256, points=(3, 2, 2), width=6),
+    "random numbers for each sign, spills": Case(
+        dims=45, K=160, points=(4, 2), width=32, keys={"sram_kib": 56}, hard=True, quant="even-odd"
+    ),
     "three terms": Case(points=(3, 2, 5), estimator=SecondDifference),
     "vector output": Case(outputs=2, rank=3),
     "vector output, three terms": Case(outputs=2, points=(2, 3, 1), K=6),
