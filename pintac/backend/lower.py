@@ -130,7 +130,7 @@ def lower(
                 arrays[key] = np.broadcast_to(np.array(values, np.float32), (node.type.size,)).reshape(node.type.shape)
         outputs = {k: _output(k, v, states, dram) for k, v in graph.outputs.items()}
         bound = lower_bound(given, machine)
-        tiling = Tiling(split_results=bound.limit == "tcu")
+        tiling = Tiling(split_results=bound.limit == "tcu", per_sign=bound.limit != "vpu")
         entry = Entry(graph, machine, leaves, outputs)
         while True:
             schedule = fitted(entry, tiling, round(MOVES * effort))

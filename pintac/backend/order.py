@@ -56,7 +56,7 @@ class NoRoomError(Exception):
 
 @dataclass(frozen=True)
 class Search:
-    """How the order of a loop body is looked for.
+    """How the order of a loop body, or of straight code (not `loop`), is looked for.
 
     `tries` list schedules with other priorities (-1: the simplest ones only), then `moves` of single operations;
     `room` bytes of SRAM for the buffers that are the body's own (`local`). The vector unit is away for `pause` cycles
@@ -73,6 +73,7 @@ class Search:
     tiles: Mapping[TileOp, tuple[int, int]] = field(default_factory=dict)
     window: int = 4
     tight: bool = True
+    loop: bool = True
     like: Mapping[TileOp, float] | None = None
 
 
@@ -84,14 +85,14 @@ class Ordered:
     cycles: int
 
 
-def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None) -> Ordered:
-    """The operations in a good order; places PSUM buffers. `search`: for a loop body.
+def order(ops: Sequence[TileOp], machine: Machine, search: Search) -> Ordered:
+    """The operations in a good order; places PSUM buffers.
 
     Raises `PsumFullError`, or `NoRoomError` when the body's own buffers do not fit into `search.room`.
     """
     if not ops:
         return Ordered([], 0)
-    how = search if search is not None else Search(tries=-1)
+    how = search
     tiles = [how.tiles.get(op, (0, 0)) for op in ops]
     before, after, again = dependencies(ops)
     placed = list(dict.fromkeys(b for op in ops for b in _buffers(op) if b.space == Space.PSUM or b in how.local))
@@ -105,7 +106,7 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
     uses = np.bincount([b for found in using for b in found], minlength=len(placed)).astype(np.int64)
     body = core.Body(
         rows, _lists(before), _lists(after), _lists(again), _lists(using), _lists(heads), _lists(tails), buffers, uses,
-        psum + room, how.pause,
+        psum + room, how.pause, core.ROUNDS if how.loop else 1,
     )  # fmt: skip
     priorities = _priorities(ops, before, after, tiles, machine, how)
     alike = [np.array([-how.like[op] for op in ops])] if how.like is not None else priorities
@@ -125,7 +126,7 @@ def order(ops: Sequence[TileOp], machine: Machine, search: Search | None = None)
         cycles = core.improve(body, how.moves, HEAT, chosen, address)
     _put(placed, address.tolist(), psum)
     sequence = chosen.tolist()
-    return Ordered([ops[i] for i in sequence], cycles if search is not None else _once(rows, before, sequence))
+    return Ordered([ops[i] for i in sequence], cycles)
 
 
 def _rows(ops: Sequence[TileOp], machine: Machine) -> np.ndarray:
@@ -176,22 +177,6 @@ def _priorities(
         urgency[i] = costs[i] + max((urgency[j] for j in after[i]), default=0.0)
     found = [np.array(urgency)]
     return found + _staggered(before, costs, urgency, tiles) if how.tries >= 0 else found
-
-
-def _once(rows: np.ndarray, before: list[set[int]], sequence: list[int]) -> int:
-    """Cycles of straight code in this order."""
-    now: dict[int, int] = defaultdict(int)
-    done: dict[int, int] = {}
-    for i in sequence:
-        row = rows[i]
-        queue, passes = int(row[core.QUEUE]), int(row[core.PASSES])
-        busy = int(row[core.BUSY] + row[core.COMPUTE])
-        if passes:
-            busy += (passes - 1) * int(max(row[core.COMPUTE], row[core.DRAIN]))
-        start = max([now[queue], *(done[j] + core.HANDOVER for j in before[i])])
-        now[queue] = start + busy
-        done[i] = now[queue] + int(row[core.TAIL] + row[core.DRAIN] + row[core.SKEW])
-    return max(done.values())
 
 
 def _staggered(

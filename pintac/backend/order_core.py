@@ -21,7 +21,7 @@ SIZE, LOW, HIGH = range(3)
 LOAD, TCU, VPU, STORE = 0, 1, 2, 3
 QUEUES = 4
 DMA = (LOAD, STORE)
-ROUNDS = 4  # iterations that are played; the first two are left out
+ROUNDS = 4  # iterations of a loop that are played; the first two are left out
 HANDOVER = 2  # cycles from completion to a waiting queue's next instruction
 EARLY = 400  # cycles before it is needed by which a load shall be complete
 FAR = 1 << 60
@@ -53,7 +53,7 @@ class Body(NamedTuple):
     By operation: `before` and `after`, those that it follows and that follow it; `again`, those of the iteration before
     that it follows; `using`, the buffers that get a place in memory of `granules`. By buffer: the first and the last
     of its users that depend on each other, `heads` and `tails`, and how many use it. The vector unit is busy elsewhere
-    for `pause` cycles before one of the iterations (where an outer loop goes on).
+    for `pause` cycles before one of the iterations (where an outer loop goes on). `rounds`: 1 for straight code.
     """
 
     ops: np.ndarray
@@ -67,6 +67,7 @@ class Body(NamedTuple):
     uses: np.ndarray
     granules: int
     pause: int
+    rounds: int
 
 
 @njit(cache=True, inline="always")
@@ -323,8 +324,8 @@ def transfer(ops, waiting, now, state, until, lost):
 
 
 @njit(cache=True)
-def play(ops, waits, pause, order, now, state, until, lost):
-    """Cycles of one iteration of a body that goes round and round in this order.
+def play(body, waits, order, now, state, until, lost):
+    """Cycles of one iteration of a body that goes round and round in this order; of straight code to its end.
 
     `waits` is what an operation waits for (`waited_for`). The queues run by themselves, each in its order; transfers
     take the bus in the order in which they ask. `lost` are the cycles that its unit waits before or in each operation.
@@ -334,6 +335,7 @@ def play(ops, waits, pause, order, now, state, until, lost):
     Operations are played in the order of the listing, where all that they wait for comes first, but transfers only
     when something waits for them: one further on in the other queue may ask before.
     """
+    ops, rounds = body.ops, body.rounds
     n = len(ops)
     until[:] = -1
     state[:] = 0
@@ -342,16 +344,16 @@ def play(ops, waits, pause, order, now, state, until, lost):
     port = begun = first = warm = 0
     last = -1
     waiting = Transfers(
-        np.empty((2, ROUNDS * n), np.int64), np.empty((2, ROUNDS * n), np.int64), np.zeros(2, np.int64),
+        np.empty((2, rounds * n), np.int64), np.empty((2, rounds * n), np.int64), np.zeros(2, np.int64),
         np.zeros(2, np.int64), np.zeros(2, np.bool_), np.zeros(2, np.int64)
     )  # fmt: skip
     moved = 0
-    for t in range(ROUNDS):
+    for t in range(rounds):
         base = t * n
         if t == 2:
             warm = max(now_tcu, now_vpu)
-        if t == ROUNDS - 1:
-            now_vpu += pause
+        if t and t == rounds - 1:
+            now_vpu += body.pause
         for i in order:
             ready = 0
             for p in range(waits.at[i], waits.at[i + 1]):
@@ -382,7 +384,9 @@ def play(ops, waits, pause, order, now, state, until, lost):
         moved += transfer(ops, waiting, now, state, until, lost)
     now[TCU], now[VPU] = now_tcu, now_vpu
     state[PORT], state[LAST], state[BEGUN] = port, last, begun
-    return max(moved // ROUNDS, (max(now_tcu, now_vpu) - warm) // (ROUNDS - 2))
+    if rounds == 1:
+        return max(complete_tcu, complete_vpu, waiting.complete.max())
+    return max(moved // rounds, (max(now_tcu, now_vpu) - warm) // (rounds - 2))
 
 
 @njit(cache=True)
@@ -392,7 +396,7 @@ def met(body, address, until, now, state, free, ready_at):
     Afterwards `now`, `free` (by granule of memory), `state` and `ready_at` say when things are free.
     """
     again, tails, buffers = body.again, body.tails, body.buffers
-    last = (ROUNDS - 1) * len(body.ops)
+    last = (body.rounds - 1) * len(body.ops)
     zero = min(now[TCU], now[VPU])
     for q in range(QUEUES):
         now[q] = max(0, now[q] - zero)
@@ -513,7 +517,7 @@ def search(body, plain, ahead, priorities, tries, order, address):
     trial_order, trial_address = np.zeros(n, np.int64), np.zeros(len(address), np.int64)
     starts, ready_at, lost = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
     now, free, state = np.zeros(QUEUES, np.int64), np.zeros(body.granules, np.int64), np.zeros(STATE, np.int64)
-    until = np.zeros(ROUNDS * n, np.int64)
+    until = np.zeros(body.rounds * n, np.int64)
     seed = np.uint64(88172645463325252)
     scale = 0.0
     for row in range(len(priorities)):
@@ -521,7 +525,9 @@ def search(body, plain, ahead, priorities, tries, order, address):
     given = len(priorities) * 8
     turns = 2
     if tries < 0:
-        given, turns = 2, 1
+        given = 2
+    if tries < 0 or body.rounds == 1:
+        turns = 1
     for attempt in range(given + max(tries, 0)):
         if attempt == given and best_cycles < 0:
             break
@@ -562,7 +568,7 @@ def search(body, plain, ahead, priorities, tries, order, address):
                         first = min(first, starts[after.of[p]])
                     release[i] = max(0, first - ops[i, BUSY] - ops[i, TAIL] - EARLY) if first < FAR else 0
             waits = waited_for(ops, joined(body, successions(body, trial_address, trial_order)))
-            cycles = play(ops, waits, body.pause, trial_order, now, state, until, lost)
+            cycles = play(body, waits, trial_order, now, state, until, lost)
             met(body, trial_address, until, now, state, free, ready_at)
             if best_cycles < 0 or cycles < best_cycles or (attempt >= given and cycles == best_cycles):
                 best_cycles = cycles
@@ -601,11 +607,11 @@ def improve(body, moves, heat, order, address):
     after = followers(before)
     waits = waited_for(ops, before)
     now, state = np.zeros(QUEUES, np.int64), np.zeros(STATE, np.int64)
-    until, lost = np.zeros(ROUNDS * n, np.int64), np.zeros(n, np.int64)
+    until, lost = np.zeros(body.rounds * n, np.int64), np.zeros(n, np.int64)
     place_of = np.zeros(n, np.int64)
     for k in range(n):
         place_of[order[k]] = k
-    cycles = play(ops, waits, body.pause, order, now, state, until, lost)
+    cycles = play(body, waits, order, now, state, until, lost)
     best_cycles = cycles
     best = order.copy()
     load = np.zeros(QUEUES, np.int64)
@@ -669,7 +675,7 @@ def improve(body, moves, heat, order, address):
         place_of[i] = target
         if not overtaken:
             continue  # each queue runs what it did
-        trial = play(ops, waits, body.pause, order, now, state, until, lost)
+        trial = play(body, waits, order, now, state, until, lost)
         chance = float(seed & np.uint64(0xFFFF)) / 65536.0
         if trial <= cycles - heat * (1.0 - attempt / moves) * np.log(chance + 1e-6):
             cycles = trial

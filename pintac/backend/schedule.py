@@ -13,7 +13,7 @@ from pintac.backend.choices import Choices, Entry
 from pintac.backend.deferred import Tiles, deferred_unit
 from pintac.backend.folds import Folds
 from pintac.backend.fuse import Fuser, KernelStep, Step, root
-from pintac.backend.order import Ordered, Search, cost, order
+from pintac.backend.order import LONG, Ordered, Search, cost, order
 from pintac.backend.placement import Context, Position
 from pintac.backend.repeat import repeated
 from pintac.backend.stages import Stage, held_values, stages_of, stored_behind_nests, windows
@@ -36,6 +36,10 @@ HOT = 20000
 """Cycles that all runs of a loop body must take for a long search for its order to be worth it."""
 SHARE = 0.01
 """Part of the cycles of the entry that they must take."""
+STRAIGHT_TRIES = 50
+"""The same for straight code."""
+WARM = 0.1
+"""Of the cycles that a loop body must take for a long search, those that straight code must."""
 LEAST_HALF = 4
 """Tiles from which on half of a loop body is ordered first."""
 WHOLE_PARAMETERS = 24
@@ -69,7 +73,8 @@ class Scheduler(Folds):
             units = earlier.units
         else:
             whole = entry.machine.sram_kib * 1024 // WHOLE_PARAMETERS
-            units, earlier = Units(entry.graph, whole, choices.deferred, tiling.unrolled, entry.again), None
+            per_sign = tiling.per_sign
+            units, earlier = Units(entry.graph, whole, choices.deferred, tiling.unrolled, entry.again, per_sign), None
         super().__init__(entry, choices, units, {unit: points_together(tiling, units, unit) for unit in units.units})
         self.moves = moves
         self.own: dict[Buffer, Unit] = {}
@@ -290,7 +295,7 @@ class Scheduler(Folds):
         return [*self._take(points), *items]
 
     def _take(self, bodies: list[Body]) -> list[TileOp]:
-        found = order([op for body in bodies for op in body.ops], self.machine)
+        found = order([op for body in bodies for op in body.ops], self.machine, Search(tries=-1, loop=False))
         self.predicted += bodies[0].trips * found.cycles
         for body in bodies:
             body.ops.clear()
@@ -400,9 +405,7 @@ class Scheduler(Folds):
     def _ordered(self, unit: Unit, shared: list[TileOp], trips: int) -> list[TileOp]:
         """The operations of a body that runs `trips` times in a good order, its own buffers arranged."""
         if trips < 2:
-            found = order(shared, self.machine)
-            self.predicted += found.cycles
-            return found.ops
+            return self._straight(shared)
         own = _own(shared, self.unit_of)
         self.largest[unit.name] = max([self.largest.get(unit.name, 0), *(b.bytes for b in own)])
         hot = trips * _work(shared, self.machine) >= self.least
@@ -420,6 +423,14 @@ class Scheduler(Folds):
         found = self._searched(shared, search)
         self.predicted += trips * found.cycles
         self.own |= {b.arena[0]: unit for b in own if b.arena is not None}
+        return found.ops
+
+    def _straight(self, ops: list[TileOp]) -> list[TileOp]:
+        """Straight code in a good order."""
+        worth = self.moves and WARM * self.least <= _work(ops, self.machine)
+        tries, moves = (STRAIGHT_TRIES, self.moves) if worth and len(ops) <= LONG else (-1, 0)
+        found = order(ops, self.machine, Search(tries=tries, moves=moves, loop=False))
+        self.predicted += found.cycles
         return found.ops
 
     def _searched(self, ops: list[TileOp], search: Search) -> Ordered:

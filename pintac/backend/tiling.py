@@ -39,6 +39,8 @@ class Tiling:
     """Pairs that loops over points take whole."""
     pipelined: bool = True
     """Whether stages of different points share a loop (`stages`)."""
+    per_sign: bool = True
+    """Whether work on pairs may be done for each sign (`per_sign`): worth it where the vector unit has time."""
     longer: bool = True
     """Whether loop bodies may be made of twice the tiles (`repeat`)."""
 

@@ -57,7 +57,8 @@ class Units:
 
     Parameters of up to `whole` bytes are worked on whole. Each of the `deferred` gradients, chains of contractions over
     rows, is a unit of its own behind all rows and what else does not wait for it (see `deferred`). Up to `unrolled`
-    pairs of evaluations are no loop. What is computed `again` is so in the sweep that reads it (see `recompute`).
+    pairs of evaluations are no loop. What is computed `again` is so in the sweep that reads it (see `recompute`);
+    `per_sign` lets work on pairs be done for each sign (see the module of that name).
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Units:
         deferred: tuple[tuple[Node, ...], ...] = (),
         unrolled: int = UNROLLED_PAIRS,
         again: frozenset[Node] = frozenset(),
+        per_sign: bool = True,
     ) -> None:
         self.graph = graph
         self.whole = whole
@@ -77,6 +79,7 @@ class Units:
         self.units: list[Unit] = []
         self.standins: dict[Node, Node] = {}  # values inside a random number, by the number they belong to
         self.of: dict[Node, tuple[Unit, Sweep]] = {}
+        self._may_repeat = per_sign
         self.per_sign: set[Node] = set()  # work on pairs that a sweep over signs and pairs does for each sign
         self._build()
 
@@ -305,7 +308,8 @@ class Units:
                 phase[node] = at
             self._delay(nodes, phase)
             nest = max((self.inner(n) for n in nodes), key=len)
-            self.per_sign |= done_per_sign(self, nodes, phase, nest)
+            if self._may_repeat:
+                self.per_sign |= done_per_sign(self, nodes, phase, nest)
             for node in nodes:
                 axes = nest if node in self.per_sign else self.inner(node)
                 sweep = sweeps.setdefault((phase[node], len(axes)), Sweep(axes))

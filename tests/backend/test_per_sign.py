@@ -1,4 +1,4 @@
-"""Random numbers made for both signs in the nest that reads them: where it is much work, with equal bits, in less time."""
+"""Random numbers made for both signs in the nest that reads them: much work, with equal bits, in less time."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.end_to_end.test_bits import Case
 
 HERE = Location("net.py", 12)
 MACHINE = Machine.default()
-CASE = Case(dims=22, K=256, points=(6, 3, 4), width=32)
+CASE = Case(dims=40, K=256, points=(6, 3, 4), width=128, rank=16, depth=2)
 
 
 def units_of(case: Case) -> Units:
     return Units(prepare(lower(case.step(), case.options()).graphs["step"]))
 
 
-@pytest.mark.parametrize("quant", ["diff", "even-odd", "naive"])
+@pytest.mark.parametrize("quant", ["diff", "naive"])
 def test_random_numbers_are_in_the_first_nest(quant: str) -> None:
     units = units_of(replace(CASE, quant=quant))
     pairs = [n for n in units.graph.of("random") if any(a.kind == "pairs" for a in units.inner(n))]
@@ -56,11 +56,11 @@ def test_equal_bits_and_fewer_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sliced(columns: int) -> Graph:
-    """Values of 3 points x 8 evaluations, of which a sum needs some columns after a sum over all has ended."""
+    """Values of 3 points x 20 evaluations, of which a sum needs some columns after a sum over all has ended."""
     b = Builder("step")
     with b.at(HERE):
         x = b.random("uniform", 3, 0, (3, 1, 1))
-        z = b.mul(b.random("normal", 4, 0, (3, 8, 16)), x)
+        z = b.mul(b.random("normal", 4, 0, (3, 20, 16)), x)
         mean = b.sum(b.mul(z, z), (1, 2), keepdims=True)
         part = b.slice(z, 2, 0, columns)
         b.output("metric:loss", b.sum(b.mul(part, mean)))
