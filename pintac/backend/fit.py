@@ -175,11 +175,19 @@ def _longest(fit: Fit, moves: int) -> Fit:
 
 
 def _ordered(fit: Fit, choices: Choices, moves: int) -> Fit | None:
-    """The entry under these choices with the orders of its loop bodies searched for; None if they do not fit so."""
-    scheduler = Scheduler(fit.scheduler.entry, choices, fit.scheduler, moves)
-    with contextlib.suppress(SramFullError, NoRoomError, PsumFullError):
-        items = scheduler.build()
-        allocate(items, fit.scheduler.entry.machine)
+    """The entry under these choices with the orders of its loop bodies searched for; None if they do not fit so.
+
+    Straight code too, unless there is no memory for that: a faster order has more values under way at a time.
+    """
+    for straight in (True, False) if fit.scheduler.straight else (False,):
+        scheduler = Scheduler(fit.scheduler.entry, choices, fit.scheduler, moves, straight)
+        try:
+            items = scheduler.build()
+            allocate(items, fit.scheduler.entry.machine)
+        except SramFullError:
+            continue
+        except (NoRoomError, PsumFullError):
+            return None
         return Fit(scheduler, items)
     return None
 

@@ -2,9 +2,10 @@
 
 The listing's order is its meaning, so only what depends keeps its order; the rest is free. A body that runs many times
 is judged by the cycles of one iteration once it goes round and round, with the next iteration's work entering each
-unit as soon as the last one's is done: orders are made by list scheduling under several priorities, and the best one
-is improved by moving single operations. Results in PSUM and the buffers that belong to the body alone get their
-addresses here, because when memory is free is what limits how far the units can run ahead.
+unit as soon as the last one's is done; straight code by when its last result is there. Orders are made by list
+scheduling under several priorities, and the best one is improved by moving single operations. Results in PSUM and the
+buffers that belong to the body alone get their addresses here, because when memory is free is what limits how far the
+units can run ahead.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Search:
     `room` bytes of SRAM for the buffers that are the body's own (`local`). The vector unit is away for `pause` cycles
     when an outer loop goes on. `tiles` are (stage, tile) of the operations; at most `window` tiles of a stage are
     under way at a time. `tight`: rather a slow order than none in so little memory. `like`: when each operation should
-    come, near enough, if that is known: list schedules then begin from there alone.
+    come, near enough, if that is known: list schedules then begin from there alone, unless memory is short.
     """
 
     tries: int = 20

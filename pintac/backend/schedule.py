@@ -58,13 +58,20 @@ class Scheduler(Folds):
     """Builds the tile schedule of one entry.
 
     `earlier` is another attempt for the same entry, whose units and kernels are taken over; `moves` says how long the
-    orders of loop bodies are searched for. Afterwards `own` are the buffers that hold what belongs to one loop body
-    alone, `largest` the most bytes of one such buffer, by unit, `smallest` the units over points whose tiles cannot get
-    smaller, `predicted` the cycles that the loops should take by the costs that orders are chosen by, and `hot` says
-    whether a longer search would look at any loop body.
+    orders of loop bodies are searched for, `straight` whether those of straight code are, too. Afterwards `own` are the
+    buffers that hold what belongs to one loop body alone, `largest` the most bytes of one such buffer, by unit,
+    `smallest` the units over points whose tiles cannot get smaller, `predicted` the cycles that the loops should take
+    by the costs that orders are chosen by, and `hot` says whether a longer search would look at any loop body.
     """
 
-    def __init__(self, entry: Entry, choices: Choices, earlier: Scheduler | None = None, moves: int = 0) -> None:
+    def __init__(
+        self,
+        entry: Entry,
+        choices: Choices,
+        earlier: Scheduler | None = None,
+        moves: int = 0,
+        straight: bool = True,
+    ) -> None:
         tiling = choices.tiling
         self.predicted = 0
         self.least = max(HOT, SHARE * (earlier.predicted if earlier is not None else 0))
@@ -77,6 +84,7 @@ class Scheduler(Folds):
             units, earlier = Units(entry.graph, whole, choices.deferred, tiling.unrolled, entry.again, per_sign), None
         super().__init__(entry, choices, units, {unit: points_together(tiling, units, unit) for unit in units.units})
         self.moves = moves
+        self.straight = straight
         self.own: dict[Buffer, Unit] = {}
         self.largest: dict[str, int] = {}
         self.smallest: dict[str, bool] = {}
@@ -427,7 +435,7 @@ class Scheduler(Folds):
 
     def _straight(self, ops: list[TileOp]) -> list[TileOp]:
         """Straight code in a good order."""
-        worth = self.moves and WARM * self.least <= _work(ops, self.machine)
+        worth = self.moves and self.straight and WARM * self.least <= _work(ops, self.machine)
         tries, moves = (STRAIGHT_TRIES, self.moves) if worth and len(ops) <= LONG else (-1, 0)
         found = order(ops, self.machine, Search(tries=tries, moves=moves, loop=False))
         self.predicted += found.cycles
