@@ -6,7 +6,8 @@
 It shares no code with pintac: `docs/MACHINE.md` section 5 is its specification, and the compiler's own bound is tested
 against it. Per point it counts, for perturbed rows, padded 4x4x4 block products forward, for dX and for dW; one vector
 pass over every value that a matmul reads quantised, forward and backward; and what cannot stay in SRAM across the
-residual. Base rows, weight reconstruction and the optimiser (1-1.5 % of a step) are left out.
+residual. Base rows, weight reconstruction and the optimiser (1-1.5 % of a step) are left out. `tcu_each_alone` is no
+bound: what matmuls would take one after the other if the results of none left while another computes.
 """
 
 from __future__ import annotations
@@ -61,6 +62,14 @@ def bound(
     written += [16 * up(k) * up(n) for k, n in layers]
     results = sum(written) / machine["psum_write_fp32_per_cycle"]
 
+    def alone(rows: int, columns: int, products: float) -> float:
+        """Cycles of a matmul whose results nothing else hides."""
+        return max(products, 16 * rows * columns / machine["psum_write_fp32_per_cycle"])
+
+    each = sum(alone(rows, up(n), cycles(rows * up(k) * up(n), delta, weight)) for k, n in layers)
+    each += sum(alone(rows, up(k), cycles(rows * up(k) * up(n), grad, weight)) for k, n in layers[1:])
+    each += sum(alone(up(k), up(n), cycles(rows * up(k) * up(n), delta, grad)) for k, n in layers)
+
     # Every value that a matmul reads is quantised by a pass of its own: hidden activations (a chain of micro-ops) and
     # the values between the two matmuls of a tensor-train layer (none), once forward and once as a gradient.
     chain = int(machine["vpu_max_micro_ops"])
@@ -102,6 +111,7 @@ def bound(
         "tcu_forward": forward,
         "tcu_backward": d_x + d_w,
         "results": results,
+        "tcu_each_alone": each,
         "vpu": vpu,
         "dram": 2 * high / per_cycle,
         "macs_forward": float(sum(16 * up(k) * up(n) for k, n in layers)),

@@ -63,6 +63,18 @@ def test_golden_values(rank: int, tcu: float, vpu: float, capsys: pytest.Capture
     assert out["cycles"] == pytest.approx(max(tcu, vpu), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("rate", "cycles"), [(64, 36_096 + 1_536 + 1_280), (32, 36_096 + 3_584 + 4_096 + 3_328 + 2_048)]
+)
+def test_matmuls_one_by_one(rate: int, cycles: float) -> None:
+    """Results last longer than products in the first layer and before the last one; at 32 in every expansion, too."""
+    machine = SCRIPT.read_machine("pinta") | {"psum_write_fp32_per_cycle": rate}
+    sizes = {"inputs": 2, "width": 256, "hidden": 3, "outputs": 1, "rank": 16, "evaluations": 512}
+    out = SCRIPT.bound(machine, **sizes)
+    assert out["tcu_each_alone"] == cycles
+    assert out["tcu"] == 36_096
+
+
 def test_golden_parts(capsys: pytest.CaptureFixture[str]) -> None:
     out = golden(capsys)
     assert [out[f"macs_{part}"] for part in ("forward", "dx", "dw")] == [18_432, 17_408, 18_432]
