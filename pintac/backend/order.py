@@ -86,14 +86,13 @@ class Ordered:
     cycles: int
 
 
-def order(ops: Sequence[TileOp], machine: Machine, search: Search) -> Ordered:
+def order(ops: Sequence[TileOp], machine: Machine, how: Search) -> Ordered:
     """The operations in a good order; places PSUM buffers.
 
-    Raises `PsumFullError`, or `NoRoomError` when the body's own buffers do not fit into `search.room`.
+    Raises `PsumFullError`, or `NoRoomError` when the body's own buffers do not fit into `how.room`.
     """
     if not ops:
         return Ordered([], 0)
-    how = search
     tiles = [how.tiles.get(op, (0, 0)) for op in ops]
     before, after, again = dependencies(ops)
     placed = list(dict.fromkeys(b for op in ops for b in _buffers(op) if b.space == Space.PSUM or b in how.local))
