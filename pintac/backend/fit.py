@@ -51,6 +51,7 @@ class Schedule:
     spilled: tuple[str, ...]
     deferred: tuple[str, ...]
     recomputed: tuple[str, ...]
+    per_sign: tuple[str, ...]
     scratch: tuple[Buffer, ...]
     predicted: int
 
@@ -117,6 +118,7 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
         tuple(sorted(n.name for n in chosen.spilled)),
         tuple(chain[0].name for chain in chosen.deferred),
         tuple(sorted(n.name for n in fit.scheduler.entry.again if n.op == "quantize")),
+        tuple(sorted(n.name for n in fit.scheduler.units.per_sign)),
         tuple(fit.scheduler.scratch),
         fit.predicted,
     )

@@ -167,6 +167,7 @@ def lower(
             "in_dram": list(schedule.spilled),
             "deferred": list(schedule.deferred),
             "recomputed": list(schedule.recomputed),
+            "per_sign": list(schedule.per_sign),
             "bound": bound.to_dict(),
         }
     return Program(

@@ -202,9 +202,9 @@ CASES = {
     "points half a turn behind, 64 KiB": Case(
         points=(53, 33), K=6, width=64, rank=8, depth=2, quant="even-odd", keys={"sram_kib": 64}
     ),
-    "random numbers for each sign": Case(dims=22, K=256, points=(3, 2, 2), width=6),
+    "random numbers for each sign": Case(dims=40, K=256, points=(3, 2, 2), width=96, scheme="dense"),
     "random numbers for each sign, spills": Case(
-        dims=45, K=160, points=(4, 2), width=32, keys={"sram_kib": 56}, hard=True, quant="even-odd"
+        dims=61, K=160, points=(4, 2), width=64, scheme="dense", keys={"sram_kib": 96}, hard=True
     ),
     "three terms": Case(points=(3, 2, 5), estimator=SecondDifference),
     "vector output": Case(outputs=2, rank=3),
@@ -240,6 +240,7 @@ def test_bits(name: str) -> None:
     decided = program.meta["backend"]["step"]
     assert decided["in_dram"] or "spills" not in name
     assert decided["recomputed"] or "recomputed" not in name
+    assert decided["per_sign"] or "for each sign" not in name
     assert decided["rows_per_tile"] < 32 or "small tiles" not in name
     assert (decided["deferred"] and decided["tiles_interleaved"] > 1) or "gradients by themselves" not in name
     assert check(program).clean
