@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,6 +90,7 @@ def test_smaller_parts_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
         return len(program.instructions), losses(program, 3)
 
     monkeypatch.setattr(schedule, "HOT", 0)
+    monkeypatch.setattr(fit, "CLOSE", math.inf)
     (instructions, whole), (more, cut) = trained(1.0), trained(-1e9)
     assert more > instructions and whole == cut
 
