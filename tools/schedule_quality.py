@@ -96,8 +96,8 @@ FEW = {
 }
 
 LONGER = {
-    f"{name}, `--effort 3`": replace(CONFIGURATIONS[name], compiler={"effort": 3.0})
-    for name in ("poisson R=8", "poisson R=16", "21 inputs, width 256", "101 inputs, width 256")
+    f"{name}, `--effort 4`": replace(CONFIGURATIONS[name], compiler={"effort": 4.0})
+    for name in ("poisson R=8", "poisson R=16", "21 inputs, width 256", "SRAM 192 KiB", "half the DRAM bandwidth")
 }
 
 ALL = {**CONFIGURATIONS, **LONGER, **FEW}

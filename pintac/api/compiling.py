@@ -59,7 +59,8 @@ def compile(
     passes    a pipeline in place of the default one, such as "expand-operators,split-stein,..."
     observers see the pipeline run (dumps, times, checks); `verify` is "each", "ends" or "none"
     seed      draws the initial weights, unless `weights` (names and layout of the state_dict) are given
-    effort    how long schedules are searched for, 1: a few seconds for a large step
+    effort    how long schedules are searched for, 1: a few seconds for a large step; above it, searches of 1, 2, 4 ...
+              times that length and of this one, of which the program with the fastest step is taken
 
     Raises ModelError, PassError, IRError with the user's line, MachineError, and DoesNotFitError for a step that the
     machine cannot hold.
@@ -188,7 +189,36 @@ def emit(
     watch: Callable[[str, list[Item]], None] | None = None,
     effort: float = 1.0,
 ) -> Program:
-    """The backend's part: graphs to a program. `watch` is told the tile schedule of each entry."""
+    """The backend's part: graphs to a program. `watch` is told the tile schedule of each entry.
+
+    The costs that orders are searched by are not those of a simulation, and a longer search can find worse; so of
+    several the one that is fastest in a simulation is taken, the shortest of equals.
+    """
+    found: list[tuple[Program, list[tuple[str, list[Item]]]]] = []
+    for length in searches(effort):
+        seen: list[tuple[str, list[Item]]] = []
+        found.append((_after_one_search(lowered, machine, seen, length), seen))
+    program, schedules = min(found, key=lambda f: simulate(f[0]).cycles) if len(found) > 1 else found[0]
+    if watch is not None:
+        for name, items in schedules:
+            watch(name, items)
+    return program
+
+
+def searches(effort: float) -> list[float]:
+    """Lengths of the searches that an effort stands for."""
+    lengths = []
+    length = 1.0
+    while length < effort:
+        lengths.append(length)
+        length *= 2
+    return [*lengths, effort]
+
+
+def _after_one_search(
+    lowered: Lowered, machine: Machine, schedules: list[tuple[str, list[Item]]], effort: float
+) -> Program:
+    """The program after one search of this length; its tile schedules are appended to `schedules`."""
     from pintac.backend.lower import lower as lower_to_program
 
     test = lowered.test
@@ -202,6 +232,6 @@ def emit(
         test_x=None if test is None else test.x,
         test_u=None if test is None else np.asarray(test.u, np.float32),
         meta=lowered.meta,
-        watch=watch,
+        watch=lambda name, items: schedules.append((name, items)),
         effort=effort,
     )

@@ -179,19 +179,26 @@ def _longest(fit: Fit, moves: int) -> Fit:
 def _ordered(fit: Fit, choices: Choices, moves: int) -> Fit | None:
     """The entry under these choices with the orders of its loop bodies searched for; None if they do not fit so.
 
-    Straight code too, unless there is no memory for that: a faster order has more values under way at a time.
+    Straight code too, unless there is no memory for that: a faster order has more values under way at a time. A loop
+    body that takes more memory than is free, for more tiles or a longer search, is searched for again in what is.
     """
-    for straight in (True, False) if fit.scheduler.straight else (False,):
+    straight = fit.scheduler.straight
+    while True:
         scheduler = Scheduler(fit.scheduler.entry, choices, fit.scheduler, moves, straight)
         try:
             items = scheduler.build()
             allocate(items, fit.scheduler.entry.machine)
-        except SramFullError:
-            continue
+            return Fit(scheduler, items)
+        except SramFullError as error:
+            tighter = _tighter(scheduler, error.alive)
+            if tighter is not None:
+                choices = replace(choices, rooms={**choices.rooms, **tighter})
+            elif straight:
+                straight = False
+            else:
+                return None
         except (NoRoomError, PsumFullError):
             return None
-        return Fit(scheduler, items)
-    return None
 
 
 def _fits(entry: Entry, tiling: Tiling) -> list[Fit]:

@@ -110,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=_up_to(1000),
         default=1.0,
         metavar="X",
-        help="search X times as long for the schedule (default 1)",
+        help="search up to X times as long for the schedule, and take the fastest program found (default 1)",
     )
     compile_.add_argument("--emit", choices=["ir", "tiles", "asm", "bin"], default="bin", help="what to write")
     compile_.add_argument("-o", "--output", metavar="F", help="where to write it (text defaults to stdout)")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pintac.api.compiling import emit
+from typing import Any
+
+import pytest
+
+from pintac.api import compiling
+from pintac.api.compiling import emit, searches
 from pintac.api.lowering import lower
 from pintac.backend import vpu
 from pintac.backend.repeat import repeated
@@ -11,6 +16,7 @@ from pintac.backend.views import compact_view
 from pintac.hazards import check
 from pintac.isa import Space
 from pintac.machine import Machine
+from pintac.program import Program
 from pintac.timeline import simulate
 from tests.backend.test_fit import losses
 from tests.backend.tile_ops import HERE, tile
@@ -39,13 +45,41 @@ def test_what_has_no_like_comes_first_in_its_half() -> None:
     assert [at[op] for op in ops] == [0, 1, 1]
 
 
-def test_longer_bodies_lose_less_and_have_equal_bits() -> None:
-    """256 evaluations of a sign: two iterations of four tiles, or one of eight."""
+@pytest.mark.parametrize("sram_kib", [384, 128])
+def test_longer_bodies_lose_less_and_have_equal_bits(sram_kib: int) -> None:
+    """256 evaluations of a sign: two iterations of four tiles, or one of eight. In 128 KiB they overlap less."""
     lowered = lower(Case(width=64, points=(6, 4), K=512).step(), Case(width=64, points=(6, 4), K=512).options())
-    machine = Machine.default()
+    machine = Machine.default().replace(sram_kib=sram_kib)
     plain, longer = emit(lowered, machine, effort=0), emit(lowered, machine)
     backend = [program.meta["backend"]["step"] for program in (plain, longer)]
     assert [entry["tiles_interleaved"] for entry in backend] == [4, 8]
     assert check(longer).name == "clean"
     assert simulate(longer).cycles < simulate(plain).cycles
     assert losses(plain) == losses(longer)
+
+
+@pytest.mark.parametrize(
+    ("effort", "lengths"), [(0, [0]), (1, [1]), (1.5, [1, 1.5]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8])]
+)
+def test_an_effort_is_searches_of_growing_length(effort: float, lengths: list[float]) -> None:
+    assert searches(effort) == lengths
+
+
+def test_more_effort_never_makes_a_slower_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the programs of all searches the fastest in a simulation is taken, with its own tile schedule."""
+    case = Case(width=64, points=(6, 4), K=512)
+    lowered, machine = lower(case.step(), case.options()), Machine.default()
+    made = []
+
+    def noted(*arguments: Any) -> Program:
+        made.append(one_search(*arguments))
+        return made[-1]
+
+    one_search = compiling._after_one_search
+    monkeypatch.setattr(compiling, "_after_one_search", noted)
+    shown: list[str] = []
+    program = emit(lowered, machine, lambda entry, items: shown.append(entry), effort=3)
+    cycles = [simulate(p).cycles for p in made]
+    assert len(set(cycles)) > 1
+    assert simulate(program).cycles == min(cycles)
+    assert shown == list(program.entries)
