@@ -19,6 +19,10 @@ def summary(result: Mapping[str, Any]) -> str:
     steps, bits = r["steps"], r["bits"]
     where = f"{r['engine']}, machine {r['machine']}" if r["machine"] else r["engine"]
     add("run", f"{steps} steps, seed {r['seed']}, {f'bits {bits}' if bits else 'fp32'}, {where}")
+    if r["history"]:
+        step, loss = r["history"][-1][:2]
+        beside = [other for at, other, *_ in r.get("history_twin") or () if at == step]
+        add("loss", f"{loss:.3e} at step {step}" + "".join(f"  (float twin {other:.3e})" for other in beside))
     if l2 is not None:
         add("l2 error", f"{l2:.3e}" + (f"  (fp32 masters {floating:.3e})" if floating is not None else ""))
     if twin is not None:
@@ -35,7 +39,7 @@ def summary(result: Mapping[str, Any]) -> str:
         add("saturated", "some blocks exceeded the largest SMX exponent and were clipped (NUMERICS 1)")
     if r.get("nonfinite"):
         add("non-finite", "some blocks held an infinity or a NaN: the run diverged")
-    add("simulation", f"{r['sim_seconds_per_step'] or 0:.3f} s a step", r["sim_seconds_per_step"])
+    add("simulation", f"{1e3 * (r['sim_seconds_per_step'] or 0):.3g} ms a step", r["sim_seconds_per_step"])
     if r["interrupted"]:
         add("interrupted", f"after {steps} steps")
     width = max(len(name) for name, _ in rows)

@@ -31,6 +31,9 @@ def test_evaluator(cli: Cli, tiny: str) -> None:
     assert result["l2_rel"] == pytest.approx(result["l2_rel_twin"], rel=0.1)
     assert result["cycles_per_step"] is None
     assert "l2 error" in done.err and "step 3/3" in done.err
+    (loss,) = (line for line in done.err.splitlines() if line.startswith("loss "))
+    last, twin = result["history"][-1][1], result["history_twin"][-1][1]
+    assert loss.split(maxsplit=1)[1] == f"{last:.3e} at step 3  (float twin {twin:.3e})"
 
 
 def test_runs_are_reproducible(cli: Cli, tiny: str) -> None:
