@@ -75,7 +75,7 @@ class Bound:
 
 def lower_bound(graph: Graph, machine: Machine) -> Bound:
     """The bound of one run of a graph after all passes."""
-    live = _live(graph)
+    live = list(pruned(graph).nodes)
     products = sum(matmul_cycles(node, machine) for node in live if _on_array(node))
     outputs = sum(_padded(node.type) for node in live if _on_array(node))
     results = outputs / machine.psum_write_fp32_per_cycle
@@ -94,11 +94,6 @@ def lower_bound(graph: Graph, machine: Machine) -> Bound:
         math.ceil(totals[limit] - 1e-6), totals["tcu"], totals["vpu"], totals["dram"], products, results, limit,
         tuple(solved), {"capacity_bytes": free},
     )  # fmt: skip
-
-
-def _live(graph: Graph) -> list[Node]:
-    """Nodes that an output needs, in order."""
-    return list(pruned(graph).nodes)
 
 
 def _blocks(size: int) -> int:
