@@ -136,12 +136,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot of rows: error against joules so far, a line a seed (`curves`), or at the end, a point a row."""
+    """A plot of rows: error against joules so far, a line a seed (`curves`), or at the end.
+
+    Then it is a point a row (`points`), or a line through rows with the label "series, place" (`series`).
+    """
 
     name: str
     title: str
     rows: tuple[Row, ...]
-    kind: Literal["curves", "points"] = "curves"
+    kind: Literal["curves", "points", "series"] = "curves"
     against: Literal["joules", "cycles"] = "joules"
 
 

@@ -67,15 +67,19 @@ def draw(figure: Figure, results: Results) -> Path:
         hint = "pip install 'pintac[plot]', or --no-plots"
         raise PintacError("figures are drawn with matplotlib, which is not installed", hint=hint) from None
     matplotlib.use("svg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     path = figure_path(figure, results)
     with matplotlib.rc_context({"svg.hashsalt": "pintac", "svg.fonttype": "path"}):
         canvas, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
         data = plotted(figure, results)
-        (_curves if figure.kind == "curves" else _points)(axes, data)
+        {"curves": _curves, "points": _points, "series": _series}[figure.kind](axes, data)
         unit = "simulated energy of the run [J]" if figure.against == "joules" else "cycles of the run"
         axes.set(yscale="log", xscale="log", xlabel=unit, ylabel="relative l2 error", title=figure.title)
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.margins(0.08)
         axes.grid(alpha=0.3)
         if data:
             axes.legend(fontsize="x-small")
@@ -114,3 +118,29 @@ def _points(axes: Any, data: list[dict[str, Any]]) -> None:
         if row["twin"] is not None and math.isfinite(row["twin"]):
             axes.plot(row["at"], row["twin"], color=colour, marker=marker, ms=5, mfc="none", ls="none")
     axes.plot([], [], color="grey", marker="o", mfc="none", ls="none", label="float twin")
+
+
+def _series(axes: Any, data: list[dict[str, Any]]) -> None:
+    """A line through the rows "series, place" of a series, each with the range of its seeds; float twins are hollow.
+
+    Places are named at the worst row of each.
+    """
+    worst: dict[str, tuple[float, float]] = {}
+    series: dict[str, list[dict[str, Any]]] = {}
+    for row in data:
+        name, _, place = row["label"].rpartition(", ")
+        series.setdefault(name, []).append(row)
+        worst[place] = max(worst.get(place, (0.0, 0.0)), (max(row["l2"]), row["at"]))
+    for number, (name, rows) in enumerate(series.items()):
+        colour, marker = f"C{number}", MARKERS[number % len(MARKERS)]
+        at = [row["at"] for row in rows]
+        means = [sum(row["l2"]) / len(row["l2"]) for row in rows]
+        low = [mean - min(row["l2"]) for mean, row in zip(means, rows, strict=True)]
+        high = [max(row["l2"]) - mean for mean, row in zip(means, rows, strict=True)]
+        axes.errorbar(at, means, yerr=[low, high], color=colour, marker=marker, ms=5, capsize=2, lw=1.0, label=name)
+        twins = [(row["at"], row["twin"]) for row in rows if row["twin"] is not None and math.isfinite(row["twin"])]
+        for point in twins:
+            axes.plot(*point, color=colour, marker=marker, ms=8, mfc="none", ls="none")
+    for place, (l2, x) in worst.items():
+        axes.annotate(place, (x, l2), xytext=(4, 6), textcoords="offset points", fontsize="x-small")
+    axes.plot([], [], color="grey", marker="o", ms=8, mfc="none", ls="none", label="float twin")

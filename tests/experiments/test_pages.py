@@ -25,6 +25,7 @@ RUN = Run.of("poisson2d", K=4)
 ROW = Row("a row", RUN)
 CURVES = Figure("curves", "Error", (ROW, Row("missing", RUN.but(lr=0.5)), Row("fp32", RUN.but(quant="none"))))
 POINTS = Figure("points", "Error", (ROW,), kind="points")
+SERIES = Figure("series", "Error", (Row("stein, K = 4", RUN), Row("stein, K = 8", RUN.but(seed=1))), kind="series")
 EXPERIMENT = TableExperiment("mine", "My table", (Table("", (ROW,)),), figures=(CURVES,))
 
 
@@ -80,7 +81,7 @@ def test_a_block_without_an_end() -> None:
 # --- figures ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("figure", [CURVES, POINTS], ids=lambda figure: figure.name)
+@pytest.mark.parametrize("figure", [CURVES, POINTS, SERIES], ids=lambda figure: figure.name)
 def test_equal_results_give_equal_figures(results: Results, figure: Figure) -> None:
     pytest.importorskip("matplotlib")
     first = draw(figure, results).read_bytes()

@@ -77,7 +77,7 @@ EXPERIMENT = TableExperiment(
             "estimators",
             "2-D Poisson: error of a run against its energy, by estimator and K",
             tuple(row(name, k) for name in ESTIMATORS for k in EVALUATIONS),
-            kind="points",
+            kind="series",
         ),
     ),
 )
