@@ -82,7 +82,8 @@ def draw(figure: Figure, results: Results) -> Path:
         axes.margins(0.08)
         axes.grid(alpha=0.3)
         if data:
-            axes.legend(fontsize="x-small")
+            place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # many rows: beside the axes
+            axes.legend(fontsize="x-small", **place if figure.kind == "points" else {})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             description = f"data {digest(figure, results)}"
