@@ -18,6 +18,8 @@ from pintac.experiments.experiment import Figure
 from pintac.experiments.results import Results
 
 MARKERS = "osD^v<>pPX*"
+TWIN = 8
+"""Size of the mark of a float twin: around the row's own where they agree."""
 
 
 def figure_path(figure: Figure, results: Results) -> Path:
@@ -82,8 +84,8 @@ def draw(figure: Figure, results: Results) -> Path:
         axes.margins(0.08)
         axes.grid(alpha=0.3)
         if data:
-            place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # many rows: beside the axes
-            axes.legend(fontsize="x-small", **place if figure.kind == "points" else {})
+            beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+            axes.legend(fontsize="x-small", **beside if figure.kind == "points" else {})  # a name a row takes room
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             description = f"data {digest(figure, results)}"
@@ -108,24 +110,14 @@ def _curves(axes: Any, data: list[dict[str, Any]]) -> None:
 
 
 def _points(axes: Any, data: list[dict[str, Any]]) -> None:
-    """A point a row with the range of its seeds; its float twin as a hollow one, which has no energy of its own."""
+    """A point a row."""
     for number, row in enumerate(data):
-        colour, marker = f"C{number % 10}", MARKERS[number % len(MARKERS)]
-        mean = sum(row["l2"]) / len(row["l2"])
-        bars = [[mean - min(row["l2"])], [max(row["l2"]) - mean]]
-        axes.errorbar(
-            row["at"], mean, yerr=bars, color=colour, marker=marker, ms=5, capsize=2, ls="none", label=row["label"]
-        )
-        if row["twin"] is not None and math.isfinite(row["twin"]):
-            axes.plot(row["at"], row["twin"], color=colour, marker=marker, ms=5, mfc="none", ls="none")
-    axes.plot([], [], color="grey", marker="o", mfc="none", ls="none", label="float twin")
+        _marks(axes, [row], number, "none", row["label"])
+    _name_twins(axes)
 
 
 def _series(axes: Any, data: list[dict[str, Any]]) -> None:
-    """A line through the rows "series, place" of a series, each with the range of its seeds; float twins are hollow.
-
-    Places are named at the worst row of each.
-    """
+    """A line through the rows "series, place" of a series; places are named at the worst row of each."""
     worst: dict[str, tuple[float, float]] = {}
     series: dict[str, list[dict[str, Any]]] = {}
     for row in data:
@@ -133,15 +125,24 @@ def _series(axes: Any, data: list[dict[str, Any]]) -> None:
         series.setdefault(name, []).append(row)
         worst[place] = max(worst.get(place, (0.0, 0.0)), (max(row["l2"]), row["at"]))
     for number, (name, rows) in enumerate(series.items()):
-        colour, marker = f"C{number}", MARKERS[number % len(MARKERS)]
-        at = [row["at"] for row in rows]
-        means = [sum(row["l2"]) / len(row["l2"]) for row in rows]
-        low = [mean - min(row["l2"]) for mean, row in zip(means, rows, strict=True)]
-        high = [max(row["l2"]) - mean for mean, row in zip(means, rows, strict=True)]
-        axes.errorbar(at, means, yerr=[low, high], color=colour, marker=marker, ms=5, capsize=2, lw=1.0, label=name)
-        twins = [(row["at"], row["twin"]) for row in rows if row["twin"] is not None and math.isfinite(row["twin"])]
-        for point in twins:
-            axes.plot(*point, color=colour, marker=marker, ms=8, mfc="none", ls="none")
+        _marks(axes, rows, number, "-", name)
     for place, (l2, x) in worst.items():
         axes.annotate(place, (x, l2), xytext=(4, 6), textcoords="offset points", fontsize="x-small")
-    axes.plot([], [], color="grey", marker="o", ms=8, mfc="none", ls="none", label="float twin")
+    _name_twins(axes)
+
+
+def _marks(axes: Any, rows: list[dict[str, Any]], number: int, line: str, label: str) -> None:
+    """Rows with the range of their seeds; a float twin is a hollow mark, which has no energy of its own."""
+    style = {"color": f"C{number % 10}", "marker": MARKERS[number % len(MARKERS)]}
+    means = [sum(row["l2"]) / len(row["l2"]) for row in rows]
+    low = [mean - min(row["l2"]) for mean, row in zip(means, rows, strict=True)]
+    high = [max(row["l2"]) - mean for mean, row in zip(means, rows, strict=True)]
+    at = [row["at"] for row in rows]
+    axes.errorbar(at, means, yerr=[low, high], ms=5, capsize=2, lw=1.0, ls=line, label=label, **style)
+    for row in rows:
+        if row["twin"] is not None and math.isfinite(row["twin"]):
+            axes.plot(row["at"], row["twin"], ms=TWIN, mfc="none", ls="none", **style)
+
+
+def _name_twins(axes: Any) -> None:
+    axes.plot([], [], color="grey", marker="o", ms=TWIN, mfc="none", ls="none", label="float twin")
