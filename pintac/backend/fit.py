@@ -29,14 +29,15 @@ LEAST_ROOM = 2
 """Largest buffers that the room of a body over evaluations must hold at least: below, smaller tiles are better."""
 SMALL = 2048
 """Bytes of a value too small to be worth moving: where tiles would get small, all others go before (`_fits`)."""
-PREVIEW = 6
+PREVIEW = 24
 """Part of the search for orders after which ways to fit are compared."""
 RIVAL = 1.1
 """Cycles of another way to fit, before orders are searched, up to which it may turn out the better one."""
 BUSY = 0.65
 """Part of the cycles from which on the bus is worth relieving."""
-CLOSE = 1.01
-"""Cycles of one way after part of the search up to which another is searched for to the end too."""
+CLOSE = 1.03
+"""Cycles of one way after that part up to which it and another are compared after a longer one, `CLOSER_LOOK`."""
+CLOSER_LOOK = 4
 WORTH = 0.003
 """Part of the cycles that smaller parts of results must save: they make more instructions."""
 
@@ -158,11 +159,11 @@ def _searched(fits: list[Fit], moves: int) -> Fit:
     best = min((_ordered(f, f.choices, moves // PREVIEW) or f for f in fits), key=lambda f: f.predicted)
     tiling = best.choices.tiling
     smaller = _ordered(best, replace(best.choices, tiling=replace(tiling, parts=2 * tiling.parts)), moves // PREVIEW)
-    near = [best]
     if smaller is not None and smaller.predicted < CLOSE * best.predicted:
-        near = [best, smaller] if best.predicted < CLOSE * smaller.predicted else [smaller]
-    found = [_longest(fit, moves) for fit in near]
-    return found[-1] if found[-1].predicted < (1 - WORTH) * found[0].predicted else found[0]
+        if best.predicted < CLOSE * smaller.predicted:
+            best, smaller = (_ordered(f, f.choices, moves // CLOSER_LOOK) or f for f in (best, smaller))
+        best = smaller if smaller.predicted < (1 - WORTH) * best.predicted else best
+    return _longest(best, moves)
 
 
 def _longest(fit: Fit, moves: int) -> Fit:

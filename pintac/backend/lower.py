@@ -28,7 +28,7 @@ from pintac.machine import Machine
 from pintac.program import Origin, Program, Symbol
 
 ALIGNMENT = 64
-MOVES = 24000
+MOVES = 96000
 """Length of the search for the order of a loop body, at effort 1."""
 COLLECTED = 100_000
 """Objects made between two garbage collections: schedules are many small objects, most of which stay."""

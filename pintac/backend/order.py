@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -39,6 +40,14 @@ NEAR = 8
 """Operations ahead of the plain order below which there is no point in more."""
 LONG = 2000
 """Operations of straight code for which every attempt at an order takes seconds."""
+STARTS = 5
+"""List schedules of a loop body that are improved a little, to go on from the best of them."""
+TRIAL = 9
+"""Part of the moves after which they are compared."""
+CHAINS = 2
+"""Searches of a loop body with different random numbers, side by side."""
+MANY = 400
+"""Operations from which on all moves are made; with fewer, fewer do."""
 HEAT = 5.0
 """Cycles an iteration may get longer by a move that is kept, at first: the search cools to none."""
 
@@ -61,15 +70,18 @@ class Search:
 
     `tries` list schedules with other priorities (-1: the simplest ones only), then `moves` of single operations;
     `room` bytes of SRAM for the buffers that are the body's own (`local`). The vector unit is away for `pause` cycles
-    when an outer loop goes on. `tiles` are (stage, tile) of the operations; at most `window` tiles of a stage are
-    under way at a time. `tight`: rather a slow order than none in so little memory. `like`: when each operation should
-    come, near enough, if that is known: list schedules then begin from there alone, unless memory is short.
+    when an outer loop goes on, once in `turns` iterations, and reads what is in `ends` there. `tiles` are (stage, tile)
+    of the operations; at most `window` tiles of a stage are under way at a time. `tight`: rather a slow order than none
+    in so little memory. `like`: when each operation should come, near enough, if that is known: list schedules then
+    begin from there alone, unless memory is short.
     """
 
     tries: int = 20
     moves: int = 0
     room: int = 1 << 40
     pause: int = 0
+    ends: frozenset[Buffer] = frozenset()
+    turns: int = 2
     local: frozenset[Buffer] = frozenset()
     tiles: Mapping[TileOp, tuple[int, int]] = field(default_factory=dict)
     window: int = 4
@@ -99,34 +111,67 @@ def order(ops: Sequence[TileOp], machine: Machine, how: Search) -> Ordered:
     number = {b: i for i, b in enumerate(placed)}
     using = [[number[b] for b in _buffers(op) if b in number] for op in ops]
     heads, tails = _ends(using, before, len(placed))
+    depends = _lists(before)
     _windowed(before, after, tiles, how.window)
     rows = _rows(ops, machine)
     psum, own, room = _memory(placed, machine, how.room)
     buffers = np.array([_granules(b, psum, room) for b in placed], np.int64).reshape(-1, 3)
     uses = np.bincount([b for found in using for b in found], minlength=len(placed)).astype(np.int64)
+    ends = [i for i, op in enumerate(ops) if any(v.buffer in how.ends for v in op.writes())]
+    traffic = sum(sum(transfer_cycles(op, machine)) for op in ops if isinstance(op, CopyOp))
     body = core.Body(
-        rows, _lists(before), _lists(after), _lists(again), _lists(using), _lists(heads), _lists(tails), buffers, uses,
-        psum + room, how.pause, core.ROUNDS if how.loop else 1,
+        rows, depends, _lists(before), _lists(after), _lists(again), _lists(using), _lists(heads), _lists(tails),
+        buffers, uses, psum + room, traffic, how.pause, np.array(ends, np.int64), how.turns,
+        core.ROUNDS if how.loop else 1,
     )  # fmt: skip
     priorities = _priorities(ops, before, after, tiles, machine, how)
     alike = [np.array([-how.like[op] for op in ops])] if how.like is not None else priorities
-    chosen, address = np.zeros(len(ops), np.int64), np.zeros(len(placed), np.int64)
+    starts = STARTS if how.loop and how.moves and how.like is None else 1
+    orders, addresses = np.zeros((starts, len(ops)), np.int64), np.zeros((starts, len(placed)), np.int64)
     ahead, plain = len(ops), np.arange(len(ops))
-    cycles = core.search(body, plain, ahead, np.array(alike), how.tries, chosen, address)
-    if cycles < 0 and how.tight:  # memory ran full: it is taken nearer to the plain order
-        plain = plain_order(ops, before, after, tiles, number)
-        while cycles < 0 and ahead:
+    cycles = core.search(body, plain, ahead, np.array(alike), how.tries, orders, addresses)
+    if cycles[0] < 0 and (how.tight or how.like is not None):  # memory ran full: it is taken nearer to the plain order
+        plain = np.argsort(-alike[0]) if how.like is not None else plain_order(ops, before, after, tiles, number)
+        while cycles[0] < 0 and ahead:
             ahead = ahead // (2 if how.tries >= 0 else 4) if ahead > NEAR and len(ops) <= LONG else 0
-            cycles = core.search(body, plain, ahead, np.array([*alike, *priorities]), how.tries, chosen, address)
-    if cycles < 0:
+            cycles = core.search(body, plain, ahead, np.array([*alike, *priorities]), how.tries, orders, addresses)
+    if cycles[0] < 0:
         if room < own:
             raise NoRoomError
         raise PsumFullError({b.owner for b in placed if b.owner is not None})
-    if how.moves:
-        cycles = core.improve(body, how.moves, HEAT, chosen, address)
-    _put(placed, address.tolist(), psum)
-    sequence = chosen.tolist()
-    return Ordered([ops[i] for i in sequence], cycles)
+    found = [Found(int(c), o, a) for c, o, a in zip(cycles, orders, addresses, strict=True) if c >= 0]
+    best = _improved(body, found, how) if how.moves else found[0]
+    _put(placed, best.address.tolist(), psum)
+    return Ordered([ops[i] for i in best.order.tolist()], best.cycles)
+
+
+@dataclass(frozen=True)
+class Found:
+    """An order by the numbers of the operations, places of the buffers, and the cycles expected."""
+
+    cycles: int
+    order: np.ndarray
+    address: np.ndarray
+
+
+def _improved(body: core.Body, found: list[Found], how: Search) -> Found:
+    """The best order after moves of single operations in the best of those found; of a loop body, by several searches.
+
+    Which one of those found that is, a short search in each decides. Searches run side by side; what comes out does not
+    depend on how many processors there are.
+    """
+    whole = round(how.moves * min(1.0, len(body.ops) / MANY))
+
+    def improved(begin: Found, moves: int, draws: int) -> Found:
+        order, address = begin.order.copy(), begin.address.copy()
+        return Found(int(core.improve(body, moves, HEAT, draws, order, address)), order, address)
+
+    with ThreadPoolExecutor(CHAINS) as pool:
+        if len(found) > 1:
+            found = list(pool.map(lambda f: improved(f, whole // TRIAL, 0), found))
+        begin = min(found, key=lambda f: f.cycles)
+        chains = CHAINS if how.loop else 1
+        return min(pool.map(lambda draws: improved(begin, whole, draws), range(chains)), key=lambda f: f.cycles)
 
 
 def _rows(ops: Sequence[TileOp], machine: Machine) -> np.ndarray:
@@ -189,7 +234,7 @@ def _staggered(
     progress = np.array([s / max(s + u, 1.0) for s, u in zip(since, urgency, strict=True)])
     lag = np.array([t for _, t in tiles]) / max(1, max(t for _, t in tiles) + 1)
     scale = max(urgency)
-    return [-scale * (progress + share * lag) for share in (0.0, 0.3, 1.0, 3.0)]
+    return [-scale * (progress + share * lag) for share in (0.0, 0.2, 0.3, 0.4, 0.6, 1.0, 3.0)]
 
 
 def _windowed(before: list[set[int]], after: list[set[int]], tiles: list[tuple[int, int]], window: int) -> None:

@@ -304,7 +304,8 @@ class Scheduler(Folds):
 
     def _take(self, bodies: list[Body]) -> list[TileOp]:
         found = order([op for body in bodies for op in body.ops], self.machine, Search(tries=-1, loop=False))
-        self.predicted += bodies[0].trips * found.cycles
+        if bodies[0].trips == 1 or not self._pause(bodies[0].unit):  # else it is the pause between nests
+            self.predicted += bodies[0].trips * found.cycles
         for body in bodies:
             body.ops.clear()
         return found.ops
@@ -390,6 +391,14 @@ class Scheduler(Folds):
         kernels = sum(isinstance(step, KernelStep) for s in small for step in self._steps(s, unit))
         return kernels * (self.machine.vpu_pipeline_cycles + self.together[unit] * SMALL_KERNEL)
 
+    def _read_between_nests(self, unit: Unit) -> frozenset[Buffer]:
+        """What the work between the nests of a point reads of them."""
+        deepest = max(len(s.axes) for s in unit.sweeps)
+        nests = {s for s in unit.sweeps if len(s.axes) == deepest}
+        read = {root(value) for s in unit.sweeps if s not in nests for node in s.nodes for value in node.operands}
+        made = [value for value in read if value in self.unit_home and self.units.of[value][1] in nests]
+        return frozenset(self.unit_home[value].buffer for value in made)
+
     def _body(
         self, unit: Unit, parts: list[Part], level: int, tiles: Sequence[Context], trips: int = 1
     ) -> list[TileOp]:
@@ -408,10 +417,13 @@ class Scheduler(Folds):
                     bodies.append(Body(unit, at, len(bodies), level, shared, {}, group, stage=stage))
             self._run(part.steps, bodies)
             self.chunked.clear()
-        return self._ordered(unit, shared, trips)
+        return self._ordered(unit, shared, trips, max(1, trips // parts[0].outers[0].trips))
 
-    def _ordered(self, unit: Unit, shared: list[TileOp], trips: int) -> list[TileOp]:
-        """The operations of a body that runs `trips` times in a good order, its own buffers arranged."""
+    def _ordered(self, unit: Unit, shared: list[TileOp], trips: int, turns: int = 1) -> list[TileOp]:
+        """The operations of a body that runs `trips` times in a good order, its own buffers arranged.
+
+        After `turns` iterations an outer loop goes on.
+        """
         if trips < 2:
             return self._straight(shared)
         own = _own(shared, self.unit_of)
@@ -422,7 +434,9 @@ class Scheduler(Folds):
             tries=TRIES if self.moves and hot else -1,
             moves=self.moves if hot else 0,
             room=self.choices.rooms.get(unit.name, 1 << 40),
-            pause=self._pause(unit),
+            pause=self._pause(unit) if hot else 0,
+            ends=self._read_between_nests(unit),
+            turns=turns,
             local=frozenset(own),
             tiles=self.tile_of,
             window=self.choices.tiling.window,
@@ -446,7 +460,7 @@ class Scheduler(Folds):
         half = (1 + max(self.tile_of.get(op, (0, 0))[1] for op in ops)) // 2
         if search.moves and half >= LEAST_HALF:
             first = [op for op in ops if self.tile_of.get(op, (0, 0))[1] < half]
-            begun = self._searched(first, replace(search, moves=search.moves // 2)).ops
+            begun = self._searched(first, replace(search, moves=search.moves // 3)).ops
             like = repeated(ops, begun, self.tile_of, half)
             return order(ops, self.machine, replace(search, like=like))
         return order(ops, self.machine, search)
