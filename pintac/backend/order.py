@@ -3,9 +3,9 @@
 The listing's order is its meaning, so only what depends keeps its order; the rest is free. A body that runs many times
 is judged by the cycles of one iteration once it goes round and round, with the next iteration's work entering each
 unit as soon as the last one's is done; straight code by when its last result is there. Orders are made by list
-scheduling under several priorities, and the best one is improved by moving single operations. Results in PSUM and the
+scheduling under several priorities, and the best ones are improved by moving single operations. Results in PSUM and the
 buffers that belong to the body alone get their addresses here, because when memory is free is what limits how far the
-units can run ahead.
+units can run ahead; so they are chosen anew as the order changes.
 """
 
 from __future__ import annotations
