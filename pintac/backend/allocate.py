@@ -8,6 +8,7 @@ orders every pair of conflicting accesses by their addresses. `check` verifies t
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,20 +99,21 @@ def allocate(items: Sequence[Item], machine: Machine) -> int:
         elif buffer.space == Space.SRAM:
             lives[buffer] = life
     capacity = machine.sram_kib * 1024
-    placed: list[tuple[int, int, Life]] = []
+    placed: list[tuple[int, int, Life]] = []  # by address
     top = 0
     for buffer, life in sorted(lives.items(), key=lambda e: (-e[0].bytes, e[1].first, e[0].name)):
         size = -(-buffer.bytes // ALIGNMENT) * ALIGNMENT
         at = 0
-        for start, end, _ in sorted((p for p in placed if _overlap(p[2], life)), key=lambda p: p[0]):
-            if start - at >= size:
-                break
-            at = max(at, end)
+        for start, end, other in placed:
+            if other.first <= life.last and life.first <= other.last:
+                if start - at >= size:
+                    break
+                at = max(at, end)
         if at + size > capacity:
             alive = _peak(lives, life)
             raise SramFullError(alive, sum(b.bytes for b in alive), capacity, buffer.name, size)
         buffer.addr, buffer.eaddr = at, at + buffer.ring * buffer.mantissa_bytes
-        placed.append((at, at + size, life))
+        insort(placed, (at, at + size, life), key=lambda p: p[0])
         top = max(top, at + size)
     for buffer in inside:
         assert buffer.arena is not None

@@ -749,18 +749,18 @@ def placed_for(body, order, until, address, enough):
                 latest[g], free[g] = last[b], done[b] - period
     found = np.full(m, -1)
     for b in np.argsort(first):
-        size = buffers[b, SIZE]
+        size, least = buffers[b, SIZE], begun[b] - enough
         soonest = FAR
         at = buffers[b, LOW]
-        while at + size <= buffers[b, HIGH]:
-            when, blocked = begun[b] - enough, -1
-            for g in range(at, at + size):
-                if closed[g] >= first[b]:
-                    blocked = g
+        while at + size <= buffers[b, HIGH] and soonest > least:
+            when = least
+            g = at + size - 1
+            while g >= at and closed[g] < first[b] and free[g] < soonest:
                 when = max(when, free[g])
-            if blocked < 0 and when < soonest:
+                g -= 1
+            if g < at:
                 found[b], soonest = at, when
-            at = max(at, blocked) + 1
+            at = max(at, g) + 1  # no better with granule g in it
         if found[b] < 0:
             found[0] = -1
             return found
