@@ -19,7 +19,7 @@ from functools import cache
 
 import numpy as np
 
-from pintac.backend import order_core as core
+from pintac.backend import orders as core
 from pintac.backend.tile import Buffer, CopyOp, MatmulOp, TileOp, View, VpuOp
 from pintac.backend.vpu import folded_axes
 from pintac.cost_matmul import Mapping as MatmulMapping
@@ -175,7 +175,7 @@ def _improved(body: core.Body, found: list[Found], how: Search) -> Found:
 
 
 def _rows(ops: Sequence[TileOp], machine: Machine) -> np.ndarray:
-    """The operations as `order_core` has them."""
+    """The operations as `orders` has them."""
     rows = np.array([_row(op, machine) for op in ops], np.int64)
     places = {p: i for i, p in enumerate(dict.fromkeys(_place(op) for op in ops))}
     rows[:, core.DEST] = [places[_place(op)] for op in ops]
@@ -189,7 +189,7 @@ def _memory(placed: Sequence[Buffer], machine: Machine, room: int) -> tuple[int,
 
 
 def _granules(buffer: Buffer, psum: int, room: int) -> tuple[int, int, int]:
-    """A buffer as `order_core` has it: SRAM lies behind PSUM."""
+    """A buffer as `orders` has it: SRAM lies behind PSUM."""
     if buffer.space == Space.PSUM:
         return -(-buffer.bytes // PSUM_GRANULE), 0, psum
     return -(-buffer.bytes // SRAM_GRANULE), psum, psum + room
@@ -340,7 +340,7 @@ def _buffers(op: TileOp) -> list[Buffer]:
 
 
 def _row(op: TileOp, machine: Machine) -> list[int]:
-    """An operation as the columns of `order_core`."""
+    """An operation as the columns of `orders`."""
     row = [0] * core.COLUMNS
     row[core.QUEUE] = _QUEUE[op.queue]
     if isinstance(op, MatmulOp):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pintac import isa
+from pintac.backend import orders
 from pintac.backend.allocate import allocate
 from pintac.backend.emit import Emitter
 from pintac.backend.order import NoRoomError, PsumFullError, Search, dependencies, order, plain_order
@@ -336,3 +339,11 @@ def test_moves_make_nothing_worse(name: str) -> None:
         return order(body.ops, MACHINE, Search(moves=moves, local=sram_of(body))).cycles
 
     assert cycles(300) <= cycles(0)
+
+
+def test_machine_code_is_renewed_when_any_of_the_sources_changes() -> None:
+    """What numba keeps is in a folder named after all of them."""
+    sources = sorted(Path(orders.__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    folder = orders.improve.stats.cache_path
+    assert any(digest.startswith(part.removeprefix("orders-")) for part in Path(folder).parts if "orders-" in part)
