@@ -105,7 +105,7 @@ def allocate(items: Sequence[Item], machine: Machine) -> int:
         size = -(-buffer.bytes // ALIGNMENT) * ALIGNMENT
         at = 0
         for start, end, other in placed:
-            if other.first <= life.last and life.first <= other.last:
+            if end > at and _overlap(other, life):
                 if start - at >= size:
                     break
                 at = max(at, end)
