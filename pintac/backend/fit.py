@@ -36,8 +36,9 @@ RIVAL = 1.1
 BUSY = 0.65
 """Part of the cycles from which on the bus is worth relieving."""
 CLOSE = 1.03
-"""Cycles of one way after that part up to which it and another are compared after a longer one, `CLOSER_LOOK`."""
+"""Cycles of one way after that part up to which it and another are compared after a longer one."""
 CLOSER_LOOK = 4
+"""Part of the search for orders after which they are."""
 WORTH = 0.003
 """Part of the cycles that smaller parts of results must save: they make more instructions."""
 

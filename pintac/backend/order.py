@@ -118,7 +118,8 @@ def order(ops: Sequence[TileOp], machine: Machine, how: Search) -> Ordered:
     buffers = np.array([_granules(b, psum, room) for b in placed], np.int64).reshape(-1, 3)
     uses = np.bincount([b for found in using for b in found], minlength=len(placed)).astype(np.int64)
     ends = [i for i, op in enumerate(ops) if any(v.buffer in how.ends for v in op.writes())]
-    traffic = sum(sum(transfer_cycles(op, machine)) for op in ops if isinstance(op, CopyOp))
+    moved = rows[np.isin(rows[:, core.QUEUE], (core.LOAD, core.STORE))]
+    traffic = int((moved[:, core.BUSY] + moved[:, core.COMPUTE]).sum())
     body = core.Body(
         rows, depends, _lists(before), _lists(after), _lists(again), _lists(using), _lists(heads), _lists(tails),
         buffers, uses, psum + room, traffic, how.pause, np.array(ends, np.int64), how.turns,

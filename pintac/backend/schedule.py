@@ -382,20 +382,22 @@ class Scheduler(Folds):
         items += run([(late, begun, at.rows), *((steps, *tile) for tile in at.rest)], kept, 1)
         return items
 
+    def _between_nests(self, unit: Unit) -> list[Sweep]:
+        """The sweeps between the nests of the points of an iteration."""
+        deepest = max(len(s.axes) for s in unit.sweeps)
+        return [s for s in unit.sweeps if len(s.axes) < deepest]
+
     def _pause(self, unit: Unit) -> int:
         """Cycles of the vector unit, near enough, between the nests of the points of an iteration."""
-        if len(unit.sweeps) == 1:
-            return 0
-        deepest = max(len(s.axes) for s in unit.sweeps)
-        small = [s for s in unit.sweeps if len(s.axes) < deepest]
+        small = self._between_nests(unit)
         kernels = sum(isinstance(step, KernelStep) for s in small for step in self._steps(s, unit))
         return kernels * (self.machine.vpu_pipeline_cycles + self.together[unit] * SMALL_KERNEL)
 
     def _read_between_nests(self, unit: Unit) -> frozenset[Buffer]:
         """What the work between the nests of a point reads of them."""
-        deepest = max(len(s.axes) for s in unit.sweeps)
-        nests = {s for s in unit.sweeps if len(s.axes) == deepest}
-        read = {root(value) for s in unit.sweeps if s not in nests for node in s.nodes for value in node.operands}
+        small = self._between_nests(unit)
+        read = {root(value) for s in small for node in s.nodes for value in node.operands}
+        nests = set(unit.sweeps) - set(small)
         made = [value for value in read if value in self.unit_home and self.units.of[value][1] in nests]
         return frozenset(self.unit_home[value].buffer for value in made)
 

@@ -77,11 +77,12 @@ def successions(body, address, order):
 
 
 @njit(cache=True)
-def waited_for(ops, follows):
-    """What operations wait for, of what they follow: a queue other than the vector unit's keeps its own order.
+def waited_for(body, pairs):
+    """What operations wait for, of what they depend on: a queue other than the vector unit's keeps its own order.
 
-    By how far it is from the first operation of their own iteration.
+    By how far it is from the first operation of their own iteration. `pairs` are those of `successions`.
     """
+    ops, follows = body.ops, joined(body, pairs, body.depends)
     at, of = np.zeros_like(follows.at), np.zeros_like(follows.of)
     k = 0
     for i in range(len(ops)):

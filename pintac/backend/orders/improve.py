@@ -171,7 +171,7 @@ def improve(body, moves, heat, draws, order, address):
     pairs = successions(body, address, order)
     before = joined(body, pairs, body.before)
     after = followers(before)
-    waits = waited_for(ops, joined(body, pairs, body.depends))
+    waits = waited_for(body, pairs)
     units, warm = np.zeros(UNITS, np.int64), np.zeros(UNITS, np.int64)
     until, lost = np.zeros(body.rounds * n, np.int64), np.zeros(n, np.int64)
     place_of = np.zeros(n, np.int64)
@@ -197,7 +197,7 @@ def improve(body, moves, heat, draws, order, address):
             if anew:
                 other = placed_anew(body, order, until, address)
                 pairs = successions(body, other, order)
-                changed = waited_for(ops, joined(body, pairs, body.depends))
+                changed = waited_for(body, pairs)
                 if play(body, changed, order, units, until, lost) <= cycles + 2.0 * warmth:
                     address[:] = other
                     before, waits = joined(body, pairs, body.before), changed

@@ -8,7 +8,7 @@ from numba import njit
 
 from pintac.backend.orders.arrange import arrange, kinds_of
 from pintac.backend.orders.body import BUSY, FAR, LAST, LOAD, NOW, QUEUE, SIZE, TAIL, TCU, UNITS, VPU
-from pintac.backend.orders.follow import joined, successions, waited_for
+from pintac.backend.orders.follow import successions, waited_for
 from pintac.backend.orders.play import play
 
 EARLY = 400  # cycles before it is needed by which a load shall be complete
@@ -114,7 +114,7 @@ def search(body, plain, ahead, priorities, tries, orders, addresses):
                     for p in range(after.at[i], after.at[i + 1]):
                         first = min(first, starts[after.of[p]])
                     release[i] = max(0, first - ops[i, BUSY] - ops[i, TAIL] - EARLY) if first < FAR else 0
-            waits = waited_for(ops, joined(body, successions(body, trial_address, trial_order), body.depends))
+            waits = waited_for(body, successions(body, trial_address, trial_order))
             cycles = play(body, waits, trial_order, units, until, lost)
             met(body, trial_address, until, units, free, ready_at)
             if kept < 0 or cycles < kept:
