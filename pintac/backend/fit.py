@@ -39,6 +39,8 @@ CLOSE = 1.03
 """Cycles of one way after that part up to which it and another are compared after a longer one."""
 CLOSER_LOOK = 4
 """Part of the search for orders after which they are."""
+GRADIENT_TILES = 2
+"""Tiles whose rows a weight gradient may take at once."""
 WORTH = 0.003
 """Part of the cycles that smaller parts of results must save: they make more instructions."""
 
@@ -100,17 +102,20 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
     nothing fits.
     """
     found = _fits(entry, tiling)
+    fewer = replace(tiling, rows=tiling.rows // 2, interleave=2 * tiling.interleave, window=2 * tiling.window)
     wide = 4 * tiling.rows * widest(found[0].scheduler.units) > entry.machine.psum_kib * 1024
-    if wide and tiling.rows >= 8:  # tiles get in each other's way
-        fewer = replace(tiling, rows=tiling.rows // 2, interleave=2 * tiling.interleave, window=2 * tiling.window)
-        with contextlib.suppress(SramFullError):
-            found += _fits(entry, fewer)
+    tilings = [tiling, fewer] if tiling.rows >= 8 else [tiling]
+    if wide:  # tiles get in each other's way
+        for other in tilings[1:]:
+            with contextlib.suppress(SramFullError):
+                found += _fits(entry, other)
     found.sort(key=lambda f: f.predicted)
     others = sorted(_recomputing(found[0]), key=lambda f: f.predicted)
     fits = sorted([*found[:2], *others[:2]], key=lambda f: f.predicted)
     fit = fits[0]
     if moves and fit.scheduler.hot:
-        fit = _searched([f for f in fits if f.predicted < RIVAL * fit.predicted], moves)
+        rivals = [f for f in fits if f.predicted < RIVAL * fit.predicted]
+        fit = _searched(rivals + [f for t in tilings for f in _roomier(fit, t)], moves)
     items, used = prefetch(fit.items, entry.machine)
     chosen = fit.choices
     return Schedule(
@@ -146,6 +151,23 @@ def _recomputing(fit: Fit) -> list[Fit]:
     return found
 
 
+def _roomier(fit: Fit, tiling: Tiling) -> list[Fit]:
+    """Where memory is short: ways to fit with all that is kept between the sweeps of a point in DRAM.
+
+    Also with weight gradients over the rows of several tiles at once.
+    """
+    if not fit.short and not fit.choices.tiling.tight:
+        return []
+    entry, kept = fit.scheduler.entry, fit.scheduler.unit_home
+    between = frozenset(n for n, home in kept.items() if home.covers and home.buffer.bytes >= SMALL)
+    found: list[Fit] = []
+    for tiles in (1, GRADIENT_TILES):
+        choices = Choices(replace(tiling, tight=True, gradient_tiles=tiles), between)
+        with contextlib.suppress(SramFullError):
+            found.append(_greedy(entry, choices, DEFAULT))
+    return found
+
+
 def _transfers(items: list[Item], machine: Machine) -> int:
     """Cycles that the bus is busy."""
     moved = ((op, loops) for op, loops in walk(items) if isinstance(op, CopyOp))
@@ -157,7 +179,13 @@ def _searched(fits: list[Fit], moves: int) -> Fit:
 
     Also with its results in smaller parts, and in the end with loop bodies of twice the tiles.
     """
-    best = min((_ordered(f, f.choices, moves // PREVIEW) or f for f in fits), key=lambda f: f.predicted)
+    seen = sorted((_ordered(f, f.choices, moves // PREVIEW) or f for f in fits), key=lambda f: f.predicted)
+    print('seen',[(f.predicted,f.choices.tiling.rows,f.choices.tiling.interleave,f.choices.tiling.gradient_tiles) for f in seen])
+    close = [f for f in seen if f.predicted < CLOSE * seen[0].predicted]
+    if len(close) > 1:
+        close = [_ordered(f, f.choices, moves // CLOSER_LOOK) or f for f in close]
+        print('close',[(f.predicted,f.choices.tiling.rows,f.choices.tiling.interleave,f.choices.tiling.gradient_tiles) for f in close])
+    best = min(close, key=lambda f: f.predicted)
     tiling = best.choices.tiling
     smaller = _ordered(best, replace(best.choices, tiling=replace(tiling, parts=2 * tiling.parts)), moves // PREVIEW)
     if smaller is not None and smaller.predicted < CLOSE * best.predicted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pintac.backend import vpu
-from pintac.backend.fuse import VIEWS
+from pintac.backend.fuse import VIEWS, root
 from pintac.backend.tile import Buffer, CopyOp, MatmulOp, View
 from pintac.backend.units import accumulator
 from pintac.backend.values import Body, Chunks, Values
@@ -113,8 +113,11 @@ class Products(Values):
         return max(4, -(-n // mapping.passes // 4) * 4)
 
     def _matmul_tn(self, node: Node, body: Body) -> None:
-        a, g = self.view(node.operands[0], body), self.view(node.operands[1], body)
         m, n = node.type.shape
+        whole = _folding(node, body) if self._folded(node) else body
+        if body.tile != whole.tile:
+            return  # with the rows of the last tile
+        a, g = self.view(node.operands[0], whole), self.view(node.operands[1], whole)
         if not self._folded(node):
             target = self._target(node, body)
             acc = accumulator(node)
@@ -136,7 +139,8 @@ class Products(Values):
         """Part by part: loaded, added to by all tiles of the loop body, stored."""
         m = node.type.shape[0]
         whole = compact_view((self.unit_home.get(node) or self.global_home[node]).buffer, node.type.shape)
-        operands = [[self.view(o, body) for o in node.operands[:2]] for body in bodies]
+        whole = dict.fromkeys(_folding(node, body) for body in bodies)
+        operands = [[self.view(o, body) for o in node.operands[:2]] for body in whole]
         last = bodies[-1]
         before = len(last.ops)
         for start, cols in self._accumulator_parts(node):
@@ -164,6 +168,13 @@ class Products(Values):
         most = min(ACCUMULATOR_TILE_BYTES, self.machine.sram_kib * 1024 // 16)
         step = max(4, most // (4 * rows) // 4 * 4)
         return [(c, min(step, cols - c)) for c in range(0, cols, step)]
+
+
+def _folding(node: Node, body: Body) -> Body:
+    """The body over whose rows a gradient is folded: that of several tiles where all of them share its operands."""
+    parent = body.parent
+    together = parent is not None and all(root(o) in parent.shared for o in node.operands[:2])
+    return parent if parent is not None and together else body
 
 
 def _without_ones(shape: tuple[int, ...]) -> list[int]:

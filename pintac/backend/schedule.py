@@ -12,7 +12,7 @@ from pintac.backend.axes import RowAxis
 from pintac.backend.choices import Choices, Entry
 from pintac.backend.deferred import Tiles, deferred_unit
 from pintac.backend.folds import Folds
-from pintac.backend.fuse import Fuser, KernelStep, Step, root
+from pintac.backend.fuse import Fuser, KernelStep, NodeStep, Step, root
 from pintac.backend.order import LONG, Ordered, Search, cost, order
 from pintac.backend.placement import Context, Position
 from pintac.backend.repeat import repeated
@@ -25,6 +25,7 @@ from pintac.backend.values import Body
 from pintac.backend.views import compact_view
 from pintac.errors import IRError
 from pintac.ir import Node
+from pintac.ir.types import SMX_BLOCK
 from pintac.isa import LOOP_LEVELS, Queue, Space
 from pintac.machine import Machine
 
@@ -180,7 +181,7 @@ class Scheduler(Folds):
             for node in stored_behind_nests(unit, self.units):
                 home = self.unit_home.get(node)
                 if home is not None and node in self.global_home and home.buffer.space == Space.SRAM:
-                    home.buffer.ring = 2  # the next point need not wait for the store
+                    home.buffer.ring = 2 - self.choices.tiling.tight  # the next point need not wait for the store
             for node, (first, last) in held.items():
                 for stage in range(first + 1, last + 1):
                     self.held.setdefault((node, stage), self._copy_home(node, unit))
@@ -414,12 +415,44 @@ class Scheduler(Folds):
                 outside = {a: tiles[0][a] for a in list(tiles[0])[:-1] if len({t[a] for t in tiles}) == 1}
                 context = {**outer.context, **outside}
                 group = Body(unit, context, 0, level, shared, {}, outer, group=True, common=common, stage=stage)
-                for tile in tiles:
+                for tile, around in zip(tiles, self._sharing(part.steps, tiles, group, len(bodies)), strict=True):
                     at = {**outer.context, **tile}
-                    bodies.append(Body(unit, at, len(bodies), level, shared, {}, group, stage=stage))
+                    bodies.append(Body(unit, at, len(bodies), level, shared, {}, around, stage=stage))
             self._run(part.steps, bodies)
             self.chunked.clear()
         return self._ordered(unit, shared, trips, max(1, trips // parts[0].outers[0].trips))
+
+    def _sharing(self, steps: Sequence[Step], tiles: Sequence[Context], group: Body, number: int) -> list[Body]:
+        """The body around each tile: one for those over whose rows gradients are folded at once, else `group`.
+
+        `number` is that of the first tile.
+        """
+        count = self.choices.tiling.gradient_tiles
+        axis = list(tiles[0])[-1]
+        folded = [s.node for s in steps if isinstance(s, NodeStep) and s.node.op == "matmul_tn"]
+        values = frozenset(root(o) for n in folded if self._folded(n) for o in n.operands[:2])
+        values = frozenset(v for v in values if self._by_rows(v, axis, {**group.context, **tiles[0]}, group.unit))
+        found = [group] * len(tiles)
+        for first in range(0, len(tiles) // count * count if count > 1 else 0, count):
+            at = [tile[axis] for tile in tiles[first : first + count]]
+            rows = at[0].extent
+            others = [{**tile, axis: None} for tile in tiles[first : first + count]]
+            if all(o == others[0] for o in others) and all(p == replace(at[0], start=at[0].start + i * rows) for i, p in enumerate(at)):
+                context = {**group.context, **tiles[first], axis: replace(at[0], extent=count * rows)}
+                last = number + first + count - 1
+                around = Body(group.unit, context, last, group.level, group.ops, {}, group, stage=group.stage)
+                around.shared = values
+                found[first : first + count] = [around] * count
+        return found
+
+    def _by_rows(self, value: Node, axis: RowAxis, context: Context, unit: Unit) -> bool:
+        """Whether the tile of a value is whole rows along `axis`, one behind the other."""
+        tags = self.units.tags(value, unit)
+        if axis not in tags or context[axis].extent % SMX_BLOCK[0]:
+            return False
+        shape = self._virtual_shape(value, unit, frozenset(), context)
+        at = tags.index(axis)
+        return at == len(shape) - 2 and all(n == 1 for n in shape[:at])
 
     def _ordered(self, unit: Unit, shared: list[TileOp], trips: int, turns: int = 1) -> list[TileOp]:
         """The operations of a body that runs `trips` times in a good order, its own buffers arranged.

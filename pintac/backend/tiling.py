@@ -31,6 +31,8 @@ class Tiling:
     """Units over points alone, once for each time that their tiles have half as many rows or are half as many."""
     split_results: bool = True
     """Whether a matmul that mostly writes results is an instruction a pass: worth it where the tensor unit is short."""
+    gradient_tiles: int = 1
+    """Tiles whose rows a weight gradient takes at once: worth it where its results take longer than its products."""
     parts: int = 2
     """Parts of matmul results that PSUM holds, for each that a kernel reads."""
     tight: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pintac.backend import vpu
@@ -11,7 +11,7 @@ from pintac.backend.fuse import root
 from pintac.backend.placement import Context, Home, Placement
 from pintac.backend.tile import Buffer, CopyOp, TileOp, View, VpuOp
 from pintac.backend.units import Unit, Units
-from pintac.backend.views import compact_size
+from pintac.backend.views import compact_size, narrow
 from pintac.ir import Node
 from pintac.isa import Space
 
@@ -31,11 +31,25 @@ class Body:
     common: dict[Node, Buffer] = field(default_factory=dict)  # of a group: what those of all points share
     stage: int = 0  # of a pipelined loop over points
     trips: int = 1  # how often it runs
+    shared: frozenset[Node] = frozenset()  # of several tiles together: the values whose rows lie in one buffer
 
-    def find(self, node: Node) -> Buffer | None:
-        """The local buffer of `node`, in this body or one around it."""
+    def find(self, node: Node) -> tuple[Buffer, Body] | None:
+        """The local buffer of `node` and the body that it belongs to: this one or one around it."""
         found = self.local.get(node) or self.common.get(node)
-        return found or (self.parent.find(node) if self.parent is not None else None)
+        if found is not None:
+            return found, self
+        return self.parent.find(node) if self.parent is not None else None
+
+    def around(self) -> Iterator[Body]:
+        """The bodies around this one, the nearest first."""
+        body = self.parent
+        while body is not None:
+            yield body
+            body = body.parent
+
+    def place(self, node: Node) -> Body:
+        """The body to which a local buffer of `node` belongs: this one, or that of several tiles."""
+        return self.parent if self.parent is not None and node in self.parent.shared else self
 
 
 @dataclass(eq=False)
@@ -81,15 +95,24 @@ class Values(Placement):
     def view(self, node: Node, body: Body) -> View:
         """What `node` is in this body, loading it first when it lives in DRAM."""
         for start in [node, *reversed(self._chain(node)[:-1]), root(node)]:
-            local = body.find(start)
-            if local is not None:
-                return self._stored_view(node, start, Home(local, frozenset()), body.unit, body.context)
+            found = body.find(start)
+            if found is not None:
+                return self._local_view(node, start, *found, body)
         source = root(node)
         home = self._home_of(source, body.unit, body.stage)
         if home.buffer.space != Space.DRAM:
             return self._stored_view(node, source, home, body.unit, body.context)
         self._load(node, home, body)
         return self.view(node, body)
+
+    def _local_view(self, node: Node, start: Node, buffer: Buffer, owner: Body, body: Body) -> View:
+        """`node` in a local buffer with `start`, which a body around this one may have for several tiles."""
+        context = {**body.context, **owner.context}
+        view = self._stored_view(node, start, Home(buffer, frozenset()), body.unit, context)
+        for axis, tag in enumerate(self.units.tags(node, body.unit)):
+            if tag is not None and tag in context and context[tag].extent != body.context[tag].extent:
+                view = narrow(view, axis, body.context[tag].start - context[tag].start, body.context[tag].extent)
+        return view
 
     def _load(self, node: Node, home: Home, body: Body) -> None:
         """Bring a value from DRAM to the outermost body in which its rows do not change."""
@@ -98,15 +121,18 @@ class Values(Placement):
         what = source if {t for t in self.units.tags(source, body.unit) if t in body.context} == axes else node
         target = body
         streamed = source in self.choices.spilled
-        while target.parent is not None and not (axes & (set(target.context) - set(target.parent.context))):
-            if streamed and target.group:
+        for outside in body.around():
+            if outside.shared and source not in outside.shared:
+                continue
+            if axes & (set(target.context) - set(outside.context)) or (streamed and target.group):
                 break
-            target = target.parent
+            target = outside
         shape = self._virtual_shape(what, body.unit, frozenset(), target.context)
         bits = what.type.bits if what.type.is_smx else 0
         buffer = Buffer(f"{what.name}.in", compact_size(shape if len(shape) > 1 else (1, *shape), bits), bits)
-        in_tile = target.group or (target.parent is not None and target.parent.group)
-        if target.level >= 0 and body.unit.kind == "evaluations" and not in_tile:
+        in_tile = target.group or any(body.group for body in target.around())
+        early = target.level >= 0 and body.unit.kind == "evaluations" and not in_tile
+        if early and not self.choices.tiling.tight:
             buffer.ring, buffer.ring_level = 2, target.level  # a tile's loads are ordered with its work, early enough
         (target.common if target.group and not axes else target.local)[what] = buffer
         self.unit_of[buffer] = body.unit
@@ -115,22 +141,24 @@ class Values(Placement):
         target.ops.append(CopyOp(f"load {what.name}", what.loc, remote, local))
 
     def _new_local(self, node: Node, body: Body, padded: bool = False) -> Buffer:
-        shape = self._virtual_shape(node, body.unit, frozenset(), body.context)
+        place = body.place(node)
+        shape = self._virtual_shape(node, body.unit, frozenset(), place.context)
         bits = node.type.bits if node.type.is_smx else 0
         size = compact_size(shape if len(shape) > 1 else (1, *shape), bits, padded)
         buffer = Buffer(f"{node.name}.{body.tile}", size, bits, padded=padded)
-        body.local[node] = buffer
+        place.local[node] = buffer
         self.unit_of[buffer] = body.unit
         return buffer
 
     def _target(self, node: Node, body: Body) -> View:
         """Where a computed value goes: its SRAM home, or a tile buffer."""
         home = self._sram_home(node, body.unit)
-        if home is None:
-            if node not in body.local:
-                self._new_local(node, body)
-            home = Home(body.local[node], frozenset())
-        return self._stored_view(node, node, home, body.unit, body.context)
+        if home is not None:
+            return self._stored_view(node, node, home, body.unit, body.context)
+        place = body.place(node)
+        if node not in place.local:
+            self._new_local(node, body)
+        return self._local_view(node, node, place.local[node], place, body)
 
     def _stores(self, node: Node, body: Body) -> None:
         """Copies of a finished value to its DRAM homes and to the outputs that are it."""
@@ -146,8 +174,11 @@ class Values(Placement):
             body.ops.append(CopyOp(f"output {key}", value.loc, source, target))
 
     def _finished_view(self, value: Node, node: Node, body: Body) -> View:
-        home = self._sram_home(node, body.unit) or Home(body.local[node], frozenset())
-        return self._stored_view(value, node, home, body.unit, body.context)
+        home = self._sram_home(node, body.unit)
+        if home is not None:
+            return self._stored_view(value, node, home, body.unit, body.context)
+        place = body.place(node)
+        return self._local_view(value, node, place.local[node], place, body)
 
     def _key(self, node: Node, unit: Unit) -> tuple[object, ...]:
         """What a kernel over `node` iterates over: extents of the tile, leading axes of size 1 left out."""
