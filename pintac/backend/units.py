@@ -335,7 +335,7 @@ class Units:
             if node in self.again:
                 phase[node] = min(phase[u] for u in users)
                 continue
-            if not users or node.op in CONTRACTIONS or node.op in ("sum", "amax") or not self.inner(node):
+            if not users or node.op in CONTRACTIONS or node.op in ("sum", "amax"):
                 continue
             later = min(phase[u] - (len(self.inner(u)) < len(self.inner(node))) for u in users)
             if later <= phase[node] or len(users) != len(self.executed_users(node)):
