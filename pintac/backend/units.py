@@ -21,8 +21,8 @@ from pintac.errors import IRError
 from pintac.ir import Graph, Node
 
 EXECUTED = ELEMENTWISE | SINKS | CONTRACTIONS | COPIES
-CHEAP = {"add", "sub", "mul", "neg"}
-"""Element-wise work that is rather done again than its result stored."""
+CHEAP = {"add", "sub", "mul", "neg", "quantize"}
+"""Work on rows that is rather done again than its result stored."""
 DEFERRED = -1
 """In the place of a point set's number: sums over rows of all."""
 LOOPED_PARAMETER_BYTES = 8192
