@@ -12,12 +12,15 @@ from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pintac.backend.spread import Place, spread
 from pintac.backend.tile import Buffer, Item, Loop, Sync
 from pintac.errors import DoesNotFitError
 from pintac.isa import Space
 from pintac.machine import Machine
 
 ALIGNMENT = 64
+MOVABLE = 16
+"""A buffer of at most this part of SRAM moves to where memory has been free longest."""
 SMALL = 192
 """A buffer of at most this part of SRAM is small (see `lifetimes`)."""
 
@@ -84,9 +87,10 @@ def lifetimes(items: Sequence[Item], small: int = 0) -> dict[Buffer, Life]:
     return out
 
 
-def allocate(items: Sequence[Item], machine: Machine) -> int:
+def allocate(items: Sequence[Item], machine: Machine, apart: bool = False) -> int:
     """Give every SRAM buffer of the schedule its address; returns the bytes used.
 
+    `apart`: small ones go to the memory that has been free longest (see `spread`).
     Raises `DoesNotFitError` with the demand where it is highest.
     """
     lives: dict[Buffer, Life] = {}
@@ -112,9 +116,11 @@ def allocate(items: Sequence[Item], machine: Machine) -> int:
         if at + size > capacity:
             alive = _peak(lives, life)
             raise SramFullError(alive, sum(b.bytes for b in alive), capacity, buffer.name, size)
-        buffer.addr, buffer.eaddr = at, at + buffer.ring * buffer.mantissa_bytes
+        _put(buffer, at)
         insort(placed, (at, at + size, life), key=lambda p: p[0])
         top = max(top, at + size)
+    if apart:
+        top = _apart(lives, capacity)
     for buffer in inside:
         assert buffer.arena is not None
         arena_of, offset = buffer.arena
@@ -122,6 +128,25 @@ def allocate(items: Sequence[Item], machine: Machine) -> int:
         buffer.addr = arena_of.addr + offset
         buffer.eaddr = buffer.addr + buffer.mantissa_bytes
     return top
+
+
+def _put(buffer: Buffer, at: int) -> None:
+    buffer.addr, buffer.eaddr = at, at + buffer.ring * buffer.mantissa_bytes
+
+
+def _apart(lives: dict[Buffer, Life], capacity: int) -> int:
+    """Move small buffers to the memory that has been free longest; returns the bytes used."""
+    sizes = [-(-b.bytes // ALIGNMENT) * ALIGNMENT for b in lives]
+    starts = [b.addr for b in lives if b.addr is not None]
+    places = [
+        Place(at, at + size, life.first, life.last)
+        for at, size, life in zip(starts, sizes, lives.values(), strict=True)
+    ]
+    movable = [i for i, size in enumerate(sizes) if size <= capacity // MOVABLE]
+    starts = spread(places, movable, capacity)
+    for buffer, at in zip(lives, starts, strict=True):
+        _put(buffer, at)
+    return max([0, *(at + size for at, size in zip(starts, sizes, strict=True))])
 
 
 def _peak(lives: dict[Buffer, Life], where: Life) -> set[Buffer]:

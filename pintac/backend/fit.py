@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pintac.backend.allocate import SramFullError, allocate
@@ -39,8 +40,6 @@ CLOSE = 1.03
 """Cycles of one way after that part up to which it and another are compared after a longer one."""
 CLOSER_LOOK = 4
 """Part of the search for orders after which they are."""
-GRADIENT_TILES = 2
-"""Tiles whose rows a weight gradient may take at once."""
 WORTH = 0.003
 """Part of the cycles that smaller parts of results must save: they make more instructions."""
 
@@ -104,18 +103,17 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
     found = _fits(entry, tiling)
     fewer = replace(tiling, rows=tiling.rows // 2, interleave=2 * tiling.interleave, window=2 * tiling.window)
     wide = 4 * tiling.rows * widest(found[0].scheduler.units) > entry.machine.psum_kib * 1024
-    tilings = [tiling, fewer] if tiling.rows >= 8 else [tiling]
-    if wide:  # tiles get in each other's way
-        for other in tilings[1:]:
-            with contextlib.suppress(SramFullError):
-                found += _fits(entry, other)
+    if wide and tiling.rows >= 8:  # tiles get in each other's way
+        with contextlib.suppress(SramFullError):
+            found += _fits(entry, fewer)
     found.sort(key=lambda f: f.predicted)
     others = sorted(_recomputing(found[0]), key=lambda f: f.predicted)
     fits = sorted([*found[:2], *others[:2]], key=lambda f: f.predicted)
     fit = fits[0]
     if moves and fit.scheduler.hot:
         rivals = [f for f in fits if f.predicted < RIVAL * fit.predicted]
-        fit = _searched(rivals + [f for t in tilings for f in _roomier(fit, t)], moves)
+        smaller = [replace(fewer, gradient_tiles=2)] if tiling.rows >= 8 else []
+        fit = _searched(rivals + _roomier(fit, [tiling, *smaller]), moves)
     items, used = prefetch(fit.items, entry.machine)
     chosen = fit.choices
     return Schedule(
@@ -151,20 +149,14 @@ def _recomputing(fit: Fit) -> list[Fit]:
     return found
 
 
-def _roomier(fit: Fit, tiling: Tiling) -> list[Fit]:
-    """Where memory is short: ways to fit with all that is kept between the sweeps of a point in DRAM.
-
-    Also with weight gradients over the rows of several tiles at once.
-    """
-    if not fit.short and not fit.choices.tiling.tight:
-        return []
-    entry, kept = fit.scheduler.entry, fit.scheduler.unit_home
+def _roomier(fit: Fit, tilings: Sequence[Tiling]) -> list[Fit]:
+    """Where memory is short: ways to fit with all that is kept between the sweeps of a point in DRAM."""
+    kept = fit.scheduler.unit_home
     between = frozenset(n for n, home in kept.items() if home.covers and home.buffer.bytes >= SMALL)
     found: list[Fit] = []
-    for tiles in (1, GRADIENT_TILES):
-        choices = Choices(replace(tiling, tight=True, gradient_tiles=tiles), between)
+    for tiling in tilings if between and (fit.short or fit.choices.tiling.tight) else ():
         with contextlib.suppress(SramFullError):
-            found.append(_greedy(entry, choices, DEFAULT))
+            found.append(_greedy(fit.scheduler.entry, Choices(replace(tiling, tight=True), between), DEFAULT))
     return found
 
 
@@ -179,20 +171,22 @@ def _searched(fits: list[Fit], moves: int) -> Fit:
 
     Also with its results in smaller parts, and in the end with loop bodies of twice the tiles.
     """
-    seen = sorted((_ordered(f, f.choices, moves // PREVIEW) or f for f in fits), key=lambda f: f.predicted)
-    print('seen',[(f.predicted,f.choices.tiling.rows,f.choices.tiling.interleave,f.choices.tiling.gradient_tiles) for f in seen])
-    close = [f for f in seen if f.predicted < CLOSE * seen[0].predicted]
-    if len(close) > 1:
-        close = [_ordered(f, f.choices, moves // CLOSER_LOOK) or f for f in close]
-        print('close',[(f.predicted,f.choices.tiling.rows,f.choices.tiling.interleave,f.choices.tiling.gradient_tiles) for f in close])
-    best = min(close, key=lambda f: f.predicted)
-    tiling = best.choices.tiling
-    smaller = _ordered(best, replace(best.choices, tiling=replace(tiling, parts=2 * tiling.parts)), moves // PREVIEW)
-    if smaller is not None and smaller.predicted < CLOSE * best.predicted:
-        if best.predicted < CLOSE * smaller.predicted:
-            best, smaller = (_ordered(f, f.choices, moves // CLOSER_LOOK) or f for f in (best, smaller))
-        best = smaller if smaller.predicted < (1 - WORTH) * best.predicted else best
-    return _longest(best, moves)
+    seen = _close([_ordered(f, f.choices, moves // PREVIEW) or f for f in fits])
+    for fit in seen[:]:
+        tiling = fit.choices.tiling
+        smaller = _ordered(fit, replace(fit.choices, tiling=replace(tiling, parts=2 * tiling.parts)), moves // PREVIEW)
+        seen += [smaller] if smaller is not None else []
+    seen = _close(seen)
+    if len(seen) > 1:
+        seen = [_ordered(f, f.choices, moves // CLOSER_LOOK) or f for f in seen]
+    fewest = min(f.choices.tiling.parts for f in seen)
+    return _longest(min(seen, key=lambda f: f.predicted * (1 + WORTH * (f.choices.tiling.parts > fewest))), moves)
+
+
+def _close(fits: list[Fit]) -> list[Fit]:
+    """Those of which a longer search may find that they are the best."""
+    least = min(fit.predicted for fit in fits)
+    return [fit for fit in fits if fit.predicted < CLOSE * least]
 
 
 def _longest(fit: Fit, moves: int) -> Fit:
@@ -210,7 +204,8 @@ def _ordered(fit: Fit, choices: Choices, moves: int) -> Fit | None:
     """The entry under these choices with the orders of its loop bodies searched for; None if they do not fit so.
 
     Straight code too, unless there is no memory for that: a faster order has more values under way at a time. A loop
-    body that takes more memory than is free, for more tiles or a longer search, is searched for again in what is.
+    body that takes more memory than is free, for more tiles or a longer search, is searched for again in what is; what
+    loops over points alone do not have room for they do in smaller tiles.
     """
     straight = fit.scheduler.straight
     while True:
@@ -226,7 +221,10 @@ def _ordered(fit: Fit, choices: Choices, moves: int) -> Fit | None:
             elif straight:
                 straight = False
             else:
-                return None
+                smaller = _smaller(scheduler, error.alive, choices.tiling)
+                if smaller is None or smaller.halved == choices.tiling.halved:
+                    return None
+                choices = replace(choices, tiling=smaller)
         except (NoRoomError, PsumFullError):
             return None
 

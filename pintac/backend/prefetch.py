@@ -28,10 +28,10 @@ def prefetch(items: list[Item], machine: Machine) -> tuple[list[Item], int]:
             rest = [item for item in items[at:] if item not in chosen]
             moved = [*items[:at], *(item for item in items[at:] if item in chosen), *rest]
             try:
-                return moved, allocate(moved, machine)
+                return moved, allocate(moved, machine, apart=True)
             except SramFullError:
                 continue
-    return items, allocate(items, machine)
+    return items, allocate(items, machine, apart=True)
 
 
 def movable(items: Sequence[Item], at: int) -> list[Item]:

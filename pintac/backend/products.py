@@ -139,8 +139,8 @@ class Products(Values):
         """Part by part: loaded, added to by all tiles of the loop body, stored."""
         m = node.type.shape[0]
         whole = compact_view((self.unit_home.get(node) or self.global_home[node]).buffer, node.type.shape)
-        whole = dict.fromkeys(_folding(node, body) for body in bodies)
-        operands = [[self.view(o, body) for o in node.operands[:2]] for body in whole]
+        folding = dict.fromkeys(_folding(node, body) for body in bodies)
+        operands = [[self.view(o, body) for o in node.operands[:2]] for body in folding]
         last = bodies[-1]
         before = len(last.ops)
         for start, cols in self._accumulator_parts(node):
