@@ -428,20 +428,20 @@ class Scheduler(Folds):
         `number` is that of the first tile.
         """
         count = self.choices.tiling.gradient_tiles
+        found = [group] * len(tiles)
+        if count == 1:
+            return found
         axis = list(tiles[0])[-1]
         folded = [s.node for s in steps if isinstance(s, NodeStep) and s.node.op == "matmul_tn"]
-        values = frozenset(root(o) for n in folded if self._folded(n) for o in n.operands[:2])
-        values = frozenset(v for v in values if self._by_rows(v, axis, {**group.context, **tiles[0]}, group.unit))
-        found = [group] * len(tiles)
-        for first in range(0, len(tiles) // count * count if count > 1 else 0, count):
-            at = [tile[axis] for tile in tiles[first : first + count]]
-            rows = at[0].extent
-            others = [{**tile, axis: None} for tile in tiles[first : first + count]]
-            if all(o == others[0] for o in others) and all(p == replace(at[0], start=at[0].start + i * rows) for i, p in enumerate(at)):
-                context = {**group.context, **tiles[first], axis: replace(at[0], extent=count * rows)}
-                last = number + first + count - 1
-                around = Body(group.unit, context, last, group.level, group.ops, {}, group, stage=group.stage)
-                around.shared = values
+        values = {root(o) for n in folded if self._folded(n) for o in n.operands[:2]}
+        shared = frozenset(v for v in values if self._by_rows(v, axis, {**group.context, **tiles[0]}, group.unit))
+        for first in range(0, len(tiles) // count * count, count):
+            at = tiles[first][axis]
+            rows = [{**tiles[first], axis: replace(at, start=at.start + i * at.extent)} for i in range(count)]
+            if list(tiles[first : first + count]) == rows:
+                context = {**group.context, **tiles[first], axis: replace(at, extent=count * at.extent)}
+                last, stage = number + first + count - 1, group.stage
+                around = Body(group.unit, context, last, group.level, group.ops, {}, group, stage=stage, shared=shared)
                 found[first : first + count] = [around] * count
         return found
 

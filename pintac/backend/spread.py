@@ -1,8 +1,8 @@
 """Buffers in the memory that has been free longest.
 
-Where two buffers share memory, what fills the second waits for the last use of the first. First-fit allocation reuses the
-lowest addresses at once; with the same memory, a transfer or an operation can begin earlier when its buffer lies where
-nothing has been for a while.
+Where two buffers share memory, what fills the second waits for the last use of the first. First-fit allocation reuses
+the lowest addresses at once; with the same memory, a transfer or an operation can begin earlier when its buffer lies
+where nothing has been for a while.
 """
 
 from __future__ import annotations

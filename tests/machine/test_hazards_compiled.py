@@ -68,7 +68,7 @@ def test_every_deleted_semaphore_is_judged_rightly(compiled: Program) -> None:
     expected = replay(compiled)
     start, stop = compiled.entry("step")
     hazards = visible = 0
-    for semaphore in compiled.semaphores[::3]:
+    for semaphore in compiled.semaphores[::2]:
         uses = [
             pc
             for pc in range(start, stop)
