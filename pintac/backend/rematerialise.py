@@ -1,8 +1,8 @@
 """Cheap work on base rows is repeated where its result is read, instead of being kept in DRAM until then.
 
 Base rows are computed before the loop over their perturbations and read in it, and after it. What is one or two
-operations away from a value that is kept anyway (1 - t^2 from t) costs a few vector cycles a point and saves a store
-and a load of every row.
+operations away from a value that is kept anyway (1 - t^2 or quantised t from t) costs a few vector cycles a point and
+saves a store and a load of every row.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Tiling:
     parts: int = 2
     """Parts of matmul results that PSUM holds, for each that a kernel reads."""
     tight: bool = False
-    """Whether a loop body may have so little memory that its tiles hardly overlap."""
+    """Whether a loop body may have so little memory that its tiles hardly overlap; nothing is loaded early then."""
     unrolled: int = UNROLLED_PAIRS
     """Pairs that loops over points take whole."""
     pipelined: bool = True
