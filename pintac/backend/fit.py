@@ -153,8 +153,10 @@ def _roomier(fit: Fit, tilings: Sequence[Tiling]) -> list[Fit]:
     """Where memory is short: ways to fit with all that is kept between the sweeps of a point in DRAM."""
     kept = fit.scheduler.unit_home
     between = frozenset(n for n, home in kept.items() if home.covers and home.buffer.bytes >= SMALL)
+    if not between or not (fit.short or fit.choices.tiling.tight):
+        return []
     found: list[Fit] = []
-    for tiling in tilings if between and (fit.short or fit.choices.tiling.tight) else ():
+    for tiling in tilings:
         with contextlib.suppress(SramFullError):
             found.append(_greedy(fit.scheduler.entry, Choices(replace(tiling, tight=True), between), DEFAULT))
     return found

@@ -114,20 +114,20 @@ class Products(Values):
 
     def _matmul_tn(self, node: Node, body: Body) -> None:
         m, n = node.type.shape
-        whole = _folding(node, body) if self._folded(node) else body
-        if body.tile != whole.tile:
-            return  # with the rows of the last tile
-        a, g = self.view(node.operands[0], whole), self.view(node.operands[1], whole)
-        if not self._folded(node):
-            target = self._target(node, body)
-            acc = accumulator(node)
-            if acc is not None:
-                body.ops.append(vpu.copy(self.view(acc, body), target, f"start {node.name}", node.loc))
-            self._accumulate(node, a, g, target, m, n, body, acc is not None)
-            self._stores(node, body)
+        if self._folded(node):
+            whole = _folding(node, body)
+            if body.tile == whole.tile:  # the last one: with the rows of all
+                a, g = self.view(node.operands[0], whole), self.view(node.operands[1], whole)
+                home = self.unit_home.get(node) or self.global_home[node]
+                self._accumulate(node, a, g, self._stored_view(node, node, home, body.unit, body.context), m, n, body)
             return
-        home = self.unit_home.get(node) or self.global_home[node]
-        self._accumulate(node, a, g, self._stored_view(node, node, home, body.unit, body.context), m, n, body)
+        a, g = self.view(node.operands[0], body), self.view(node.operands[1], body)
+        target = self._target(node, body)
+        acc = accumulator(node)
+        if acc is not None:
+            body.ops.append(vpu.copy(self.view(acc, body), target, f"start {node.name}", node.loc))
+        self._accumulate(node, a, g, target, m, n, body, acc is not None)
+        self._stores(node, body)
 
     def _kept_in_dram(self, node: Node) -> bool:
         """Whether loops add to the value in DRAM, because SRAM is too small for it."""

@@ -39,9 +39,9 @@ def spread(places: Sequence[Place], movable: Sequence[int], capacity: int) -> li
         begins = np.unique(np.concatenate([[start[i], 0, capacity - size], end, start - size]))
         begins = begins[(begins >= 0) & (begins + size <= capacity)]
         touches = (start[None, :] < begins[:, None] + size) & (end[None, :] > begins[:, None])
-        begins = begins[~(touches & together).any(axis=1)]
-        touches = (start[None, :] < begins[:, None] + size) & (end[None, :] > begins[:, None]) & before
-        free_since = np.where(touches, last[None, :], -1).max(axis=1)
+        clear = ~(touches & together).any(axis=1)
+        begins = begins[clear]
+        free_since = np.where(touches[clear] & before, last[None, :], -1).max(axis=1)
         now = free_since[np.searchsorted(begins, start[i])]
         best = int(np.argmin(free_since))
         if free_since[best] < now:

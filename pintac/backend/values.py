@@ -130,7 +130,7 @@ class Values(Placement):
         shape = self._virtual_shape(what, body.unit, frozenset(), target.context)
         bits = what.type.bits if what.type.is_smx else 0
         buffer = Buffer(f"{what.name}.in", compact_size(shape if len(shape) > 1 else (1, *shape), bits), bits)
-        in_tile = target.group or any(body.group for body in target.around())
+        in_tile = target.group or any(outside.group for outside in target.around())
         early = target.level >= 0 and body.unit.kind == "evaluations" and not in_tile
         if early and not self.choices.tiling.tight:
             buffer.ring, buffer.ring_level = 2, target.level  # a tile's loads are ordered with its work, early enough
@@ -152,13 +152,9 @@ class Values(Placement):
 
     def _target(self, node: Node, body: Body) -> View:
         """Where a computed value goes: its SRAM home, or a tile buffer."""
-        home = self._sram_home(node, body.unit)
-        if home is not None:
-            return self._stored_view(node, node, home, body.unit, body.context)
-        place = body.place(node)
-        if node not in place.local:
+        if self._sram_home(node, body.unit) is None and node not in body.place(node).local:
             self._new_local(node, body)
-        return self._local_view(node, node, place.local[node], place, body)
+        return self._finished_view(node, node, body)
 
     def _stores(self, node: Node, body: Body) -> None:
         """Copies of a finished value to its DRAM homes and to the outputs that are it."""
