@@ -78,6 +78,7 @@ def _few(problem: str, pairs: int, *, stein: bool = False, rank: int = 16, **com
 
 FEW = {
     "`poisson2d` K=4": _few("poisson2d", 4),
+    "`poisson2d` K=4 `--rows packed`": _few("poisson2d", 4, rows="packed"),
     "`poisson2d` K=4 `--bits 8/16/4/12`": _few("poisson2d", 4, bits="8/16/4/12"),
     "`poisson2d` K=4 `--quant diff`": _few("poisson2d", 4, quant="diff"),
     "`poisson2d` K=4, R=32": _few("poisson2d", 4, rank=32),

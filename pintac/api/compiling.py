@@ -40,6 +40,7 @@ def compile(
     bits: str = DEFAULT_BITS,
     saved: str = "smx",
     block: str = SMX_BLOCK,
+    rows: str = "apart",
     passes: str | None = None,
     observers: Sequence[Observer] = (),
     verify: str = "ends",
@@ -56,6 +57,8 @@ def compile(
               (docs/PRECISION.md); bits of single tensors may follow: "8/16/8/12,*.delta.even*=4"
     saved     how backward reads the perturbed path: "smx" (what the forward matmul read) or "f32"
     block     shape of the blocks that share an exponent; a program has "4x4", others are for `train` on the evaluator
+    rows      whether the evaluations of each point have blocks of their own ("apart") or share them with those of the
+              neighbouring points where they do not fill them ("packed": ours, for few pairs and "even-odd")
     passes    a pipeline in place of the default one, such as "expand-operators,split-stein,..."
     observers see the pipeline run (dumps, times, checks); `verify` is "each", "ends" or "none"
     seed      draws the initial weights, unless `weights` (names and layout of the state_dict) are given
@@ -73,6 +76,7 @@ def compile(
         bits=bits,
         saved=saved,
         block=block,
+        rows=rows,
         passes=passes,
         observers=observers,
         verify=verify,
@@ -159,6 +163,7 @@ def build(
     bits: str = DEFAULT_BITS,
     saved: str = "smx",
     block: str = SMX_BLOCK,
+    rows: str = "apart",
     passes: str | None = None,
     observers: Sequence[Observer] = (),
     verify: str = "ends",
@@ -169,7 +174,7 @@ def build(
     """As `compile`, with every level to look at; the program is made when it is asked for."""
     if quant == "none":
         raise UsageError("quant 'none' is fp32 in torch: there is no program", hint="train takes it")
-    options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved, block=block)
+    options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved, block=block, rows=rows)
     where = as_machine(machine)
     start = time.perf_counter()
     lowered = lower(

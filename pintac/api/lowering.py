@@ -90,6 +90,7 @@ def lower(
         "bits": chosen.bits,
         "saved": chosen.saved,
         "block": chosen.block,
+        **({"rows": chosen.rows} if chosen.rows != PipelineOptions.rows else {}),
         "passes": str(PassManager(steps)),
         **({} if choice is None else {"precision": choice.to_dict()}),
         "optimizer": step.optimizer.attrs(),

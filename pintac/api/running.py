@@ -197,7 +197,7 @@ def details(program: Program) -> dict[str, Any]:
     """The entries of a result's JSON that describe the program."""
     from pintac.isa import isa_hash
 
-    keys = ("problem", "quant", "scheme", "saved", "optimizer", "estimator", "terms", "precision")
+    keys = ("problem", "quant", "scheme", "saved", "rows", "optimizer", "estimator", "terms", "precision")
     return {
         **{key: program.meta[key] for key in keys if key in program.meta},
         "program_bytes": len(program.code),

@@ -49,6 +49,7 @@ def train(
     bits: str = DEFAULT_BITS,
     saved: str = "smx",
     block: str = SMX_BLOCK,
+    rows: str = "apart",
     passes: str | None = None,
     observers: Sequence[Observer] = (),
     verify: str = "ends",
@@ -92,7 +93,7 @@ def train(
         raise UsageError(f"there is no engine {engine!r}", hint=suggest(engine, list(ENGINES)))
     if block != SMX_BLOCK and engine != "evaluator":
         raise UsageError(f"the simulated machine has 4x4 blocks, not {block}", hint="--engine evaluator")
-    options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved, block=block)
+    options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved, block=block, rows=rows)
     target = as_machine(machine)
     start = time.perf_counter()
     lowered = lower(
@@ -238,7 +239,8 @@ def _train_evaluator(
         watch=None if watch is None else watch.after_step,
     )
     error = None if test is None else running.l2_rel(session.infer(test.x), test.u)
-    details: dict[str, Any] = {key: lowered.meta[key] for key in ("problem", "quant", "scheme", "saved", "block")}
+    keys = ("problem", "quant", "scheme", "saved", "block", "rows")
+    details: dict[str, Any] = {key: lowered.meta[key] for key in keys if key in lowered.meta}
     return Result(
         steps=session.step_number,
         seed=seed,

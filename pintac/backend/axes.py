@@ -4,10 +4,16 @@ A program's size must not depend on how many points or evaluations there are, so
 They are found by unification: every op says which axis of its result is which axis of an operand, and the axes of
 the random and stored point sets are where rows come from (the first axis: points; further leading axes: pairs). Pairs
 whose directions are a table (orthonormal, quasi-random) are found where a matmul reads perturbed rows.
+
+A reshape [N, signs, pairs, w] to [N * signs * pairs, w] (`pack-rows`) makes an axis with several rows for each point:
+that many is its `rows_each`.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+import operator
 from dataclasses import dataclass
 
 from pintac.errors import IRError
@@ -29,6 +35,14 @@ class RowAxis:
         return f"{self.kind}{self.space}"
 
 
+@dataclass(frozen=True)
+class PackedRows:
+    """Rows of all points as one axis, `each` of them for every point."""
+
+    points: RowAxis
+    each: int
+
+
 class Axes:
     """Row axes of every value: `tags(node)` has, for each axis, a `RowAxis` or None (a feature or parameter axis).
 
@@ -44,13 +58,35 @@ class Axes:
             for axis in range(node.type.rank):
                 self._parent[node, axis] = (node, axis)
         self._without = without
+        self._packings: list[tuple[Node, Node, int]] = []  # (rows of a point apart, packed, axes that they are)
+        self._rows_each: dict[Node, tuple[int, ...]] = {}
+        self._packed: set[PackedRows] = set()
         for node in graph.nodes:
             self._unify(node)
+        self._join_packed()
         self._tags = self._name(graph)
 
     def tags(self, node: Node) -> tuple[RowAxis | None, ...]:
         """One entry an axis of `node`."""
         return self._tags[node]
+
+    def rows_each(self, node: Node) -> tuple[int, ...]:
+        """For each axis of `node` how many of its rows are one of what its `RowAxis` counts: 1, or a point's packed."""
+        return self._rows_each.get(node) or (1,) * node.type.rank
+
+    def packed_rows(self, node: Node) -> PackedRows | None:
+        """Of a value all of whose rows are packed somewhere, in this shape or another."""
+        if not self._packed:
+            return None
+        tags = self.tags(node)
+        at = next((i for i, tag in enumerate(tags[:-1]) if tag is not None), None)
+        if at is None or any(tag is not None for tag in tags[at + 1 :]) or math.prod(node.type.shape[:at]) > 1:
+            return None
+        points = tags[at]
+        assert points is not None
+        each = self.rows_each(node)[at] * math.prod(node.type.shape[at + 1 : -1])
+        packed = PackedRows(points, each)
+        return packed if packed in self._packed else None
 
     def space(self, node: Node) -> int | None:
         """The point set whose rows this value holds; None for a global value."""
@@ -92,6 +128,8 @@ class Axes:
         if op in ("reshape",):
             for i, j in _matching_axes(operands[0].type.shape, node.type.shape):
                 self._join(operands[0], i, node, j)
+            self._pack(operands[0], node)
+            self._pack(node, operands[0])
         elif op == "permute":
             perm = node.attrs["perm"]
             assert isinstance(perm, tuple)
@@ -112,6 +150,24 @@ class Axes:
                 for axis in range(operand.type.rank):
                     self._join(operand, axis, node, axis + shift)
 
+    def _pack(self, apart: Node, together: Node) -> None:
+        """Note rows of each point that are axes of their own in `apart` and one axis with the points in `together`."""
+        a, b = apart.type.shape, together.type.shape
+        if len(b) != 2 or a[0] in (0, 1, b[0]) or b[0] % a[0]:
+            return
+        rows = tuple(itertools.accumulate(a[1:], operator.mul))
+        if b[0] // a[0] in rows:
+            inner = a[1 : rows.index(b[0] // a[0]) + 2]
+            if all(size <= UNROLLED_PAIRS for size in inner):
+                self._packings.append((apart, together, len(inner)))
+
+    def _join_packed(self) -> None:
+        """Points whose rows are packed in one value are the same points."""
+        first: dict[tuple[tuple[Node, int], int], Node] = {}
+        for apart, together, _ in self._packings:
+            points = first.setdefault((self._find((together, 0)), apart.type.shape[0]), apart)
+            self._join(points, 0, apart, 0)
+
     def _name(self, graph: Graph) -> dict[Node, tuple[RowAxis | None, ...]]:
         points: dict[tuple[Node, int], RowAxis] = {}
         pairs: dict[tuple[Node, int], RowAxis] = {}
@@ -122,11 +178,21 @@ class Axes:
                     root = (node, 0)
                 if root not in points:
                     points[root] = RowAxis(len(points), "points", node.type.shape[0])
+        whole, rows_each = set(), {}
+        for apart, together, axes in self._packings:
+            found = points.get(self._find((apart, 0)))
+            if found is not None:
+                root, each = self._find((together, 0)), together.type.shape[0] // apart.type.shape[0]
+                points[root] = found
+                rows_each[root] = each
+                self._packed.add(PackedRows(found, each))
+                whole |= {self._find((apart, axis)) for axis in range(1, axes + 1)}
         for node in graph.nodes:
             if node.op == "random" and node.type.rank >= 3:
                 space = points[self._find((node, 0))].space
                 for axis in (i for i in range(1, node.type.rank - 1) if node.type.shape[i] > self._unrolled):
-                    pairs.setdefault(self._find((node, axis)), RowAxis(space, "pairs", node.type.shape[axis]))
+                    if self._find((node, axis)) not in whole:
+                        pairs.setdefault(self._find((node, axis)), RowAxis(space, "pairs", node.type.shape[axis]))
         for node in graph.nodes:  # directions from a table: no random number has an axis for them
             if node.op == "matmul" and node.attrs.get("lhs_role") == "delta" and node.operands[0].type.rank >= 4:
                 a = node.operands[0]
@@ -147,6 +213,8 @@ class Axes:
         for node in graph.nodes:
             roots = [self._find((node, axis)) for axis in range(node.type.rank)]
             tags[node] = tuple(points.get(r) or pairs.get(r) or signs.get(r) for r in roots)
+            if any(r in rows_each for r in roots):
+                self._rows_each[node] = tuple(rows_each.get(r, 1) for r in roots)
         return tags
 
 

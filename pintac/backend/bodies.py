@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from pintac.backend import vpu
 from pintac.backend.fuse import CONTRACTIONS, SINKS, VIEWS, Index, KernelStep, NodeStep, Step, Value, is_splat, root
+from pintac.backend.placement import at_position
 from pintac.backend.products import Products
 from pintac.backend.tile import Buffer, IndexView, View, VpuOp
 from pintac.backend.units import Unit, accumulator
@@ -102,8 +103,10 @@ class Bodies(Products):
         shape_node = step.shape_of
         shape = self._virtual_shape(shape_node, body.unit, frozenset(), body.context)
         shape = (1,) * (2 - len(shape)) + shape
+        packed = self.units.packed_rows(shape_node)
         own = {n for n in step.targets if n in self.passing.cut}
-        parts = self._parts(shape) if own else [(0, shape[-1])]
+        matrix = shape if packed is None else (math.prod(shape[:-1]), shape[-1])
+        parts = self._parts(matrix) if own else [(0, shape[-1])]
         for source in step.sources:
             if isinstance(source, Value) and (source.node, body.tile) in self.chunked:
                 chunks = self.chunked[source.node, body.tile]
@@ -133,7 +136,8 @@ class Bodies(Products):
                 for v, k, n in zip(targets, kernel.sinks, step.targets, strict=True)
             ]
             name = "+".join(n.name for n in step.targets)
-            ops.append(vpu.operation(kernel, (*shape[:-1], width), ins, outs, name, step.loc_node.loc))
+            make = vpu.operation if packed is None else vpu.packed_operation
+            ops.append(make(kernel, (*shape[:-1], width), ins, outs, name, step.loc_node.loc))
         for i, (node, target, sink) in enumerate(zip(step.targets, targets, kernel.sinks, strict=True)):
             if target is not None and sink.accumulate and not self._folded(node):
                 if all(vpu.folds_whole(op, i) for op in ops) and len({op.sinks[i].offset for op in ops}) == len(ops):
@@ -160,10 +164,9 @@ class Bodies(Products):
             node = source.node
             shape = node.type.shape
             view = IndexView(shape, compact_strides(shape, 0))
-            for axis, tag in enumerate(self.units.tags(node, body.unit)):
+            for axis, (tag, each) in enumerate(self._rows(node, body.unit)):
                 if tag is not None and tag in body.context:
-                    at = body.context[tag]
-                    view = narrow(view, axis, at.start, at.extent, (at.level, at.step))
+                    view = at_position(view, axis, body.context[tag], each)
             return view
         if (source.node, body.tile) in self.chunked:
             return None

@@ -183,7 +183,8 @@ def _region_cycles(region: list[Node], machine: Machine) -> float:
     chain = machine.vpu_max_micro_ops
     largest = max(_elements(n) for n in working)
     # Ops and sinks of the largest size (quantising pads: sizes within a block of each other are one).
-    top = [n for n in working if 4 * _elements(n) > largest and _padded_size(n) == max(map(_padded_size, working))]
+    large = [n for n in working if 4 * _elements(n) > largest]
+    top = [n for n in large if _size(n) == max(map(_size, large))]
     forced = _forced_passes([n for n in top if n.op in ("quantize", *_REDUCTIONS)])
     passes = max(1, forced, math.ceil(sum(map(micro_ops, top)) / chain))
     smallest = min(_elements(n) for n in top)
@@ -191,8 +192,10 @@ def _region_cycles(region: list[Node], machine: Machine) -> float:
     return max(passes * smallest, largest, spread) / machine.vpu_lanes
 
 
-def _padded_size(node: Node) -> int:
-    return _padded(node.operands[0].type if node.op in _REDUCTIONS else node.type)
+def _size(node: Node) -> int:
+    """Elements of a pass over all rows as one matrix, in whole blocks: the same for packed rows and rows apart."""
+    shape = (node.operands[0] if node.op in _REDUCTIONS else node).shape
+    return 16 * _blocks(math.prod(shape[:-1])) * _blocks(shape[-1] if shape else 1)
 
 
 def _forced_passes(sinks: list[Node]) -> int:

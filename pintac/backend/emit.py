@@ -62,7 +62,6 @@ class Emitter:
         )
 
     def _vpu(self, op: VpuOp) -> Instruction:
-        grouped = len(op.shape) == 3
         rows = math.prod(op.shape[:-1])
         kernel = op.kernel
         header = {"uops": len(kernel.ops), "rows": rows, "cols": op.shape[-1]}
@@ -74,7 +73,7 @@ class Emitter:
             header[f"uop{i}"] = isa.micro_op(code, *(_selector(a) for a in args))
         operands = {}
         for i, source in enumerate(op.sources):
-            inner = op.shape[1] if grouped else 0
+            inner = source.shape[1] if len(source.shape) == 3 else 0
             if isinstance(source, IndexView):
                 operands[f"s{i}"] = _index(source, inner)
             else:
@@ -82,7 +81,7 @@ class Emitter:
         for i, (sink, view) in enumerate(zip(kernel.sinks, op.sinks, strict=True)):
             header[f"sel{i}"] = _selector(sink.value)
             header[f"acc{i}"] = sink.accumulate
-            strides, inner = view.strides, op.shape[1] if grouped else 0
+            strides, inner = view.strides, view.shape[1] if len(view.shape) == 3 else 0
             if sink.kind in (Sink.SUM_COLS, Sink.MAX_COLS):
                 strides, inner = (strides[-2], 1), 0
             elif sink.kind != Sink.WRITE:

@@ -7,6 +7,7 @@ can hold: micro-ops, sources, immediates, two sinks.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pintac import isa
+from pintac.backend.axes import PackedRows
 from pintac.backend.tile import Arg, Kernel, KernelSink
 from pintac.errors import IRError
 from pintac.ir import Node
@@ -236,9 +238,10 @@ class Fuser:
         node = operand
         while node.op == "reshape" and self.key_of(node) == key:
             node = node.operands[0]
-        if node in self.micro and self.key_of(node) == key:
+        same = self.key_of(node) == key
+        if node in self.micro and same:
             return self.micro[node]
-        return Value(operand)
+        return Value(node if same and _is_packed(key) else operand)
 
     # ---- merging
 
@@ -348,6 +351,8 @@ class Fuser:
         imms |= {m.arg for m in group.members if isinstance(m, Reduce) and isinstance(m.arg, Imm)}
         scalars = {a for m in micros for a in m.args if isinstance(a, Scalar)}
         sinks = len(self._writes(group)) + sum(isinstance(m, Reduce) for m in group.members)
+        if _is_packed(key) and not self._addressable(group, sources):
+            return False
         return (
             len(micros) <= self.max_ops
             and len(sources) <= isa.SOURCES
@@ -356,6 +361,26 @@ class Fuser:
             and len(scalars) <= isa.SCALARS
             and sinks <= isa.SINKS
         )
+
+    def _addressable(self, group: _Group, sources: Sequence[Value | Index]) -> bool:
+        """Whether one instruction over packed rows reaches everything: with blocks it has no row groups of its own, but
+        every fp32 operand may have two levels of rows."""
+        reduces = [m for m in group.members if isinstance(m, Reduce)]
+        quantised = any(m.node.type.is_smx for m in reduces)
+        if not quantised and not any(isinstance(s, Value) and root(s.node).type.is_smx for s in sources):
+            return True
+        rows = _most_axes(group.members).shape[:-1]
+        for source in sources:
+            shape = _stored_shape(source.node)
+            if shape[:-1] != (math.prod(rows),) and len(_levels(shape[:-1], rows)) > 2:
+                return False
+        for reduce in reduces:
+            if reduce.node.op != "quantize":
+                axes = ints(reduce.node.attrs, "axes")
+                kept = _levels([1 if i in axes else n for i, n in enumerate(rows)], rows)
+                if kept != ([True] if len(rows) in axes else [True, False]):
+                    return False
+        return True
 
     def _source_key(self, source: Value) -> Key:
         node = self.standins.get(source.node, source.node)
@@ -439,7 +464,34 @@ class Fuser:
             sinks.append((KernelSink(_sink_kind(reduce.node), arg(reduce.arg)), reduce.node))
         kernel = Kernel(ops, len(sources), tuple(imms), tuple(scalars), tuple(s for s, _ in sinks))
         shape_of = micros[0].node if micros else reduces[0].node.operands[0]
+        if _is_packed((micros or reduces)[0].key):
+            shape_of = _most_axes(group.members)
         return KernelStep(kernel, self.standins.get(shape_of, shape_of), tuple(sources), tuple(n for _, n in sinks))
+
+
+def _is_packed(key: Key) -> bool:
+    return bool(key) and isinstance(key[0], PackedRows)
+
+
+def _most_axes(members: Sequence[Micro | Reduce | Node]) -> Node:
+    """Of the values that a kernel makes or folds, the first of those whose rows have the most axes."""
+    values = [m.node for m in members if isinstance(m, Micro)]
+    values += [m.node.operands[0] for m in members if isinstance(m, Reduce)]
+    return max(values, key=lambda node: node.type.rank)
+
+
+def _stored_shape(node: Node) -> tuple[int, ...]:
+    """The shape of a value in memory, without what broadcasting repeats."""
+    while node.op == "broadcast":
+        node = node.operands[0]
+    return node.shape
+
+
+def _levels(shape: Sequence[int], rows: Sequence[int]) -> list[bool]:
+    """Runs of row axes along which a value of `shape` moves (True) or is repeated (False), over `rows`."""
+    shape = (1,) * (len(rows) - len(shape)) + tuple(shape)
+    moves = [own > 1 for own, size in zip(shape, rows, strict=True) if size > 1]
+    return [kind for kind, _ in itertools.groupby(moves)]
 
 
 def _sink_kind(node: Node) -> Sink:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pintac.backend.axes import RowAxis
@@ -10,7 +10,7 @@ from pintac.backend.choices import Choices, Entry
 from pintac.backend.fuse import VIEWS, root
 from pintac.backend.tile import Buffer, View
 from pintac.backend.units import Sweep, Unit, Units, accumulator
-from pintac.backend.views import apply, compact_size, compact_view, narrow
+from pintac.backend.views import V, apply, compact_size, compact_view, narrow
 from pintac.errors import IRError
 from pintac.ir import Node
 from pintac.ir.ops import ints
@@ -32,6 +32,11 @@ class Position:
 
 
 Context = Mapping[RowAxis, Position]
+
+
+def at_position(view: V, axis: int, at: Position, each: int) -> V:
+    """The rows of `axis` where the body stands, with `each` of them for one of what the row axis counts."""
+    return narrow(view, axis, at.start * each, at.extent * each, (at.level, at.step * each) if at.step else None)
 
 
 @dataclass(frozen=True)
@@ -145,13 +150,13 @@ class Placement:
             return node.type.shape
         tags = self.units.tags(node, unit)
         out = []
-        for size, tag in zip(node.type.shape, tags, strict=True):
+        for size, tag, each in zip(node.type.shape, tags, self.units.rows_each(node, unit), strict=True):
             if tag is None or tag in covers:
                 out.append(size)
             elif slots > 1 and unit is not None and tag is unit.axis:
-                out.append(slots)
+                out.append(slots * each)
             else:
-                out.append(context[tag].extent if tag in context else 1)
+                out.append(context[tag].extent * each if tag in context else each)
         return tuple(out)
 
     def _chain(self, node: Node) -> list[Node]:
@@ -172,14 +177,16 @@ class Placement:
             chain = chain[chain.index(start) + 1 :]
         for step in chain:
             view = apply(step, view, self._virtual_shape(step, unit, home.covers, context, home.slots))
-        for axis, tag in enumerate(self.units.tags(node, unit)):
+        for axis, (tag, each) in enumerate(self._rows(node, unit)):
             if tag is not None and tag in context and (home.covers is None or tag in home.covers):
-                at = context[tag]
-                step_rows = (at.level, at.step) if at.step else None
-                view = narrow(view, axis, at.start, at.extent, step_rows)
+                view = at_position(view, axis, context[tag], each)
             elif home.slots > 1 and tag is not None and tag is unit.axis:
-                view = narrow(view, axis, context[tag].slot, 1)
+                view = narrow(view, axis, context[tag].slot * each, each)
         return view
+
+    def _rows(self, node: Node, unit: Unit) -> Iterator[tuple[RowAxis | None, int]]:
+        """For each axis of a value its row axis, and its rows for one of what that counts."""
+        return zip(self.units.tags(node, unit), self.units.rows_each(node, unit), strict=True)
 
     def _copy_home(self, node: Node, unit: Unit) -> Home:
         """SRAM for a copy of a value that one point's work keeps."""

@@ -6,10 +6,11 @@ rows is repeated where it is read, and of values that later loops read in part o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pintac.backend.axes import Axes
-from pintac.backend.fuse import VIEWS, root
+from pintac.backend.fuse import ELEMENTWISE, VIEWS, root
 from pintac.backend.rematerialise import rematerialised
 from pintac.backend.tile import Buffer, View
 from pintac.backend.units import EXECUTED, Units
@@ -80,6 +81,9 @@ def with_copies(graph: Graph) -> Graph:
         if node.op not in VIEWS:
             return None
         source = stored(node.operands[0])
+        if node.op == "reshape" and source.bits and _unpacked(graph, node, source):
+            views[node] = source
+            return None
         if node.op == "reshape":
             possible = reshape_strides(source, node.shape) is not None
         else:
@@ -93,6 +97,12 @@ def with_copies(graph: Graph) -> Graph:
         return builder.copy(node, [copy])
 
     return rewrite(graph, step)
+
+
+def _unpacked(graph: Graph, node: Node, packed: View) -> bool:
+    """Whether a reshape gives packed rows (`pack-rows`) their axes back for element-wise work alone."""
+    together = (math.prod(node.shape[:-1]), node.shape[-1]) == packed.shape
+    return together and all(u.op in ELEMENTWISE and u.shape == node.shape for u in graph.users(node))
 
 
 def kept_in_part(graph: Graph) -> Graph:

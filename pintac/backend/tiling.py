@@ -71,8 +71,9 @@ def _extents(units: Units, unit: Unit, sweep: Sweep, axis: RowAxis) -> tuple[int
         for value in (node, *node.operands, *map(root, node.operands)):
             tags = units.tags(value, unit)
             if axis in tags:
-                rest = value.type.shape[tags.index(axis) + 1 :]
-                rows = math.prod(rest[:-1])
+                at = tags.index(axis)
+                rest = value.type.shape[at + 1 :]
+                rows = math.prod(rest[:-1]) * units.rows_each(value, unit)[at]
                 factor = max(factor, rows)
                 width = max(width, rows * (rest[-1] if rest else 1))
     return factor, width

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
-from pintac.backend.axes import UNROLLED_PAIRS, Axes, RowAxis
+from pintac.backend.axes import UNROLLED_PAIRS, Axes, PackedRows, RowAxis
 from pintac.backend.fuse import CONTRACTIONS, COPIES, ELEMENTWISE, SINKS, SOURCES, VIEWS, root
 from pintac.backend.per_sign import done_per_sign
 from pintac.errors import IRError
@@ -89,6 +89,17 @@ class Units:
         if unit is not None and unit.kind == "parameter" and node.type.shape == unit.shape:
             return (unit.axis,) + (None,) * (node.type.rank - 1)
         return self.axes.tags(node)
+
+    def rows_each(self, node: Node, unit: Unit | None = None) -> tuple[int, ...]:
+        """Rows of each axis of `tags` for one of what it counts: 1, but where those of each point are packed."""
+        node = self.standins.get(node, node)
+        if unit is not None and unit.kind == "parameter" and node.type.shape == unit.shape:
+            return (1,) * node.type.rank
+        return self.axes.rows_each(node)
+
+    def packed_rows(self, node: Node) -> PackedRows | None:
+        """Points and rows of each, where all rows are packed somewhere (see `Axes`)."""
+        return self.axes.packed_rows(self.standins.get(node, node))
 
     def exec_axes(self, node: Node) -> frozenset[RowAxis]:
         """All row axes an op runs over: its operands' and its own."""

@@ -109,9 +109,10 @@ class Values(Placement):
         """`node` in a local buffer with `start`, which a body around this one may have for several tiles."""
         context = {**body.context, **owner.context}
         view = self._stored_view(node, start, Home(buffer, frozenset()), body.unit, context)
-        for axis, tag in enumerate(self.units.tags(node, body.unit)):
+        for axis, (tag, each) in enumerate(self._rows(node, body.unit)):
             if tag is not None and tag in context and context[tag].extent != body.context[tag].extent:
-                view = narrow(view, axis, body.context[tag].start - context[tag].start, body.context[tag].extent)
+                first = body.context[tag].start - context[tag].start
+                view = narrow(view, axis, first * each, body.context[tag].extent * each)
         return view
 
     def _load(self, node: Node, home: Home, body: Body) -> None:
@@ -177,7 +178,13 @@ class Values(Placement):
         return self._local_view(value, node, place.local[node], place, body)
 
     def _key(self, node: Node, unit: Unit) -> tuple[object, ...]:
-        """What a kernel over `node` iterates over: extents of the tile, leading axes of size 1 left out."""
+        """What a kernel over `node` iterates over: extents of the tile, leading axes of size 1 left out.
+
+        Of packed rows (`Axes.packed_rows`) it is the rows of all points together, whatever axes the value has.
+        """
+        packed = self.units.packed_rows(node)
+        if packed is not None:
+            return (packed, node.type.shape[-1])
         out: list[object] = []
         for size, tag in zip(node.type.shape, self.units.tags(node, unit), strict=True):
             single = tag is not None and (tag.kind == "sign" or (tag.kind == "points" and unit.kind == "evaluations"))

@@ -112,7 +112,7 @@ def broadcast(view: V, shape: tuple[int, ...]) -> V:
     return replace(view, shape=shape, strides=strides)
 
 
-def reshape_strides(view: View, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+def reshape_strides(view: View | IndexView, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """Strides of a reshape that moves no data; None when there are none."""
     if math.prod(shape) != math.prod(view.shape):
         raise AssertionError(f"reshape of {view.shape} to {shape}")

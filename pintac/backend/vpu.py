@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pintac import isa
 from pintac.backend.tile import IndexView, Kernel, KernelSink, View, VpuOp
-from pintac.backend.views import Operand, broadcast, collapse
+from pintac.backend.views import Operand, broadcast, collapse, reshape_strides
 from pintac.errors import IRError
 from pintac.ir import Location
 from pintac.isa import Sink
@@ -81,6 +81,65 @@ def operation(
 
     ins, outs = [collapsed(v) for v in ins], [collapsed(v) for v in outs]
     return VpuOp(name, loc, replace(kernel, sinks=tuple(kinds)), whole, tuple(ins), tuple(outs), len(unrolled))
+
+
+def packed_operation(
+    kernel: Kernel,
+    shape: tuple[int, ...],
+    sources: Sequence[View | IndexView],
+    sinks: Sequence[View],
+    name: str,
+    loc: Location,
+) -> VpuOp:
+    """The operation that runs `kernel` over `shape`, all of whose rows are packed in SMX operands (`pack-rows`).
+
+    These have one axis of rows; every fp32 operand has one or two levels of them, of its own.
+    """
+    ins, outs = [_with_rows(v, shape) for v in sources], [_with_rows(v, shape) for v in sinks]
+    rows = math.prod(shape[:-1])
+    if rows == shape[-2] or not any(v.bits for v in (*ins, *outs)):
+        return operation(kernel, shape, ins, outs, name, loc)
+    if rows > 65535 or shape[-1] > 65535:
+        raise IRError(f"{name}: a tile of {shape} elements is larger than an instruction", location=loc)
+    ins, outs = [_leveled(v, shape, name, loc) for v in ins], [_leveled(v, shape, name, loc) for v in outs]
+    kinds = [
+        replace(s, group=v.shape[1] if s.kind in FOLDS_ROWS and len(v.shape) == 3 else 0)
+        for s, v in zip(kernel.sinks, outs, strict=True)
+    ]
+    return VpuOp(name, loc, replace(kernel, sinks=tuple(kinds)), (rows, shape[-1]), tuple(ins), tuple(outs))
+
+
+def _with_rows(view: V, shape: tuple[int, ...]) -> V:
+    """A fp32 view of all rows of `shape`, in the axes that they have there."""
+    rows: tuple[int, ...] = shape[:-1]
+    if view.bits or view.shape[:-1] == rows or math.prod(view.shape[:-1]) != math.prod(rows):
+        return view
+    wanted = (*rows, view.shape[-1])
+    strides = reshape_strides(view, wanted)
+    assert strides is not None, (view, shape)
+    return replace(view, shape=wanted, strides=strides)
+
+
+def _leveled(view: V, shape: tuple[int, ...], name: str, loc: Location) -> V:
+    """The view over (rows, columns), or over (row groups, rows, columns) where it needs two levels of rows."""
+    if view.bits:
+        assert view.shape == (math.prod(shape[:-1]), shape[-1]), (view, shape)
+        return view
+    wide = broadcast(view, shape)
+    levels: list[tuple[int, int]] = []
+    for size, stride in zip(reversed(shape[:-1]), reversed(wide.strides[:-1]), strict=True):
+        if levels and stride == levels[0][0] * levels[0][1]:
+            levels[0] = (size * levels[0][0], levels[0][1])
+        elif size > 1:
+            levels.insert(0, (size, stride))
+    if len(levels) > 2:
+        raise IRError(
+            f"{name}: packed rows are read along more than two axes",
+            location=loc,
+            hint="leave the rows of points apart: --rows apart",
+        )
+    sizes: tuple[int, ...] = tuple(size for size, _ in levels)
+    return replace(view, shape=(*sizes, shape[-1]), strides=(*(stride for _, stride in levels), wide.strides[-1]))
 
 
 def folded_axes(op: VpuOp) -> list[int]:

@@ -245,6 +245,12 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
         default="4x4",
         help="shape of the blocks that share an exponent (default 4x4; others with --engine evaluator)",
     )
+    group.add_argument(
+        "--rows",
+        choices=["apart", "packed"],
+        default="apart",
+        help="blocks of each point's own (default), or shared by neighbouring points of few pairs (with even-odd)",
+    )
     group.add_argument("--machine", default="pinta", metavar="NAME|F.toml", help="machine description (default pinta)")
     group.add_argument(
         "--machine-key", action="append", default=[], metavar="K=V", help="change one key of the machine: sram_kib=192"

@@ -195,6 +195,7 @@ def estimate(options: Options) -> int:
         scheme=options.scheme,
         bits=options.bits,
         saved=options.saved,
+        rows=options.rows,
     )
     found = estimating.estimate(
         program,
@@ -294,6 +295,7 @@ def _compilation(options: Options, timing: list[Any] | None = None) -> dict[str,
         "bits": options.bits,
         "saved": options.saved,
         "block": options.block,
+        "rows": options.rows,
         "passes": options.passes,
         "verify": options.verify,
         "observers": [*_dumps(options), *(timing or [])],
@@ -330,7 +332,7 @@ def _pipeline(options: Options) -> tuple[Pass, ...]:
         return parse_pipeline(options.passes)
     if options.verb == "opt":
         return ()
-    switches = {"quant": options.quant, "scheme": options.scheme, "saved": options.saved, "block": options.block}
+    switches = {key: getattr(options, key) for key in ("quant", "scheme", "saved", "block", "rows")}
     return default_pipeline(PipelineOptions.from_bits(options.bits, **switches))
 
 

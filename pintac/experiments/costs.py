@@ -69,7 +69,7 @@ def _train(run: Run, steps: int) -> Mapping[str, Any]:
     from pintac import api
     from pintac.frontend import load_step
 
-    options = {flag: getattr(run, flag) for flag in ("quant", "scheme", "bits", "saved", "passes")}
+    options = {flag: getattr(run, flag) for flag in ("quant", "scheme", "bits", "saved", "passes", "rows")}
     scheme = {} if ":" in run.problem else {"scheme": run.scheme}
     step = load_step(run.problem, **dict(run.settings), **scheme)
     result = api.train(step, steps, seed=run.seed, progress=False, **options)

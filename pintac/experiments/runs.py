@@ -46,7 +46,7 @@ DEFAULTS: Mapping[str, Mapping[str, Setting]] = {
 }
 """Options of the built-in problems with their defaults; those of the frontend, here without importing torch."""
 
-PROGRAM_FLAGS = ("bits", "saved", "passes", "block")
+PROGRAM_FLAGS = ("bits", "saved", "passes", "block", "rows")
 """Flags that shape the program; an fp32 run in torch has none."""
 
 SAMPLING_SETTINGS = ("K", "sigma", "estimator")
@@ -79,6 +79,7 @@ class Run:
     derivatives: str = "estimator"
     passes: str | None = None
     block: str = SMX_BLOCK
+    rows: str = "apart"
     steps: int | None = None
     seed: int = 0
 

@@ -22,6 +22,7 @@ from pintac.passes.expand_optimizer import ExpandOptimizer
 from pintac.passes.fold_accumulate import FoldAccumulate
 from pintac.passes.insert_smx import InsertSMX
 from pintac.passes.lower_delta import LowerDelta
+from pintac.passes.pack_rows import PackRows
 from pintac.passes.reorder_tt import ReorderTT
 from pintac.passes.split_stein import SplitStein
 from pintac.passes.tensors import parse_bits, print_bits
@@ -39,6 +40,7 @@ PASSES: Mapping[str, type[Pass]] = {
         Canonicalize,
         DeadCodeElimination,
         FoldAccumulate,
+        PackRows,
     )
 }
 """Every pass by name, in the order of the default pipeline."""
@@ -145,6 +147,7 @@ def _print_value(value: Any) -> str:
 
 QUANTISATIONS = ("diff", "even-odd", "naive", "none")
 SCHEMES = ("prs", "sequential", "dense")
+ROWS = ("apart", "packed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +158,8 @@ class PipelineOptions:
     order in which TT layers are contracted. `weight`, `base`, `delta`, `grad`: bits by role. `saved`: how backward
     reads the perturbed path. `block`: the shape of blocks; programs have 4x4 only. `tensors`: bits of single tensors,
     by name. With a `budget` the bits are chosen under it, for the least `objective`, those of `tensors` excepted.
+    `rows`: whether the evaluations of a point have blocks of their own ("apart") or share them with those of its
+    neighbours ("packed": `pack-rows`, ours).
     """
 
     quant: str = "diff"
@@ -168,6 +173,7 @@ class PipelineOptions:
     tensors: str = ""
     budget: float | None = None
     objective: str = "cycles"
+    rows: str = "apart"
 
     @classmethod
     def from_bits(cls, bits: str, **others: Any) -> PipelineOptions:
@@ -204,6 +210,7 @@ def default_pipeline(options: PipelineOptions | None = None) -> tuple[Pass, ...]
     chosen = options or PipelineOptions()
     _check("quant", chosen.quant, QUANTISATIONS)
     _check("scheme", chosen.scheme, SCHEMES)
+    _check("rows", chosen.rows, ROWS)
     bits = {role: getattr(chosen, role) for role in ("weight", "base", "delta", "grad")}
     form = {"diff": "plus-minus", "even-odd": "even-odd"}.get(chosen.quant, "none")
     formats = {**bits, "saved": chosen.saved, "block": chosen.block, "bits": chosen.tensors}
@@ -221,6 +228,7 @@ def default_pipeline(options: PipelineOptions | None = None) -> tuple[Pass, ...]
         Canonicalize(),
         DeadCodeElimination(),
         FoldAccumulate(),
+        *((PackRows(), Canonicalize()) if chosen.rows == "packed" else ()),
     )
 
 

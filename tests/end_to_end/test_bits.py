@@ -123,6 +123,7 @@ class Case:
     quant: str = "diff"
     bits: str = "8/16/8/12"
     saved: str = "smx"
+    rows: str = "apart"
     machine: str = "pinta"
     keys: dict[str, Any] = field(default_factory=dict)
     steps: int = 1
@@ -134,7 +135,13 @@ class Case:
         return TrainStep(net, problem, Adam(1e-3, schedule=linear_decay(10)), self.estimator(K=self.K, sigma=0.05))
 
     def options(self) -> PipelineOptions:
-        return PipelineOptions.from_bits(self.bits, quant=self.quant, scheme=self.scheme, saved=self.saved)
+        return PipelineOptions.from_bits(
+            self.bits, quant=self.quant, scheme=self.scheme, saved=self.saved, rows=self.rows
+        )
+
+
+def _packed(**fields: Any) -> Case:
+    return Case(**{"K": 4, "quant": "even-odd", "rows": "packed", **fields})
 
 
 CASES = {
@@ -202,6 +209,22 @@ CASES = {
     "points half a turn behind, 64 KiB": Case(
         points=(53, 33), K=6, width=64, rank=8, depth=2, quant="even-odd", keys={"sram_kib": 64}
     ),
+    "packed": _packed(estimator=OrthonormalDirections, points=(77, 9), width=10),
+    "packed, one pair": _packed(K=2, points=(37, 21)),
+    "packed, five pairs, odd shapes": _packed(K=10, width=10, rank=3, points=(7, 2)),
+    "packed, seven pairs, second difference": _packed(K=14, estimator=SecondDifference, points=(9, 4), depth=2),
+    "packed, few points": _packed(K=6, points=(2, 1)),
+    "packed, gated": _packed(gated=True, depth=2, points=(18, 5)),
+    "packed, hard, gated, vector": _packed(hard=True, gated=True, outputs=2, points=(6, 3, 5)),
+    "packed, three terms": _packed(K=6, points=(13, 6, 11), depth=2),
+    "packed, sin": _packed(activation="sin", points=(11, 2), saved="f32"),
+    "packed, sequential": _packed(rank=3, width=12, scheme="sequential", points=(10, 3)),
+    "packed, points half a turn behind": _packed(points=(150, 101), width=6),
+    "packed, 64 KiB": _packed(points=(53, 33), K=6, width=64, rank=8, depth=2, keys={"sram_kib": 64}),
+    "packed, 48 KiB, dense": _packed(points=(21, 5), K=10, width=64, scheme="dense", keys={"sram_kib": 48}),
+    "packed, 2 micro-ops": _packed(keys={"vpu_max_micro_ops": 2}, gated=True, points=(9, 4)),
+    "packed, bits by tensor": _packed(bits="8/16/8/12,*.delta.even*=12,blocks.0.layer.weight*=4", points=(9, 4)),
+    "packed, tiny": _packed(machine="tiny", points=(9, 3)),
     "random numbers for each sign": Case(dims=40, K=256, points=(3, 2, 2), width=96, scheme="dense"),
     "random numbers for each sign, spills": Case(
         dims=61, K=160, points=(4, 2), width=64, scheme="dense", keys={"sram_kib": 96}, hard=True
@@ -238,6 +261,8 @@ def test_bits(name: str) -> None:
     lowered = lower(case.step(), case.options())
     program = emit(lowered, Machine.load(case.machine).replace(**case.keys))
     decided = program.meta["backend"]["step"]
+    apart = [q.shape for q in lowered.graphs["step"].of("quantize") if q.type.rank == 4 and q.shape[2] % 4]
+    assert not apart or case.rows == "apart"
     assert decided["in_dram"] or "spills" not in name
     assert decided["recomputed"] or "recomputed" not in name
     assert decided["per_sign"] or "for each sign" not in name

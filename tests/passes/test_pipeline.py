@@ -99,8 +99,10 @@ def test_the_default_pipeline_follows_the_switches() -> None:
     def names(**options: object) -> list[str]:
         return [pass_.name for pass_ in default_pipeline(PipelineOptions(**options))]
 
-    assert names() == list(PASSES)
-    assert names(quant="none") == [name for name in PASSES if name != "insert-smx"]
+    default = [name for name in PASSES if name != "pack-rows"]
+    assert names() == default
+    assert names(rows="packed") == [*default, "pack-rows", "canonicalize"]
+    assert names(quant="none") == [name for name in default if name != "insert-smx"]
     chosen = default_pipeline(PipelineOptions.from_bits("4/8/12/16", quant="naive", scheme="sequential", saved="f32"))
     assert SplitStein("none") in chosen and ReorderTT("sequential") in chosen
     assert InsertSMX(4, 8, 12, 16, "f32") in chosen
@@ -114,6 +116,7 @@ def test_the_default_pipeline_follows_the_switches() -> None:
         lambda: default_pipeline(PipelineOptions.from_bits("8/8/8/9")),
         lambda: default_pipeline(PipelineOptions(quant="dif")),
         lambda: default_pipeline(PipelineOptions(scheme="seq")),
+        lambda: default_pipeline(PipelineOptions(rows="pack")),
     ],
 )
 def test_switches_that_do_not_exist(make: object) -> None:
