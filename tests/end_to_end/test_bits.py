@@ -59,6 +59,19 @@ class Block(nn.Module):
         return y if self.gate is None else h + y * torch.sigmoid(self.gate(h))
 
 
+class Parts(nn.Module):
+    """The same layer on every four features of a point."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.part, self.last = nn.Linear(2, width), nn.Linear(4, 4), nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        parts = torch.tanh(self.part(h.reshape(len(h), -1, 4)))
+        return self.last(parts.reshape(len(h), -1))
+
+
 class Network(nn.Module):
     def __init__(self, dims: int, width: int, rank: int, depth: int, outputs: int, activation: str, gated: bool):
         super().__init__()
@@ -124,13 +137,18 @@ class Case:
     bits: str = "8/16/8/12"
     saved: str = "smx"
     rows: str = "apart"
+    parts: bool = False
     machine: str = "pinta"
     keys: dict[str, Any] = field(default_factory=dict)
     steps: int = 1
 
     def step(self) -> TrainStep:
         torch.manual_seed(0)
-        net = Network(self.dims, self.width, self.rank, self.depth, self.outputs, self.activation, self.gated)
+        net: nn.Module
+        if self.parts:
+            net = Parts(self.width)
+        else:
+            net = Network(self.dims, self.width, self.rank, self.depth, self.outputs, self.activation, self.gated)
         problem = Poisson(self.dims, self.points, self.hard)
         return TrainStep(net, problem, Adam(1e-3, schedule=linear_decay(10)), self.estimator(K=self.K, sigma=0.05))
 
@@ -225,6 +243,10 @@ CASES = {
     "packed, 2 micro-ops": _packed(keys={"vpu_max_micro_ops": 2}, gated=True, points=(9, 4)),
     "packed, bits by tensor": _packed(bits="8/16/8/12,*.delta.even*=12,blocks.0.layer.weight*=4", points=(9, 4)),
     "packed, tiny": _packed(machine="tiny", points=(9, 3)),
+    "parts": Case(parts=True, width=12, points=(5, 3)),
+    "parts, many evaluations": Case(parts=True, width=20, points=(3, 2), K=40),
+    "parts, even-odd": Case(parts=True, width=12, points=(5, 3), quant="even-odd", K=4),
+    "parts, packed": _packed(parts=True, width=12, points=(9, 3)),
     "random numbers for each sign": Case(dims=40, K=256, points=(3, 2, 2), width=96, scheme="dense"),
     "random numbers for each sign, spills": Case(
         dims=61, K=160, points=(4, 2), width=64, scheme="dense", keys={"sram_kib": 96}, hard=True

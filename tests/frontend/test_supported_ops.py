@@ -68,6 +68,9 @@ CASES = {
         torch.logical_or(torch.logical_and(x[:, :1] > 0.2, torch.logical_not(x[:, 1:] > 0.7)), x[:, :1] > 0.9), x @ w, s
     ),
     "batched linear": lambda x, w, s: F.linear(torch.stack([x, x * x], 1), w.T, s).prod(1),
+    "linear on parts of the features": lambda x, w, s: (
+        F.linear(torch.cat([x @ w, x @ w], 1).reshape(-1, 3, 2), w.T, s).tanh().flatten(1)
+    ),
     "batched matmul": lambda x, w, s: (torch.stack([x, x * x], 1) @ w).sum(1),
     "minimum maximum": lambda x, w, s: torch.minimum(x @ w, s) + torch.maximum(x @ w, s * 0.1),
     "clamp": lambda x, w, s: (

@@ -45,8 +45,8 @@ IMPROVED: Mapping[str, Row] = {
     "poisson2d": improved("poisson2d", "`poisson2d`, improved recipe", schedule_steps=2000, rows="packed"),
     **{name: improved(name, f"`{name}`, improved recipe") for name in DEFAULTS if name != "poisson2d"},
 }
-"""What the targets are measured on. Only `poisson2d` has rows to pack: elsewhere the pairs of a point fill their blocks,
-or are more than eight."""
+"""What the targets are measured on. Only `poisson2d` has rows to pack: elsewhere the pairs of a point fill their
+blocks, or are more than eight."""
 
 SHORT = improved("poisson2d", "`poisson2d`, improved recipe, 1000 steps")
 """The schedule that ablations are made with: twice as long a one is a better recipe, and tells them apart no better."""

@@ -20,10 +20,19 @@ def _on_points(value: object) -> bool:
 
 
 def _weight_matmul(r: Recorder, x: Node, weight: Node, bias: Node | None = None) -> Node:
-    """x weight + bias. torch flattens leading dimensions of x to rows; the IR's matmul takes them as they were."""
+    """x weight + bias. torch flattens leading dimensions of x to rows; the IR's matmul takes them as they were.
+
+    Of a point's features that were cut into several rows right before, and of which no such shape is left, the points
+    are the first dimension again.
+    """
     rows = x.shape[:-1]
-    if x.op == "reshape" and x.operands[0].shape[-1] == x.shape[-1] and x.operands[0].type.rank > 2:
-        x = x.operands[0]
+    if x.op == "reshape":
+        source = x.operands[0]
+        points, each = source.shape[0], x.shape[0] // max(1, source.shape[0])
+        if source.shape[-1] == x.shape[-1] and source.type.rank > 2:
+            x = source
+        elif x.type.rank == source.type.rank == 2 and each > 1 and x.shape[0] == points * each:
+            x = r.builder.reshape(source, (points, each, x.shape[-1]))
     swapped = weight.op == "permute" and weight.attrs["perm"] == (1, 0)
     operand = weight.operands[0] if swapped else weight
     y = r.builder.matmul(x, operand, transpose_b=swapped, lhs_role="base", rhs_role="weight")
