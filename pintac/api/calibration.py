@@ -34,6 +34,7 @@ from pintac.passes.dataflow import continue_from
 from pintac.passes.expand_operators import ExpandOperators
 from pintac.passes.expand_optimizer import ExpandOptimizer
 from pintac.passes.insert_smx import InsertSMX
+from pintac.passes.pack_rows import PackRows
 from pintac.passes.tensors import WIDTHS, role_of
 
 if TYPE_CHECKING:
@@ -143,14 +144,16 @@ class Calibration:
 
 
 def before_budget(graph: Graph, passes: Sequence[Pass]) -> tuple[Graph, dict[str, str]]:
-    """A traced graph after the passes up to insert-smx, gradients in place of the optimizer; and what each quantize
-    node makes. All tensors have 16 bits."""
-    for pass_ in passes:
+    """A traced graph after the passes up to insert-smx, gradients in place of the optimizer, rows packed if they are to
+    be; and what each quantize node makes. All tensors have 16 bits."""
+    for number, pass_ in enumerate(passes):
         if isinstance(pass_, InsertSMX):
             wide = dataclasses.replace(
                 pass_, weight=16, base=16, delta=16, grad=16, policy="roles", budget=0.05, objective="cycles", bits=""
             )
             inserted, names = wide.insert(graph)
+            for later in passes[number:]:
+                inserted = later.run(inserted) if isinstance(later, PackRows) else inserted
             return Canonicalize().run(inserted), names
         if not isinstance(pass_, ExpandOptimizer):
             graph = pass_.run(graph)
