@@ -32,7 +32,8 @@ class Choices:
 
     `spilled` are values kept in DRAM because SRAM is short, `not_in_psum` matmuls whose results go to SRAM though they
     would fit PSUM, `rooms` bytes of SRAM by unit for what belongs to a loop body alone, `deferred` gradients that are
-    folded in loops of their own.
+    folded in loops of their own. Parameters of more than `whole` bytes are worked on in loops over their rows; None: of
+    as many as SRAM has room for in most networks.
     """
 
     tiling: Tiling
@@ -40,3 +41,4 @@ class Choices:
     not_in_psum: frozenset[Node] = frozenset()
     rooms: Mapping[str, int] = field(default_factory=dict)
     deferred: tuple[Chain, ...] = ()
+    whole: int | None = None

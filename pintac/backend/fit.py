@@ -34,6 +34,10 @@ PREVIEW = 24
 """Part of the search for orders after which ways to fit are compared."""
 RIVAL = 1.1
 """Cycles of another way to fit, before orders are searched, up to which it may turn out the better one."""
+CROWDED = 0.67
+"""Part of SRAM that straight code takes from which on parameters go into loops over their rows."""
+LEAST_WHOLE = 1024
+"""Bytes of parameters that are not worth a loop."""
 BUSY = 0.65
 """Part of the cycles from which on the bus is worth relieving."""
 CLOSE = 1.03
@@ -320,7 +324,9 @@ def _greedy(entry: Entry, choices: Choices, limits: Limits, least: int = 0) -> F
         cold = _cold(failed, alive)
         victim = _victim(failed, alive, limits)
         smaller = _smaller(failed, alive, choices.tiling)
-        if cold:
+        if _crowded(failed, alive):
+            choices = replace(choices, whole=failed.units.whole // 2, rooms={})
+        elif cold:
             choices = replace(choices, spilled=choices.spilled | cold, rooms={})
         elif tighter is not None:
             choices = replace(choices, rooms={**choices.rooms, **tighter})
@@ -338,6 +344,12 @@ def _greedy(entry: Entry, choices: Choices, limits: Limits, least: int = 0) -> F
             choices = replace(choices, tiling=replace(choices.tiling, pipelined=False), rooms={})
         else:
             raise problem
+
+
+def _crowded(scheduler: Scheduler, alive: set[Buffer]) -> bool:
+    """Whether SRAM is full of parameters and moments that straight code works on whole, so that loops should."""
+    straight = sum(b.bytes for b in alive if b in scheduler.unit_of and scheduler.unit_of[b].kind == "global")
+    return straight > CROWDED * scheduler.machine.sram_kib * 1024 and scheduler.units.whole > LEAST_WHOLE
 
 
 def _without(choices: Choices, failed: Scheduler, alive: set[Buffer], limits: Limits) -> Choices:

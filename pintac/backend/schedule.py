@@ -76,11 +76,11 @@ class Scheduler(Folds):
         tiling = choices.tiling
         self.predicted = 0
         self.least = max(HOT, SHARE * (earlier.predicted if earlier is not None else 0))
-        wanted = (choices.deferred, tiling.unrolled)
-        if earlier is not None and (earlier.units.deferred, earlier.units.unrolled) == wanted:
+        whole = entry.machine.sram_kib * 1024 // WHOLE_PARAMETERS if choices.whole is None else choices.whole
+        wanted = (choices.deferred, tiling.unrolled, whole)
+        if earlier is not None and (earlier.units.deferred, earlier.units.unrolled, earlier.units.whole) == wanted:
             units = earlier.units
         else:
-            whole = entry.machine.sram_kib * 1024 // WHOLE_PARAMETERS
             per_sign = tiling.per_sign
             units, earlier = Units(entry.graph, whole, choices.deferred, tiling.unrolled, entry.again, per_sign), None
         super().__init__(entry, choices, units, {unit: points_together(tiling, units, unit) for unit in units.units})

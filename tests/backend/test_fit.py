@@ -128,3 +128,18 @@ def test_compiling_leaves_garbage_collection_as_it_was() -> None:
     with pytest.raises(DoesNotFitError):
         program(Case(points=(2,)), MACHINE.replace(sram_kib=1))
     assert gc.get_threshold() == before
+
+
+def test_deep_networks_fit() -> None:
+    """Parameters and moments of 256-wide layers do not all lie in SRAM at once: the optimizer takes them in loops."""
+    lowered = lower(Case(width=256, rank=16, depth=6, K=4, points=(4, 4)).step())
+    assert check(emit(lowered, MACHINE, effort=0)).clean
+
+
+def test_parameters_in_loops_have_equal_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, machine = Case(width=64, rank=8, depth=6, K=4, points=(3, 2)), MACHINE.replace(sram_kib=80)
+    whole = losses(program(case, MACHINE))
+    assert losses(program(case, machine)) == whole
+    monkeypatch.setattr(fit, "CROWDED", math.inf)
+    with pytest.raises(DoesNotFitError):
+        program(case, machine)
