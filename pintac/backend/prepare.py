@@ -67,7 +67,8 @@ def _is_shared(node: Node) -> bool:
 def with_copies(graph: Graph) -> Graph:
     """The graph with a copy (a concat of one value) where a view op cannot be a view of what is in memory.
 
-    That is a reshape of a value that is strided, and any view but a change of leading axes of a decoded SMX value.
+    That is a reshape of a value that is strided, any view but a change of leading axes of a decoded SMX value, and one
+    whose rows or columns are repeated: an instruction reads SMX operands in whole blocks.
     """
     views: dict[Node, View] = {}
 
@@ -81,6 +82,12 @@ def with_copies(graph: Graph) -> Graph:
         if node.op not in VIEWS:
             return None
         source = stored(node.operands[0])
+        if node.op == "decode" and any(_repeats(user, node) for user in graph.users(node)):
+            views[node] = compact_view(Buffer(node.name, 0), node.shape)
+            decoded = builder.copy(node, operands)
+            return builder.add_op(
+                "concat", (decoded,), {"axis": node.type.rank - 1}, loc=node.loc, name=f"{node.name}.copy"
+            )
         if node.op == "reshape" and source.bits and _unpacked(graph, node, source):
             views[node] = source
             return None
@@ -97,6 +104,11 @@ def with_copies(graph: Graph) -> Graph:
         return builder.copy(node, [copy])
 
     return rewrite(graph, step)
+
+
+def _repeats(user: Node, value: Node) -> bool:
+    """Whether an op repeats rows or columns of an operand."""
+    return (user.op in ELEMENTWISE or user.op == "broadcast") and user.shape[-2:] != value.shape[-2:]
 
 
 def _unpacked(graph: Graph, node: Node, packed: View) -> bool:

@@ -108,6 +108,8 @@ def broadcast(view: V, shape: tuple[int, ...]) -> V:
         if lead:
             raise AssertionError(f"{view} does not broadcast to {shape}")
         have = full + tail
+    if view.bits and [h for h, _ in have[-2:]] != list(shape[-2:]):
+        raise AssertionError(f"{view}: rows or columns of blocks cannot be repeated to {shape}")
     strides = tuple(0 if h == 1 and w != 1 else st for (h, st), w in zip(have, shape, strict=True))
     return replace(view, shape=shape, strides=strides)
 

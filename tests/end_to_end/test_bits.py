@@ -72,6 +72,19 @@ class Parts(nn.Module):
         return self.last(parts.reshape(len(h), -1))
 
 
+class Columns(nn.Module):
+    """Features times a column of their own, over their sum, times one of them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.gate, self.last = nn.Linear(2, width), nn.Linear(2, 1), nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.exp(torch.tanh(self.first(x)) * torch.sigmoid(self.gate(x)))
+        h = h / h.sum(-1, keepdim=True)
+        return self.last(h * h[..., 1:2])
+
+
 class Network(nn.Module):
     def __init__(self, dims: int, width: int, rank: int, depth: int, outputs: int, activation: str, gated: bool):
         super().__init__()
@@ -137,7 +150,7 @@ class Case:
     bits: str = "8/16/8/12"
     saved: str = "smx"
     rows: str = "apart"
-    parts: bool = False
+    other: type[nn.Module] | None = None
     machine: str = "pinta"
     keys: dict[str, Any] = field(default_factory=dict)
     steps: int = 1
@@ -145,8 +158,8 @@ class Case:
     def step(self) -> TrainStep:
         torch.manual_seed(0)
         net: nn.Module
-        if self.parts:
-            net = Parts(self.width)
+        if self.other is not None:
+            net = self.other(self.width)
         else:
             net = Network(self.dims, self.width, self.rank, self.depth, self.outputs, self.activation, self.gated)
         problem = Poisson(self.dims, self.points, self.hard)
@@ -243,10 +256,16 @@ CASES = {
     "packed, 2 micro-ops": _packed(keys={"vpu_max_micro_ops": 2}, gated=True, points=(9, 4)),
     "packed, bits by tensor": _packed(bits="8/16/8/12,*.delta.even*=12,blocks.0.layer.weight*=4", points=(9, 4)),
     "packed, tiny": _packed(machine="tiny", points=(9, 3)),
-    "parts": Case(parts=True, width=12, points=(5, 3)),
-    "parts, many evaluations": Case(parts=True, width=20, points=(3, 2), K=40),
-    "parts, even-odd": Case(parts=True, width=12, points=(5, 3), quant="even-odd", K=4),
-    "parts, packed": _packed(parts=True, width=12, points=(9, 3)),
+    "parts": Case(other=Parts, width=12, points=(5, 3)),
+    "parts, many evaluations": Case(other=Parts, width=20, points=(3, 2), K=40),
+    "parts, even-odd": Case(other=Parts, width=12, points=(5, 3), quant="even-odd", K=4),
+    "parts, packed": _packed(other=Parts, width=12, points=(9, 3)),
+    "columns": Case(other=Columns, points=(5, 3)),
+    "columns, even-odd": Case(other=Columns, points=(5, 3), quant="even-odd", K=4),
+    "columns, naive": Case(other=Columns, width=10, points=(5, 3), quant="naive", K=6),
+    "columns, many evaluations": Case(other=Columns, points=(3, 2), K=40, width=20),
+    "columns, packed": _packed(other=Columns, points=(9, 3)),
+    "columns, saved f32": Case(other=Columns, points=(5, 3), saved="f32"),
     "random numbers for each sign": Case(dims=40, K=256, points=(3, 2, 2), width=96, scheme="dense"),
     "random numbers for each sign, spills": Case(
         dims=61, K=160, points=(4, 2), width=64, scheme="dense", keys={"sram_kib": 96}, hard=True
