@@ -165,14 +165,14 @@ class Program:
     def _file_and_digest(self) -> tuple[bytes, str]:
         tensors: dict[str, np.ndarray] = {
             "code": np.array(bytearray(self.code), np.uint8),
-            "param_table": np.ascontiguousarray(self.param_table, np.uint32),
+            "param_table": np.asarray(self.param_table, np.uint32, order="C"),
         }
-        tensors |= {f"init:{name}": np.ascontiguousarray(a, np.float32) for name, a in self.init.items()}
-        tensors |= {f"data:{name}": np.ascontiguousarray(a) for name, a in self.data.items()}
+        tensors |= {f"init:{name}": np.asarray(a, np.float32, order="C") for name, a in self.init.items()}
+        tensors |= {f"data:{name}": np.asarray(a, order="C") for name, a in self.data.items()}
         for name in ("test_x", "test_u"):
             array = getattr(self, name)
             if array is not None:
-                tensors[name] = np.ascontiguousarray(array, np.float32)
+                tensors[name] = np.asarray(array, np.float32, order="C")
         strings = sorted({s for o in self.debug for s in (o.op, o.file)})
         number = {s: i for i, s in enumerate(strings)}
         if self.debug:

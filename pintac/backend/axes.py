@@ -172,7 +172,7 @@ class Axes:
         points: dict[tuple[Node, int], RowAxis] = {}
         pairs: dict[tuple[Node, int], RowAxis] = {}
         for node in graph.nodes:
-            if node.op in ("random", "data", "input") and node.type.rank >= 2:
+            if node.op in ("random", "data", "input") and node.type.rank >= 2 and not _is_matrix(graph, node):
                 root = self._find((node, 0))
                 if node.type.shape[0] == 1:
                     root = (node, 0)
@@ -216,6 +216,21 @@ class Axes:
             if any(r in rows_each for r in roots):
                 self._rows_each[node] = tuple(rows_each.get(r, 1) for r in roots)
         return tags
+
+
+def _is_matrix(graph: Graph, array: Node) -> bool:
+    """Whether a stored array is what rows are multiplied with, and none of points."""
+    if array.op != "data":
+        return False
+    stack = [array]
+    while stack:
+        value = stack.pop()
+        for user in graph.users(value):
+            if user.op in ("matmul", "matmul_tn") and user.operands[1] is value and value is not user.operands[0]:
+                return True
+            if user.op in ("quantize", "decode", "reshape", "permute", "slice"):
+                stack.append(user)
+    return False
 
 
 def _matching_axes(a: tuple[int, ...], b: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -181,7 +181,7 @@ def lower(
         params=tuple(params),
         param_table=param_table,
         init=dict(init),
-        data={(k if k.startswith("const:") else f"data:{k}"): np.ascontiguousarray(v) for k, v in arrays.items()},
+        data={(k if k.startswith("const:") else f"data:{k}"): np.asarray(v, order="C") for k, v in arrays.items()},
         test_x=test_x,
         test_u=test_u,
         debug=tuple(debug),

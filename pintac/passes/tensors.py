@@ -94,7 +94,7 @@ class TensorNames:
                     last = at
                 continue
             stack.extend(at.operands)
-        return f"{FIXED if last is None else self.layers[last.operands[1]]}.saved"
+        return f"{FIXED if last is None else self.layers.get(last.operands[1], FIXED)}.saved"
 
     @cached_property
     def _order(self) -> dict[Node, int]:
@@ -103,7 +103,7 @@ class TensorNames:
     @cached_property
     def _delta_layers(self) -> list[str]:
         rows = [n for n in self.graph.of("matmul") if n.attrs["lhs_role"] == "delta"]
-        return list(dict.fromkeys(self.layers[n.operands[1]] for n in rows))
+        return list(dict.fromkeys(self.layers.get(n.operands[1], FIXED) for n in rows))
 
     def _row_products(self) -> None:
         """Rows times weights: names of both, a factor of a layer numbered by its first use."""

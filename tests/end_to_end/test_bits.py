@@ -85,6 +85,20 @@ class Columns(nn.Module):
         return self.last(h * h[..., 1:2])
 
 
+class Fixed(nn.Module):
+    """Fourier features, and a layer that is not trained."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(2, width))
+        self.frozen, self.last = nn.Linear(2 * width, width), nn.Linear(width, 1)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = x @ self.frequencies
+        return self.last(torch.tanh(self.frozen(torch.cat([torch.sin(z), torch.cos(z)], -1))))
+
+
 class Network(nn.Module):
     def __init__(self, dims: int, width: int, rank: int, depth: int, outputs: int, activation: str, gated: bool):
         super().__init__()
@@ -266,6 +280,8 @@ CASES = {
     "columns, many evaluations": Case(other=Columns, points=(3, 2), K=40, width=20),
     "columns, packed": _packed(other=Columns, points=(9, 3)),
     "columns, saved f32": Case(other=Columns, points=(5, 3), saved="f32"),
+    "fixed matrices": Case(other=Fixed, width=12, points=(5, 3)),
+    "fixed matrices, even-odd": Case(other=Fixed, points=(5, 3), quant="even-odd", K=4, bits="8/16/8/12,fixed.delta*=4"),
     "random numbers for each sign": Case(dims=40, K=256, points=(3, 2, 2), width=96, scheme="dense"),
     "random numbers for each sign, spills": Case(
         dims=61, K=160, points=(4, 2), width=64, scheme="dense", keys={"sram_kib": 96}, hard=True
