@@ -353,6 +353,8 @@ class Fuser:
         sinks = len(self._writes(group)) + sum(isinstance(m, Reduce) for m in group.members)
         if _is_packed(key) and not self._addressable(group, sources):
             return False
+        if any(isinstance(m, Reduce) and _across_rows(m.node) for m in group.members) and _reads_blocks(group, sources):
+            return False  # the axis that is folded has to be the rows, and those of blocks are what they are
         return (
             len(micros) <= self.max_ops
             and len(sources) <= isa.SOURCES
@@ -366,8 +368,7 @@ class Fuser:
         """Whether one instruction over packed rows reaches everything: with blocks it has no row groups of its own, but
         every fp32 operand may have two levels of rows."""
         reduces = [m for m in group.members if isinstance(m, Reduce)]
-        quantised = any(m.node.type.is_smx for m in reduces)
-        if not quantised and not any(isinstance(s, Value) and root(s.node).type.is_smx for s in sources):
+        if not _reads_blocks(group, sources):
             return True
         rows = _most_axes(group.members).shape[:-1]
         for source in sources:
@@ -467,6 +468,21 @@ class Fuser:
         if _is_packed((micros or reduces)[0].key):
             shape_of = _most_axes(group.members)
         return KernelStep(kernel, self.standins.get(shape_of, shape_of), tuple(sources), tuple(n for _, n in sinks))
+
+
+def _reads_blocks(group: _Group, sources: Sequence[Value | Index]) -> bool:
+    """Whether a kernel has SMX operands."""
+    quantised = any(isinstance(m, Reduce) and m.node.type.is_smx for m in group.members)
+    return quantised or any(isinstance(s, Value) and root(s.node).type.is_smx for s in sources)
+
+
+def _across_rows(node: Node) -> bool:
+    """Whether a fold leaves the rows as they are and is over four or more values of an axis before them."""
+    if node.op not in ("sum", "amax"):
+        return False
+    shape = node.operands[0].shape
+    folded = [a for a in ints(node.attrs, "axes") if a < len(shape) - 1 and shape[a] > 1]
+    return bool(folded) and shape[max(folded)] > 3 and math.prod(shape[max(folded) + 1 : -1]) > 1
 
 
 def _is_packed(key: Key) -> bool:

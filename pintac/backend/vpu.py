@@ -54,6 +54,9 @@ def operation(
     shape = _two_axes(shape)
     ins: list[View | IndexView] = [broadcast(v, shape) for v in sources]
     outs = [_sink_view(v, shape, s) for v, s in zip(sinks, kernel.sinks, strict=True)]
+    order = _folded_last(shape, outs, kernel)
+    if not any(v.bits for v in (*ins, *outs)):
+        shape, ins, outs = tuple(shape[a] for a in order), _ordered(ins, order), _ordered(outs, order)
     operands = [Operand(v.strides, v.bits if isinstance(v, View) else 0) for v in ins]
     operands += [
         Operand(v.strides, v.bits, folds_rows=s.kind in FOLDS_ROWS) for v, s in zip(outs, kernel.sinks, strict=True)
@@ -81,6 +84,25 @@ def operation(
 
     ins, outs = [collapsed(v) for v in ins], [collapsed(v) for v in outs]
     return VpuOp(name, loc, replace(kernel, sinks=tuple(kinds)), whole, tuple(ins), tuple(outs), len(unrolled))
+
+
+def _folded_last(shape: tuple[int, ...], outs: Sequence[View], kernel: Kernel) -> list[int]:
+    """The axes with the innermost of those that a row reduction folds as the rows: groups of four are along it.
+
+    (NUMERICS 3. Up to three values have one sum, whichever way they are added.)
+    """
+    last = len(shape) - 1
+    sums = [v for v, s in zip(outs, kernel.sinks, strict=True) if s.kind in FOLDS_ROWS]
+    folded = [a for a in range(last) if shape[a] > 1 and any(v.strides[a] == 0 for v in sums)]
+    if not folded or shape[folded[-1]] < 4:
+        return list(range(last + 1))
+    return [*(a for a in range(last) if a != folded[-1]), folded[-1], last]
+
+
+def _ordered(views: Sequence[V], axes: Sequence[int]) -> list[V]:
+    return [
+        replace(v, shape=tuple(v.shape[a] for a in axes), strides=tuple(v.strides[a] for a in axes)) for v in views
+    ]
 
 
 def packed_operation(

@@ -2,8 +2,8 @@
 
 Only this pass moves a sum into an accumulator, because it changes the rounding: the chain is one contraction, rounded
 once a block. A gradient's sum over terms and paths, ((a + b) + c), becomes c(acc = b(acc = a)). Its order is that in
-which the products stand in the graph, whatever way they were added: so every weight's gradient accumulates over terms
-in the same order, and the backend can run one term after another.
+which the products stand in the graph, term by term, whatever way they were added: so every weight's gradient
+accumulates over terms in the same order, and the backend can run one term after another.
 
 Two products over the same perturbed rows (odd and even halves of a pair, a layer used twice) stay apart: chained, the
 second could start only when the first has seen every point, and one loop over the points would become two.
@@ -54,7 +54,7 @@ class FoldAccumulate(Pass):
 
     def _sorted_sums(self, graph: Graph) -> Graph:
         """The graph with every sum of weight gradients in the order of its products."""
-        position = {node: i for i, node in enumerate(graph.nodes)}
+        place = _places(graph)
         kept = set(graph.outputs.values())
         alive = live(graph)
 
@@ -74,8 +74,8 @@ class FoldAccumulate(Pass):
                 continue  # part of a larger sum
             parts = leaves(node)
             products = all(p.op == "matmul_tn" and len(p.operands) == 2 and len(users(p)) == 1 for p in parts)
-            if products and len(set(parts)) == len(parts) and parts != sorted(parts, key=position.__getitem__):
-                order[node] = sorted(parts, key=position.__getitem__)
+            if products and len(set(parts)) == len(parts) and parts != sorted(parts, key=place.__getitem__):
+                order[node] = sorted(parts, key=place.__getitem__)
         if not order:
             return graph
         builder = Builder(graph.name, graph.attrs, reserved=(node.name for node in graph.nodes))
@@ -121,6 +121,37 @@ class FoldAccumulate(Pass):
             elif left.op == "matmul" and free(left, node) and right.type == node.type:
                 folds[node] = (left, right)  # never for weight gradients: it would reverse the order of the terms
         return folds
+
+
+def _places(graph: Graph) -> dict[Node, tuple[int, int]]:
+    """Where each weight gradient comes in a sum: those of one set of points together, as they stand in the graph.
+
+    Products are of one set where they depend on a common draw of points.
+    """
+    draws: dict[Node, frozenset[Node]] = {}
+    set_of: dict[Node, Node] = {}  # draw -> one that stands for its set
+
+    def found(draw: Node) -> Node:
+        while set_of.setdefault(draw, draw) is not draw:
+            draw = set_of[draw]
+        return draw
+
+    products: list[tuple[int, Node, Node]] = []
+    for position, node in enumerate(graph.nodes):
+        points = node.op == "random" or (node.op == "data" and str(node.attrs["name"]).startswith("points."))
+        inherited = frozenset().union(*(draws[operand] for operand in node.operands))
+        draws[node] = inherited | {node} if points else inherited
+        if node.op == "matmul_tn" and inherited:
+            draws[node] = frozenset()  # what comes of it is of no points any more
+            products.append((position, min(inherited, key=lambda draw: draw.name), node))
+            first, *rest = sorted((found(draw) for draw in inherited), key=lambda draw: draw.name)
+            for other in rest:
+                set_of[other] = first
+    first_of: dict[Node, int] = {}
+    out = {node: (position, position) for position, node in enumerate(graph.nodes)}
+    for position, draw, node in products:
+        out[node] = first_of.setdefault(found(draw), position), position
+    return out
 
 
 class _Rows:

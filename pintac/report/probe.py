@@ -176,7 +176,8 @@ class Probe:
         self.factored = factored(self.graph, purposes)
         self.addends = {node: _addends(node) for node in self.residuals}
         drawn = [n for n in self.graph.of("random") if n.attrs["stream"] == STREAM_DELTA]
-        self.repeated = descendants(self.graph, drawn) & ancestors(*self.residuals, *self.perturbed)
+        # directions need not be drawn: along one axis there is only one
+        self.repeated = descendants(self.graph, [*drawn, *self.perturbed]) & ancestors(*self.residuals, *self.perturbed)
         self.wanted = {*self.residuals, *(a for addends in self.addends.values() for a in addends)}
 
     def sample(self, step: int, params: Mapping[str, float], states: Mapping[str, np.ndarray]) -> Sample:
