@@ -113,7 +113,7 @@ def _repeats(user: Node, value: Node) -> bool:
 
 def _unpacked(graph: Graph, node: Node, packed: View) -> bool:
     """Whether a reshape gives packed rows (`pack-rows`) their axes back for element-wise work alone."""
-    together = (math.prod(node.shape[:-1]), node.shape[-1]) == packed.shape
+    together = (math.prod(node.shape[:-1]), node.shape[-1]) == packed.shape and node.shape[0] != packed.shape[0]
     return together and all(u.op in ELEMENTWISE and u.shape == node.shape for u in graph.users(node))
 
 
