@@ -281,7 +281,9 @@ CASES = {
     "columns, packed": _packed(other=Columns, points=(9, 3)),
     "columns, saved f32": Case(other=Columns, points=(5, 3), saved="f32"),
     "fixed matrices": Case(other=Fixed, width=12, points=(5, 3)),
-    "fixed matrices, even-odd": Case(other=Fixed, points=(5, 3), quant="even-odd", K=4, bits="8/16/8/12,fixed.delta*=4"),
+    "fixed matrices, even-odd": Case(
+        other=Fixed, points=(5, 3), quant="even-odd", K=4, bits="8/16/8/12,fixed.delta*=4"
+    ),
     "random numbers for each sign": Case(dims=40, K=256, points=(3, 2, 2), width=96, scheme="dense"),
     "random numbers for each sign, spills": Case(
         dims=61, K=160, points=(4, 2), width=64, scheme="dense", keys={"sram_kib": 96}, hard=True
