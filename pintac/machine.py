@@ -255,12 +255,14 @@ class Machine:
         changes: dict[str, Any] = {}
         for setting in settings:
             key, equals, value = setting.partition("=")
+            if not equals:
+                raise MachineError(f"machine setting {setting!r} is not key=value", hint="for example sram_kib=192")
             try:
                 changes[key.strip()] = tomllib.loads(f"v = {value}")["v"]
             except tomllib.TOMLDecodeError:
-                equals = ""
-            if not equals:
-                raise MachineError(f"machine setting {setting!r} is not key=value", hint="for example sram_kib=192")
+                raise MachineError(
+                    f"machine setting {setting!r}: {value!r} is no value", hint="a number, true, false or a \"text\""
+                ) from None
         return self.replace(**changes)
 
     # -- the other way -----------------------------------------------------------------------------------------

@@ -292,8 +292,8 @@ class Units:
         except nx.NetworkXUnfeasible:
             cycle = [k for k, _ in nx.find_cycle(dag)]
             raise IRError(
-                f"the terms accumulate gradients in conflicting orders ({cycle})",
-                hint="run the pass fold-accumulate with a consistent order of terms",
+                f"gradients of weights are added over sets of points in orders that contradict each other ({cycle})",
+                hint="the backend has no order for these terms together; with --quant naive there is one",
             ) from None
 
     # ---- units

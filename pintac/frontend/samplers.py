@@ -225,6 +225,12 @@ class Points(Sampler):
 
     def __init__(self, points: object) -> None:
         source = f"Points({points!r})" if isinstance(points, (str, Path)) else "Points"
+        if isinstance(points, (str, Path)) and Path(points).suffix != ".npy":
+            raise ModelError(
+                f"{source}: not a .npy file",
+                location=user_location(),
+                hint="other files: Points(numpy.loadtxt(...)), or whatever reads them",
+            )
         try:
             loaded = np.load(points, allow_pickle=False) if isinstance(points, (str, Path)) else points
             values = np.ascontiguousarray(np.asarray(loaded), dtype=np.float32)

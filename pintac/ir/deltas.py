@@ -184,7 +184,9 @@ DELTA_RULES: Mapping[str, DeltaRule | Refusal] = MappingProxyType(
         "abs": _KINK,
         "amax": _KINK,
         "compare": Refusal("compares a perturbed value", "let branches depend on the base point only"),
-        "erf": Refusal("no cancellation-free difference of erf is defined", "use tanh or sigmoid"),
+        "erf": Refusal(
+            "no cancellation-free difference of erf is defined", "use tanh, or for GELU nn.GELU(approximate='tanh')"
+        ),
         "delta_act": Refusal("a difference of a difference", "nest no perturbed evaluations"),
         "matmul": _matmul,
         "tt_matmul": _tt_matmul,

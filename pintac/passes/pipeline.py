@@ -211,6 +211,8 @@ def default_pipeline(options: PipelineOptions | None = None) -> tuple[Pass, ...]
     _check("quant", chosen.quant, QUANTISATIONS)
     _check("scheme", chosen.scheme, SCHEMES)
     _check("rows", chosen.rows, ROWS)
+    if chosen.rows == "packed" and chosen.quant != "even-odd":
+        raise PassError("rows are packed where odd and even halves are apart", hint="quant=even-odd, or rows=apart")
     bits = {role: getattr(chosen, role) for role in ("weight", "base", "delta", "grad")}
     form = {"diff": "plus-minus", "even-odd": "even-odd"}.get(chosen.quant, "none")
     formats = {**bits, "saved": chosen.saved, "block": chosen.block, "bits": chosen.tensors}

@@ -101,7 +101,7 @@ def test_the_default_pipeline_follows_the_switches() -> None:
 
     default = [name for name in PASSES if name != "pack-rows"]
     assert names() == default
-    assert names(rows="packed") == [*default, "pack-rows", "canonicalize"]
+    assert names(quant="even-odd", rows="packed") == [*default, "pack-rows", "canonicalize"]
     assert names(quant="none") == [name for name in default if name != "insert-smx"]
     chosen = default_pipeline(PipelineOptions.from_bits("4/8/12/16", quant="naive", scheme="sequential", saved="f32"))
     assert SplitStein("none") in chosen and ReorderTT("sequential") in chosen
@@ -117,6 +117,7 @@ def test_the_default_pipeline_follows_the_switches() -> None:
         lambda: default_pipeline(PipelineOptions(quant="dif")),
         lambda: default_pipeline(PipelineOptions(scheme="seq")),
         lambda: default_pipeline(PipelineOptions(rows="pack")),
+        lambda: default_pipeline(PipelineOptions(rows="packed")),
     ],
 )
 def test_switches_that_do_not_exist(make: object) -> None:
