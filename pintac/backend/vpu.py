@@ -89,12 +89,13 @@ def operation(
 def _folded_last(shape: tuple[int, ...], outs: Sequence[View], kernel: Kernel) -> list[int]:
     """The axes with the innermost of those that a row reduction folds as the rows: groups of four are along it.
 
-    (NUMERICS 3. Up to three values have one sum, whichever way they are added.)
+    (NUMERICS 3. Up to three values have one sum, whichever way they are added. Where the rows are one it is they that
+    are folded.)
     """
     last = len(shape) - 1
     sums = [v for v, s in zip(outs, kernel.sinks, strict=True) if s.kind in FOLDS_ROWS]
     folded = [a for a in range(last) if shape[a] > 1 and any(v.strides[a] == 0 for v in sums)]
-    if not folded or shape[folded[-1]] < 4:
+    if not folded or shape[folded[-1]] < 4 or shape[last - 1] == 1:
         return list(range(last + 1))
     return [*(a for a in range(last) if a != folded[-1]), folded[-1], last]
 

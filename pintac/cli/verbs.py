@@ -119,9 +119,6 @@ def predict(options: Options) -> int:
     _check_outputs(options, "output")
     program = api.load(options.program)
     x = points.read(options.points)
-    if options.weights is None and options.checkpoint is None:
-        note = "with the weights that the program holds; those of a run: --checkpoint or --weights"
-        print(f"pintac predict: note: {note}", file=sys.stderr)
     u = api.predict(program, x, weights=_weights(options), checkpoint=options.checkpoint, engine=options.engine)
     points.write(options.output, u)
     return 0
