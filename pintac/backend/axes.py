@@ -226,7 +226,7 @@ def _is_matrix(graph: Graph, array: Node) -> bool:
     while stack:
         value = stack.pop()
         for user in graph.users(value):
-            if user.op in ("matmul", "matmul_tn") and user.operands[1] is value and value is not user.operands[0]:
+            if user.op == "matmul" and user.operands[1] is value:
                 return True
             if user.op in ("quantize", "decode", "reshape", "permute", "slice"):
                 stack.append(user)

@@ -84,10 +84,7 @@ def with_copies(graph: Graph) -> Graph:
         source = stored(node.operands[0])
         if node.op == "decode" and any(_repeats(user, node) for user in graph.users(node)):
             views[node] = compact_view(Buffer(node.name, 0), node.shape)
-            decoded = builder.copy(node, operands)
-            return builder.add_op(
-                "concat", (decoded,), {"axis": node.type.rank - 1}, loc=node.loc, name=f"{node.name}.copy"
-            )
+            return _copied(builder, node, builder.copy(node, operands))
         if node.op == "reshape" and source.bits and _unpacked(graph, node, source):
             views[node] = source
             return None
@@ -98,12 +95,16 @@ def with_copies(graph: Graph) -> Graph:
         if possible:
             views[node] = apply(node, source, node.shape)
             return None
-        rank = operands[0].type.rank
-        copy = builder.add_op("concat", (operands[0],), {"axis": rank - 1}, loc=node.loc, name=f"{node.name}.copy")
+        copy = _copied(builder, node, operands[0])
         views[node] = apply(node, compact_view(Buffer(node.name, 0), node.operands[0].shape), node.shape)
         return builder.copy(node, [copy])
 
     return rewrite(graph, step)
+
+
+def _copied(builder: Builder, node: Node, value: Node) -> Node:
+    """A copy of `value` that stands in memory of its own, named after `node`."""
+    return builder.add_op("concat", (value,), {"axis": value.type.rank - 1}, loc=node.loc, name=f"{node.name}.copy")
 
 
 def _repeats(user: Node, value: Node) -> bool:
@@ -136,7 +137,6 @@ def kept_in_part(graph: Graph) -> Graph:
     def step(builder: Builder, node: Node, operands: Sequence[Node]) -> Node | None:
         if node not in copied:
             return None
-        part = builder.copy(node, operands)
-        return builder.add_op("concat", (part,), {"axis": part.type.rank - 1}, loc=node.loc, name=f"{node.name}.copy")
+        return _copied(builder, node, builder.copy(node, operands))
 
     return rewrite(graph, step)

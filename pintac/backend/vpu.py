@@ -54,8 +54,8 @@ def operation(
     shape = _two_axes(shape)
     ins: list[View | IndexView] = [broadcast(v, shape) for v in sources]
     outs = [_sink_view(v, shape, s) for v, s in zip(sinks, kernel.sinks, strict=True)]
-    order = _folded_last(shape, outs, kernel)
     if not any(v.bits for v in (*ins, *outs)):
+        order = _folded_last(shape, outs, kernel)
         shape, ins, outs = tuple(shape[a] for a in order), _ordered(ins, order), _ordered(outs, order)
     operands = [Operand(v.strides, v.bits if isinstance(v, View) else 0) for v in ins]
     operands += [
@@ -67,8 +67,7 @@ def operation(
     unrolled = groups[: max(0, len(groups) - keep)]
     axes = groups[len(unrolled) :]
     sizes = tuple(math.prod(shape[a] for a in g) for g in axes)
-    if sizes[-2] * (sizes[0] if len(sizes) == 3 else 1) > 65535 or sizes[-1] > 65535:
-        raise IRError(f"{name}: a tile of {sizes} elements is larger than an instruction", location=loc)
+    _check_size(sizes, name, loc)
     kinds = []
     for sink, view in zip(kernel.sinks, outs, strict=True):
         kind = sink
@@ -84,6 +83,11 @@ def operation(
 
     ins, outs = [collapsed(v) for v in ins], [collapsed(v) for v in outs]
     return VpuOp(name, loc, replace(kernel, sinks=tuple(kinds)), whole, tuple(ins), tuple(outs), len(unrolled))
+
+
+def _check_size(sizes: tuple[int, ...], name: str, loc: Location) -> None:
+    if math.prod(sizes[:-1]) > 65535 or sizes[-1] > 65535:
+        raise IRError(f"{name}: a tile of {sizes} elements is larger than an instruction", location=loc)
 
 
 def _folded_last(shape: tuple[int, ...], outs: Sequence[View], kernel: Kernel) -> list[int]:
@@ -122,8 +126,7 @@ def packed_operation(
     rows = math.prod(shape[:-1])
     if rows == shape[-2] or not any(v.bits for v in (*ins, *outs)):
         return operation(kernel, shape, ins, outs, name, loc)
-    if rows > 65535 or shape[-1] > 65535:
-        raise IRError(f"{name}: a tile of {shape} elements is larger than an instruction", location=loc)
+    _check_size(shape, name, loc)
     ins, outs = [_leveled(v, shape, name, loc) for v in ins], [_leveled(v, shape, name, loc) for v in outs]
     kinds = [
         replace(s, group=v.shape[1] if s.kind in FOLDS_ROWS and len(v.shape) == 3 else 0)

@@ -11,6 +11,7 @@ second could start only when the first has seen every point, and one loop over t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -74,8 +75,9 @@ class FoldAccumulate(Pass):
                 continue  # part of a larger sum
             parts = leaves(node)
             products = all(p.op == "matmul_tn" and len(p.operands) == 2 and len(users(p)) == 1 for p in parts)
-            if products and len(set(parts)) == len(parts) and parts != sorted(parts, key=place.__getitem__):
-                order[node] = sorted(parts, key=place.__getitem__)
+            wanted = sorted(parts, key=place.__getitem__)
+            if products and len(set(parts)) == len(parts) and parts != wanted:
+                order[node] = wanted
         if not order:
             return graph
         builder = Builder(graph.name, graph.attrs, reserved=(node.name for node in graph.nodes))
@@ -128,7 +130,7 @@ def _places(graph: Graph) -> dict[Node, tuple[int, int]]:
 
     Products are of one set where they depend on a common draw of points.
     """
-    draws: dict[Node, frozenset[Node]] = {}
+    draws = _draws(graph, lambda n: n.op == "random" or (n.op == "data" and str(n.attrs["name"]).startswith("points.")))
     set_of: dict[Node, Node] = {}  # draw -> one that stands for its set
 
     def found(draw: Node) -> Node:
@@ -138,11 +140,8 @@ def _places(graph: Graph) -> dict[Node, tuple[int, int]]:
 
     products: list[tuple[int, Node, Node]] = []
     for position, node in enumerate(graph.nodes):
-        points = node.op == "random" or (node.op == "data" and str(node.attrs["name"]).startswith("points."))
-        inherited = frozenset().union(*(draws[operand] for operand in node.operands))
-        draws[node] = inherited | {node} if points else inherited
+        inherited = draws[node]
         if node.op == "matmul_tn" and inherited:
-            draws[node] = frozenset()  # what comes of it is of no points any more
             products.append((position, min(inherited, key=lambda draw: draw.name), node))
             first, *rest = sorted((found(draw) for draw in inherited), key=lambda draw: draw.name)
             for other in rest:
@@ -154,14 +153,20 @@ def _places(graph: Graph) -> dict[Node, tuple[int, int]]:
     return out
 
 
+def _draws(graph: Graph, is_draw: Callable[[Node], bool]) -> dict[Node, frozenset[Node]]:
+    """The draws that each value depends on, but for those that a weight gradient has folded: it is of no points."""
+    out: dict[Node, frozenset[Node]] = {}
+    for node in graph.nodes:
+        inherited = frozenset().union(*(out[operand] for operand in node.operands if operand.op != "matmul_tn"))
+        out[node] = inherited | {node} if is_draw(node) else inherited
+    return out
+
+
 class _Rows:
     """Which perturbed rows a product contracts."""
 
     def __init__(self, graph: Graph) -> None:
-        self._draws: dict[Node, frozenset[Node]] = {}
-        for node in graph.nodes:
-            inherited = frozenset().union(*(self._draws[operand] for operand in node.operands))
-            self._draws[node] = inherited | {node} if node.op == "random" else inherited
+        self._draws = _draws(graph, lambda node: node.op == "random")
 
     def of(self, product: Node) -> tuple[object, ...]:
         """The row dimensions and random draws of a contraction of perturbed rows; empty for anything else."""

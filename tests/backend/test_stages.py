@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pintac.api.compiling import emit
@@ -107,7 +107,8 @@ def chains(draw: st.DrawFn) -> Graph:
             scale = draw(st.sampled_from(sums))
             if draw(st.booleans()):
                 scale = b.mul(scale, draw(st.sampled_from(sums)))
-            values.append(b.sin(b.div(values[draw(st.integers(max(0, number - 1), number))], scale)))
+            quotient = b.div(values[draw(st.integers(max(0, number - 1), number))], scale)
+            values.append(b.sin(b.min(b.max(quotient, -9.0), 9.0)))  # of small scales, too, a finite sine
         b.output("metric:loss", b.sum(values[-1]))
         b.output("metric:sums", b.sum(b.mul(sums[-1], sums[0])))
     return verify(b.finish())
@@ -130,7 +131,7 @@ def test_drawn_pipelines_compute_what_the_graph_says(graph: Graph) -> None:
     ReferenceEngine(program, state).run("step")
     out = evaluate(graph, {}, {"seed": 5, "step": 0}, mode="smx")
     for name in ("loss", "sums"):
-        assume(np.isfinite(out[f"metric:{name}"]))
+        assert np.isfinite(out[f"metric:{name}"])
         np.testing.assert_array_equal(state.read(name), out[f"metric:{name}"])
 
 
