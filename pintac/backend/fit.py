@@ -7,16 +7,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pintac.backend import streamed
 from pintac.backend.allocate import SramFullError, allocate
 from pintac.backend.choices import Choices, Entry
 from pintac.backend.deferred import chain_of, deferrable
 from pintac.backend.order import NoRoomError, PsumFullError, transfer_cycles
 from pintac.backend.prefetch import prefetch
 from pintac.backend.recompute import recomputable, recomputed
-from pintac.backend.schedule import Scheduler
+from pintac.backend.schedule import Scheduler, straight_name
 from pintac.backend.tile import Buffer, CopyOp, Item, walk
 from pintac.backend.tiling import Tiling, widest
-from pintac.backend.units import Sweep, accumulator
+from pintac.backend.units import Sweep, accumulator, storage_bytes
 from pintac.ir import Node
 from pintac.machine import Machine
 
@@ -59,6 +60,7 @@ class Schedule:
     deferred: tuple[str, ...]
     recomputed: tuple[str, ...]
     per_sign: tuple[str, ...]
+    streamed: tuple[str, ...]
     scratch: tuple[Buffer, ...]
     predicted: int
 
@@ -104,10 +106,11 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
     `moves` is how long the orders of loop bodies are searched for. Raises `SramFullError` or `PsumFullError` when
     nothing fits.
     """
-    found = _fits(entry, tiling)
+    found = _fits_or_streams(entry, tiling)
+    tiling = replace(tiling, streamed=found[0].choices.tiling.streamed)
     fewer = replace(tiling, rows=tiling.rows // 2, interleave=2 * tiling.interleave, window=2 * tiling.window)
     wide = 4 * tiling.rows * widest(found[0].scheduler.units) > entry.machine.psum_kib * 1024
-    if wide and tiling.rows >= 8:  # tiles get in each other's way
+    if wide and tiling.rows >= 8 and not tiling.streamed:  # tiles get in each other's way
         with contextlib.suppress(SramFullError):
             found += _fits(entry, fewer)
     found.sort(key=lambda f: f.predicted)
@@ -128,6 +131,7 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
         tuple(chain[0].name for chain in chosen.deferred),
         tuple(sorted(n.name for n in fit.scheduler.entry.again if n.op == "quantize")),
         tuple(sorted(n.name for n in fit.scheduler.units.per_sign)),
+        tuple(sorted(n.name for n in chosen.spilled & fit.scheduler.streamed)),
         tuple(fit.scheduler.scratch),
         fit.predicted,
     )
@@ -235,6 +239,18 @@ def _ordered(fit: Fit, choices: Choices, moves: int) -> Fit | None:
             return None
 
 
+def _fits_or_streams(entry: Entry, tiling: Tiling) -> list[Fit]:
+    """Ways to fit the entry: with its weights streaming where SRAM has no room for them."""
+    streaming = streamed.tiling_for(tiling)
+    sram = entry.machine.sram_kib * 1024
+    if sum(map(storage_bytes, streamed.weights(entry.graph, sram))) > sram:
+        return _fits(entry, streaming)
+    try:
+        return _fits(entry, tiling)
+    except SramFullError:
+        return _fits(entry, streaming)
+
+
 def _fits(entry: Entry, tiling: Tiling) -> list[Fit]:
     """Ways to fit the entry: where tiles get small, also with smaller values out of their way.
 
@@ -331,7 +347,9 @@ def _greedy(entry: Entry, choices: Choices, limits: Limits, least: int = 0) -> F
         elif tighter is not None:
             choices = replace(choices, rooms={**choices.rooms, **tighter})
         elif smaller is not None and smaller.halved != choices.tiling.halved:
-            choices = replace(choices, tiling=smaller, rooms={}, not_in_psum=frozenset())
+            halved = smaller.halved[len(choices.tiling.halved) :]
+            rooms = {name: room for name, room in choices.rooms.items() if not name.startswith(halved)}
+            choices = replace(choices, tiling=smaller, rooms=rooms, not_in_psum=frozenset())
         elif victim is not None and _spill_kind(failed, victim, limits) < 2:
             choices = replace(_without(choices, failed, alive, limits), rooms={})
         elif smaller is not None and _rows(smaller) < least:
@@ -387,17 +405,23 @@ def _cold(scheduler: Scheduler, alive: set[Buffer]) -> frozenset[Node]:
 
 
 def _tighter(scheduler: Scheduler, alive: set[Buffer]) -> dict[str, int] | None:
-    """Less room for the own buffers of the loop body in which SRAM is short, if that can be enough."""
+    """Less room for the own buffers of the loop body or straight code in which SRAM is short, if that can be enough."""
     own = [b for b in alive if b in scheduler.own]
     units = {scheduler.own[b] for b in own}
+    if not own:
+        own = [b for b in alive if b in scheduler.loose]
+        units = {scheduler.loose[b] for b in own}
+        names = {straight_name(unit) for unit in units}
+    else:
+        names = {unit.name for unit in units}
     if len(units) != 1:
         return None
-    (unit,) = units
+    (unit,), (name,) = units, names
     taken = sum(b.bytes for b in own)
-    room = scheduler.machine.sram_kib * 1024 - sum(b.bytes for b in alive if b not in scheduler.own) - SLACK
-    room = min(room, scheduler.choices.rooms.get(unit.name, taken) - SLACK)
+    room = scheduler.machine.sram_kib * 1024 - sum(b.bytes for b in alive if b not in own) - SLACK
+    room = min(room, scheduler.choices.rooms.get(name, taken) - SLACK)
     least = LEAST_ROOM if unit.kind == "evaluations" else 1
-    return {unit.name: room} if room >= least * scheduler.largest.get(unit.name, 0) else None
+    return {name: room} if room >= least * scheduler.largest.get(name, 0) else None
 
 
 def _shortage(scheduler: Scheduler, alive: set[Buffer]) -> int:
@@ -410,7 +434,7 @@ def _shortage(scheduler: Scheduler, alive: set[Buffer]) -> int:
 def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:
     """The next smaller tiling for the kind of loop in which SRAM is short."""
     units = [scheduler.unit_of.get(b) or scheduler.own.get(b) for b in alive]
-    points = sorted({unit.name for unit in units if unit is not None and unit.kind in ("points", "deferred")})
+    points = sorted({unit.name for unit in units if unit is not None and unit.kind in ("points", "parameter", "deferred")})
     if points:
         halved = [name for name in points if not scheduler.smallest.get(name, True)]
         return replace(tiling, halved=(*tiling.halved, *halved)) if halved else None
@@ -422,7 +446,12 @@ def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling
 
 
 def _spill_kind(scheduler: Scheduler, node: Node, limits: Limits) -> int:
-    """In which order values go to DRAM: 0 saved activations, 1 weight gradients, 2 the rest (weights, small values)."""
+    """In which order values go to DRAM: 0 saved activations, 1 weight gradients, 2 the rest (weights, small values).
+
+    Weights that stream are like their gradients.
+    """
+    if node in scheduler.streamed:
+        return 1
     size = scheduler.candidates[node]
     home = scheduler.unit_home.get(node)
     if home is not None and home.covers:

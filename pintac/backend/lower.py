@@ -168,6 +168,7 @@ def lower(
             "deferred": list(schedule.deferred),
             "recomputed": list(schedule.recomputed),
             "per_sign": list(schedule.per_sign),
+            "streamed": list(schedule.streamed),
             "bound": bound.to_dict(),
         }
     return Program(

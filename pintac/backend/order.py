@@ -142,7 +142,7 @@ def order(ops: Sequence[TileOp], machine: Machine, how: Search) -> Ordered:
         raise PsumFullError({b.owner for b in placed if b.owner is not None})
     found = [Found(int(c), o, a) for c, o, a in zip(cycles, orders, addresses, strict=True) if c >= 0]
     best = _improved(body, found, how) if how.moves else found[0]
-    _put(placed, best.address.tolist(), psum)
+    _put(placed, best.address.tolist(), psum, how.loop)
     return Ordered([ops[i] for i in best.order.tolist()], best.cycles)
 
 
@@ -196,13 +196,14 @@ def _granules(buffer: Buffer, psum: int, room: int) -> tuple[int, int, int]:
     return -(-buffer.bytes // SRAM_GRANULE), psum, psum + room
 
 
-def _put(placed: Sequence[Buffer], address: Sequence[int], psum: int) -> None:
-    """Give buffers their places: in PSUM an address, in SRAM one in an arena of all of them."""
+def _put(placed: Sequence[Buffer], address: Sequence[int], psum: int, loop: bool) -> None:
+    """Give buffers their places: in PSUM an address, in SRAM (of a loop's body) one in an arena of all of them."""
     inside = [(b, (at - psum) * SRAM_GRANULE) for b, at in zip(placed, address, strict=True) if b.space != Space.PSUM]
-    whole = max([0, *(-(-b.bytes // SRAM_GRANULE) * SRAM_GRANULE + at for b, at in inside)])
-    arena = Buffer("tiles", whole // 4)
-    for buffer, at in inside:
-        buffer.arena = arena, at
+    if loop:
+        whole = max([0, *(-(-b.bytes // SRAM_GRANULE) * SRAM_GRANULE + at for b, at in inside)])
+        arena = Buffer("tiles", whole // 4)
+        for buffer, at in inside:
+            buffer.arena = arena, at
     for buffer, at in zip(placed, address, strict=True):
         if buffer.space == Space.PSUM:
             buffer.addr = at * PSUM_GRANULE
@@ -410,6 +411,14 @@ def cost(op: TileOp, machine: Machine) -> float:
         return float(vpu_cycles(op, machine))
     assert isinstance(op, CopyOp)
     return float(sum(transfer_cycles(op, machine)))
+
+
+def work(ops: Sequence[TileOp], machine: Machine) -> int:
+    """Cycles of the unit with most to do."""
+    busy: dict[Queue, float] = defaultdict(float)
+    for op in ops:
+        busy[op.queue] += cost(op, machine)
+    return int(max(busy.values(), default=0))
 
 
 def transfer_cycles(op: CopyOp, machine: Machine) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pintac.backend.axes import RowAxis
 from pintac.backend.choices import Choices, Entry
 from pintac.backend.fuse import VIEWS, root
+from pintac.backend.streamed import weights
 from pintac.backend.tile import Buffer, View
 from pintac.backend.units import Sweep, Unit, Units, accumulator
 from pintac.backend.views import V, apply, compact_size, compact_view, narrow
@@ -69,6 +70,7 @@ class Placement:
         self.global_home: dict[Node, Home] = {n: Home(b, None) for n, b in entry.leaves.items()}
         self.held: dict[tuple[Node, int], Home] = {}  # copies for later stages (see `stages`)
         self.candidates: dict[Node, int] = {}
+        self.streamed = weights(entry.graph, entry.machine.sram_kib * 1024) if choices.tiling.streamed else frozenset()
         self._place()
 
     def _users(self, node: Node) -> list[Node]:

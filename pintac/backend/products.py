@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from pintac.backend import vpu
 from pintac.backend.fuse import VIEWS, root
+from pintac.backend.streamed import strip_columns
 from pintac.backend.tile import Buffer, CopyOp, MatmulOp, View
 from pintac.backend.units import accumulator
 from pintac.backend.values import Body, Chunks, Values
@@ -18,6 +21,16 @@ ACCUMULATOR_TILE_BYTES = 32768
 """Part of a spilled accumulator that is in SRAM at a time."""
 SMALL_RESULT = 8
 """A matmul result smaller than this part of PSUM is better off in SRAM when that costs no time."""
+
+
+@dataclass(frozen=True)
+class Right:
+    """The right operand of a product: `columns` gives (first, how many) of its columns, at most `widest` at a time."""
+
+    bits: int
+    transposed: bool
+    widest: int
+    columns: Callable[[int, int], View]
 
 
 class Products(Values):
@@ -36,9 +49,8 @@ class Products(Values):
             self._matmul(node, body)
 
     def _matmul(self, node: Node, body: Body) -> None:
-        a, b = self.view(node.operands[0], body), self.view(node.operands[1], body)
+        a, right = self.view(node.operands[0], body), self._right(node, body)
         shape = self._virtual_shape(node, body.unit, frozenset(), body.context)
-        tb = bool(node.attrs["transpose_b"])
         n, k = shape[-1], a.shape[-1]
         acc = accumulator(node)
         padded = self._padded(node, a, shape)
@@ -47,7 +59,7 @@ class Products(Values):
         psum = self.passing.psum.get(node)
         half = self.machine.psum_kib * 1024 // 2
         parts = self._parts(shape)
-        if psum is not None and (len(parts) == 1 or psum) and 16 * rows <= half and not self._aside(a, b, rows, n, k):
+        if psum is not None and (len(parts) == 1 or psum) and 16 * rows <= half and not self._aside(a.bits, right.bits, rows, n, k):
             chunks = Chunks()
             for start, width in parts:
                 name = f"{node.name}.{body.tile}.{start}"
@@ -67,13 +79,14 @@ class Products(Values):
                 begin = broadcast(self.view(acc, body), shape)
                 body.ops.append(vpu.copy(begin, target, f"start {node.name}", node.loc))
             for rows_a, rows_d, m in row_blocks(a, target):
-                piece = self._piece(m, k, width, a.bits, b.bits, target)
+                piece = min(self._piece(m, k, width, a.bits, right.bits, target), right.widest)
                 for at in range(0, width, piece):
                     cols = min(piece, width - at)
-                    right = narrow(b, 0 if tb else 1, start + at, cols) if cols != n else b
+                    strip = right.columns(start + at, cols)
                     out = narrow(rows_d, 1, at, cols) if cols != width else rows_d
+                    tb = right.transposed
                     body.ops.append(
-                        MatmulOp(node.name, node.loc, rows_a, right, out, m, cols, k, tb=tb, accumulate=acc is not None)
+                        MatmulOp(node.name, node.loc, rows_a, strip, out, m, cols, k, tb=tb, accumulate=acc is not None)
                     )
         self._stores(node, body)
 
@@ -93,12 +106,35 @@ class Products(Values):
             stack += self.graph.users(user) if user.op in VIEWS else []
         return True
 
-    def _aside(self, a: View, b: View, rows: int, n: int, k: int) -> bool:
+    def _right(self, node: Node, body: Body) -> Right:
+        """The right operand of a product: in SRAM, or strip by strip from DRAM."""
+        operand, transposed = node.operands[1], bool(node.attrs["transpose_b"])
+        axis, n, k = (0, *operand.shape) if transposed else (1, *operand.shape[::-1])
+        source = root(operand)
+        if source not in self.streamed or source not in self.choices.spilled:
+            b = self.view(operand, body)
+            return Right(b.bits, transposed, n, lambda start, cols: narrow(b, axis, start, cols))
+        home = self._home_of(source, body.unit, body.stage)
+        remote = self._stored_view(operand, source, home, body.unit, body.context)
+        found: dict[tuple[int, int], View] = {}
+
+        def strip(start: int, cols: int) -> View:
+            if (start, cols) not in found:
+                part = narrow(remote, axis, start, cols)
+                buffer = Buffer(f"{source.name}.{body.tile}.{start}", compact_size(part.shape, remote.bits), remote.bits)
+                self.unit_of[buffer] = body.unit
+                local = found[start, cols] = compact_view(buffer, part.shape)
+                body.ops.append(CopyOp(f"load {source.name}", operand.loc, part, local))
+            return found[start, cols]
+
+        return Right(remote.bits, transposed, strip_columns(k, remote.bits, self.machine.sram_kib * 1024), strip)
+
+    def _aside(self, a: int, b: int, rows: int, n: int, k: int) -> bool:
         """Whether a small result goes to SRAM, where writing it takes no longer, and leaves PSUM to large ones."""
         if 4 * rows * n > self.machine.psum_kib * 1024 // SMALL_RESULT:
             return False
         here, there = (
-            best_dataflow(rows, k, n, a.bits, b.bits, self.machine, to_sram=to_sram) for to_sram in (False, True)
+            best_dataflow(rows, k, n, a, b, self.machine, to_sram=to_sram) for to_sram in (False, True)
         )
         return there.busy <= here.busy
 

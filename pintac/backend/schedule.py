@@ -13,10 +13,11 @@ from pintac.backend.choices import Choices, Entry
 from pintac.backend.deferred import Tiles, deferred_unit
 from pintac.backend.folds import Folds
 from pintac.backend.fuse import Fuser, KernelStep, NodeStep, Step, root
-from pintac.backend.order import LONG, Ordered, Search, cost, order
+from pintac.backend.order import Ordered, Search, cost, order, work
 from pintac.backend.placement import Context, Position
 from pintac.backend.repeat import repeated
 from pintac.backend.stages import Stage, held_values, stages_of, stored_behind_nests, windows
+from pintac.backend.straight import joined
 from pintac.backend.tile import Buffer, Item, Loop, TileOp, View
 from pintac.backend.tiling import Tiling, points_together, tile_of
 from pintac.backend.turned import Turn, crossing, middle, turn
@@ -37,8 +38,6 @@ HOT = 20000
 """Cycles that all runs of a loop body must take for a long search for its order to be worth it."""
 SHARE = 0.01
 """Part of the cycles of the entry that they must take."""
-STRAIGHT_TRIES = 50
-"""The same for straight code."""
 WARM = 0.1
 """Of the cycles that a loop body must take for a long search, those that straight code must."""
 LEAST_HALF = 4
@@ -60,9 +59,10 @@ class Scheduler(Folds):
 
     `earlier` is another attempt for the same entry, whose units and kernels are taken over; `moves` says how long the
     orders of loop bodies are searched for, `straight` whether those of straight code are, too. Afterwards `own` are the
-    buffers that hold what belongs to one loop body alone, `largest` the most bytes of one such buffer, by unit,
-    `smallest` the units over points whose tiles cannot get smaller, `predicted` the cycles that the loops should take
-    by the costs that orders are chosen by, and `hot` says whether a longer search would look at any loop body.
+    buffers that hold what belongs to one loop body alone, `loose` those of straight code, `largest` the most bytes of
+    one such buffer, by name of unit or straight code, `smallest` the units over points or
+    parameters whose tiles cannot get smaller, `predicted` the cycles that the loops should take by the costs that
+    orders are chosen by, and `hot` says whether a longer search would look at any loop body.
     """
 
     def __init__(
@@ -87,9 +87,11 @@ class Scheduler(Folds):
         self.moves = moves
         self.straight = straight
         self.own: dict[Buffer, Unit] = {}
+        self.loose: dict[Buffer, Unit] = {}
         self.largest: dict[str, int] = {}
         self.smallest: dict[str, bool] = {}
         self.hot = False
+        self._once: dict[TileOp, int] = {}  # cycles of straight code, by its first operation
         self._fused: dict[Sweep, list[Step]] = earlier._fused if earlier is not None else {}
 
     # ---- units
@@ -99,6 +101,9 @@ class Scheduler(Folds):
         items: list[Item] = []
         for unit in self.units.units:
             items += self._unit(unit)
+        if self.moves and self.straight:
+            items, change = joined(items, self.machine, self.moves, WARM * self.least, self._once)
+            self.predicted += change
         return items
 
     def _steps(self, sweep: Sweep, unit: Unit) -> list[Step]:
@@ -307,13 +312,15 @@ class Scheduler(Folds):
         found = order([op for body in bodies for op in body.ops], self.machine, Search(tries=-1, loop=False))
         if bodies[0].trips == 1 or not self._pause(bodies[0].unit):  # else it is the pause between nests
             self.predicted += bodies[0].trips * found.cycles
+            if bodies[0].trips == 1 and found.ops:
+                self._once[found.ops[0]] = found.cycles
         for body in bodies:
             body.ops.clear()
         return found.ops
 
     def _tiling(self, unit: Unit, sweep: Sweep, axis: RowAxis) -> Tiling:
         tiling = tile_of(self.choices.tiling, self.units, unit, sweep, axis)
-        if unit.kind == "points":
+        if unit.kind in ("points", "parameter"):
             self.smallest[unit.name] = tiling.rows == 4 and tiling.interleave == 1
         return tiling
 
@@ -460,10 +467,10 @@ class Scheduler(Folds):
         After `turns` iterations an outer loop goes on.
         """
         if trips < 2:
-            return self._straight(shared)
+            return self._straight(unit, shared)
         own = _own(shared, self.unit_of)
         self.largest[unit.name] = max([self.largest.get(unit.name, 0), *(b.bytes for b in own)])
-        hot = trips * _work(shared, self.machine) >= self.least
+        hot = trips * work(shared, self.machine) >= self.least
         self.hot = self.hot or hot
         search = Search(
             tries=TRIES if self.moves and hot else -1,
@@ -482,12 +489,18 @@ class Scheduler(Folds):
         self.own |= {b.arena[0]: unit for b in own if b.arena is not None}
         return found.ops
 
-    def _straight(self, ops: list[TileOp]) -> list[TileOp]:
-        """Straight code in a good order."""
-        worth = self.moves and self.straight and WARM * self.least <= _work(ops, self.machine)
-        tries, moves = (STRAIGHT_TRIES, self.moves) if worth and len(ops) <= LONG else (-1, 0)
-        found = order(ops, self.machine, Search(tries=tries, moves=moves, loop=False))
+    def _straight(self, unit: Unit, ops: list[TileOp]) -> list[TileOp]:
+        """Straight code in an order that fits the memory it has (`joined` makes a better one)."""
+        own, name = _own(ops, self.unit_of), straight_name(unit)
+        self.largest[name] = max([self.largest.get(name, 0), *(b.bytes for b in own)])
+        search = Search(tries=-1, loop=False)
+        if name in self.choices.rooms:
+            search = replace(search, room=self.choices.rooms[name], local=frozenset(own))
+        found = order(ops, self.machine, search)
         self.predicted += found.cycles
+        if ops:
+            self._once[found.ops[0]] = found.cycles
+        self.loose |= dict.fromkeys(own, unit)
         return found.ops
 
     def _searched(self, ops: list[TileOp], search: Search) -> Ordered:
@@ -501,12 +514,9 @@ class Scheduler(Folds):
         return order(ops, self.machine, search)
 
 
-def _work(ops: Sequence[TileOp], machine: Machine) -> int:
-    """Cycles of the unit with most to do."""
-    busy: dict[Queue, float] = defaultdict(float)
-    for op in ops:
-        busy[op.queue] += cost(op, machine)
-    return int(max(busy.values()))
+def straight_name(unit: Unit) -> str:
+    """What the memory of the straight code of a unit is called among that of loop bodies."""
+    return f"{unit.name} outside loops"
 
 
 def _own(ops: Sequence[TileOp], known: Mapping[Buffer, Unit]) -> list[Buffer]:

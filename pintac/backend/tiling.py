@@ -10,7 +10,7 @@ from pintac.backend.fuse import CONTRACTIONS, root
 from pintac.backend.units import Sweep, Unit, Units
 
 POINT_TILES = 2
-"""Tiles interleaved in a loop over points alone."""
+"""Tiles interleaved in a loop over points alone, or over rows of parameters."""
 LIGHT = 2048
 """Elements of a tile of a sweep without matrix products, near enough."""
 LIGHT_ROWS = 1024
@@ -28,7 +28,7 @@ class Tiling:
     point_rows: int = 32
     """Rows of a tile in loops over points alone."""
     halved: tuple[str, ...] = ()
-    """Units over points alone, once for each time that their tiles have half as many rows or are half as many."""
+    """Units over points alone and over parameters, once for each time that their tiles have half as many rows or are half as many."""
     split_results: bool = True
     """Whether a matmul that mostly writes results is an instruction a pass: worth it where the tensor unit is short."""
     gradient_tiles: int = 1
@@ -43,6 +43,8 @@ class Tiling:
     """Whether stages of different points share a loop (`stages`)."""
     per_sign: bool = True
     """Whether work on pairs may be done for each sign (`per_sign`): worth it where the vector unit has time."""
+    streamed: bool = False
+    """Whether weights that SRAM has no room for are read strip by strip (`streamed`)."""
     longer: bool = True
     """Whether loop bodies may be made of twice the tiles (`repeat`)."""
 
@@ -51,10 +53,9 @@ def tile_of(tiling: Tiling, units: Units, unit: Unit, sweep: Sweep, axis: RowAxi
     """Rows of a tile along `axis`: fewer where a value has several rows (a factor axis) for each of them."""
     factor, width = _extents(units, unit, sweep, axis)
     light = max(4, min(LIGHT_ROWS, LIGHT // width // 4 * 4))
-    if unit.kind == "parameter":
-        return Tiling(light, 2)
-    if unit.kind == "points":
-        rows, tiles = tiling.point_rows // factor // 4 * 4, POINT_TILES
+    if unit.kind in ("points", "parameter"):
+        rows = light if unit.kind == "parameter" else tiling.point_rows // factor // 4 * 4
+        tiles = POINT_TILES
         for _ in range(tiling.halved.count(unit.name)):  # fewer rows first where SRAM was short
             rows, tiles = (rows // 2, tiles) if rows > 4 else (rows, max(1, tiles // 2))
         return Tiling(max(4, -(-rows // 4) * 4), tiles)

@@ -99,6 +99,21 @@ class Fixed(nn.Module):
         return self.last(torch.tanh(self.frozen(torch.cat([torch.sin(z), torch.cos(z)], -1))))
 
 
+class Deep(nn.Module):
+    """More dense layers than SRAM has room for."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, width), nn.Linear(width, 1)
+        self.between = nn.ModuleList([nn.Linear(width, width) for _ in range(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        for layer in self.between:
+            h = torch.tanh(layer(h))
+        return self.last(h)
+
+
 class Network(nn.Module):
     def __init__(self, dims: int, width: int, rank: int, depth: int, outputs: int, activation: str, gated: bool):
         super().__init__()
@@ -305,6 +320,14 @@ CASES = {
         keys={"sram_kib": 48, "dram_gb_per_s": 3.2}, width=64, points=(4, 2), K=256, depth=2
     ),
     "48 KiB: small tiles": Case(keys={"sram_kib": 48}, width=64, points=(1, 1), K=16, depth=2, scheme="dense"),
+    "streamed weights": Case(other=Deep, keys={"sram_kib": 48}, width=128, points=(2, 2), K=16, steps=2),
+    "streamed weights, no whole blocks": Case(
+        other=Deep, keys={"sram_kib": 40}, width=101, points=(3, 2), K=6, bits="8/16/4/12"
+    ),
+    "streamed weights, even-odd": Case(
+        other=Deep, keys={"sram_kib": 40}, width=100, points=(3, 2), K=4, quant="even-odd"
+    ),
+    "streamed weights, naive": Case(other=Deep, keys={"sram_kib": 48}, width=110, points=(5, 2), K=20, quant="naive"),
     "10 KiB": Case(keys={"sram_kib": 10}, width=16, points=(5, 3), K=36, depth=2),
     "1 micro-op": Case(keys={"vpu_max_micro_ops": 1}),
     "2 micro-ops": Case(keys={"vpu_max_micro_ops": 2}, gated=True, K=4),
@@ -323,6 +346,7 @@ def test_bits(name: str) -> None:
     apart = [q.shape for q in lowered.graphs["step"].of("quantize") if q.type.rank == 4 and q.shape[2] % 4]
     assert not apart or case.rows == "apart"
     assert decided["in_dram"] or "spills" not in name
+    assert decided["streamed"] or "streamed" not in name
     assert decided["recomputed"] or "recomputed" not in name
     assert decided["per_sign"] or "for each sign" not in name
     assert decided["rows_per_tile"] < 32 or "small tiles" not in name
