@@ -348,7 +348,8 @@ def _greedy(entry: Entry, choices: Choices, limits: Limits, least: int = 0) -> F
             choices = replace(choices, rooms={**choices.rooms, **tighter})
         elif smaller is not None and smaller.halved != choices.tiling.halved:
             halved = smaller.halved[len(choices.tiling.halved) :]
-            rooms = {name: room for name, room in choices.rooms.items() if not name.startswith(halved)}
+            others = (n for n in choices.rooms if n not in halved and n not in map(straight_name, halved))
+            rooms = {name: choices.rooms[name] for name in others}
             choices = replace(choices, tiling=smaller, rooms=rooms, not_in_psum=frozenset())
         elif victim is not None and _spill_kind(failed, victim, limits) < 2:
             choices = replace(_without(choices, failed, alive, limits), rooms={})
@@ -408,10 +409,10 @@ def _tighter(scheduler: Scheduler, alive: set[Buffer]) -> dict[str, int] | None:
     """Less room for the own buffers of the loop body or straight code in which SRAM is short, if that can be enough."""
     own = [b for b in alive if b in scheduler.own]
     units = {scheduler.own[b] for b in own}
-    if not own:
+    if not own and scheduler.choices.tiling.streamed:  # else smaller tiles are as good, and orders easier to find
         own = [b for b in alive if b in scheduler.loose]
         units = {scheduler.loose[b] for b in own}
-        names = {straight_name(unit) for unit in units}
+        names = {straight_name(unit.name) for unit in units}
     else:
         names = {unit.name for unit in units}
     if len(units) != 1:
@@ -434,7 +435,8 @@ def _shortage(scheduler: Scheduler, alive: set[Buffer]) -> int:
 def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:
     """The next smaller tiling for the kind of loop in which SRAM is short."""
     units = [scheduler.unit_of.get(b) or scheduler.own.get(b) for b in alive]
-    points = sorted({unit.name for unit in units if unit is not None and unit.kind in ("points", "parameter", "deferred")})
+    kinds = ("points", "parameter", "deferred")
+    points = sorted({unit.name for unit in units if unit is not None and unit.kind in kinds})
     if points:
         halved = [name for name in points if not scheduler.smallest.get(name, True)]
         return replace(tiling, halved=(*tiling.halved, *halved)) if halved else None

@@ -59,7 +59,8 @@ class Products(Values):
         psum = self.passing.psum.get(node)
         half = self.machine.psum_kib * 1024 // 2
         parts = self._parts(shape)
-        if psum is not None and (len(parts) == 1 or psum) and 16 * rows <= half and not self._aside(a.bits, right.bits, rows, n, k):
+        small = self._aside(a.bits, right.bits, rows, n, k)
+        if psum is not None and (len(parts) == 1 or psum) and 16 * rows <= half and not small:
             chunks = Chunks()
             for start, width in parts:
                 name = f"{node.name}.{body.tile}.{start}"
@@ -121,7 +122,8 @@ class Products(Values):
         def strip(start: int, cols: int) -> View:
             if (start, cols) not in found:
                 part = narrow(remote, axis, start, cols)
-                buffer = Buffer(f"{source.name}.{body.tile}.{start}", compact_size(part.shape, remote.bits), remote.bits)
+                size = compact_size(part.shape, remote.bits)
+                buffer = Buffer(f"{source.name}.{body.tile}.{start}", size, remote.bits)
                 self.unit_of[buffer] = body.unit
                 local = found[start, cols] = compact_view(buffer, part.shape)
                 body.ops.append(CopyOp(f"load {source.name}", operand.loc, part, local))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -27,8 +26,7 @@ from pintac.backend.views import compact_view
 from pintac.errors import IRError
 from pintac.ir import Node
 from pintac.ir.types import SMX_BLOCK
-from pintac.isa import LOOP_LEVELS, Queue, Space
-from pintac.machine import Machine
+from pintac.isa import LOOP_LEVELS, Space
 
 TRIES = 16
 """Random changes of the best list schedule of a loop body."""
@@ -491,7 +489,7 @@ class Scheduler(Folds):
 
     def _straight(self, unit: Unit, ops: list[TileOp]) -> list[TileOp]:
         """Straight code in an order that fits the memory it has (`joined` makes a better one)."""
-        own, name = _own(ops, self.unit_of), straight_name(unit)
+        own, name = _own(ops, self.unit_of), straight_name(unit.name)
         self.largest[name] = max([self.largest.get(name, 0), *(b.bytes for b in own)])
         search = Search(tries=-1, loop=False)
         if name in self.choices.rooms:
@@ -514,9 +512,9 @@ class Scheduler(Folds):
         return order(ops, self.machine, search)
 
 
-def straight_name(unit: Unit) -> str:
+def straight_name(unit: str) -> str:
     """What the memory of the straight code of a unit is called among that of loop bodies."""
-    return f"{unit.name} outside loops"
+    return f"{unit} outside loops"
 
 
 def _own(ops: Sequence[TileOp], known: Mapping[Buffer, Unit]) -> list[Buffer]:

@@ -7,6 +7,7 @@ memory that nothing else has there: without that limit all loads and results com
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
@@ -43,11 +44,8 @@ def joined(
             beside = {b.arena[0] if b.arena else b for b, n in lives.items() if n.last >= at and n.first < end} - own
             room = machine.sram_kib * 1024 - sum(b.bytes for b in beside) - SLACK
             few = round(moves * min(1.0, MANY / len(ops)))
-            try:
+            with contextlib.suppress(NoRoomError, PsumFullError):
                 better = order(ops, machine, Search(TRIES, few, max(0, room), loop=False, local=own))
-            except (NoRoomError, PsumFullError):
-                pass
-            else:
                 change += better.cycles - sum(cycles.get(op, 0) for op in ops)
                 run = list(better.ops)
         out += run

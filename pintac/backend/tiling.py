@@ -28,7 +28,7 @@ class Tiling:
     point_rows: int = 32
     """Rows of a tile in loops over points alone."""
     halved: tuple[str, ...] = ()
-    """Units over points alone and over parameters, once for each time that their tiles have half as many rows or are half as many."""
+    """Units over points alone and over parameters, once for each time that their tiles are half as large or as many."""
     split_results: bool = True
     """Whether a matmul that mostly writes results is an instruction a pass: worth it where the tensor unit is short."""
     gradient_tiles: int = 1

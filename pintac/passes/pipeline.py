@@ -20,6 +20,7 @@ from pintac.passes.differentiate import Differentiate
 from pintac.passes.expand_operators import ExpandOperators
 from pintac.passes.expand_optimizer import ExpandOptimizer
 from pintac.passes.fold_accumulate import FoldAccumulate
+from pintac.passes.hoist_scale import HoistScale
 from pintac.passes.insert_smx import InsertSMX
 from pintac.passes.lower_delta import LowerDelta
 from pintac.passes.pack_rows import PackRows
@@ -39,6 +40,7 @@ PASSES: Mapping[str, type[Pass]] = {
         InsertSMX,
         Canonicalize,
         DeadCodeElimination,
+        HoistScale,
         FoldAccumulate,
         PackRows,
     )
@@ -229,6 +231,7 @@ def default_pipeline(options: PipelineOptions | None = None) -> tuple[Pass, ...]
         *precision,
         Canonicalize(),
         DeadCodeElimination(),
+        HoistScale(),
         FoldAccumulate(),
         *((PackRows(), Canonicalize()) if chosen.rows == "packed" else ()),
     )
