@@ -56,8 +56,16 @@ def run(
     """
     loaded = program if isinstance(program, Program) else load(program)
     used_seed = int(loaded.meta.get("seed", 0)) if seed is None else seed
+    if resume and weights is not None:
+        raise UsageError("a resumed run goes on with the weights of its checkpoint", hint="leave out the weights")
     session = open_session(loaded, engine, used_seed, weights, threads)
     history = resume_session(session, checkpoint) if resume else []
+    if seed is not None and session.seed != seed:
+        raise CheckpointError(
+            f"{checkpoint} goes on with the random numbers of seed {session.seed}, not {seed}",
+            hint=f"seed {session.seed}, or none",
+        )
+    used_seed = session.seed
     total = total_steps(loaded, steps)
     watch = watch_program(session, loaded, used_seed) if diagnostics else None
     outcome = drive_session(
@@ -78,6 +86,8 @@ def predict(
 
     The weights are the program's initial ones, `weights`, or those of a training `checkpoint`.
     """
+    if weights is not None and checkpoint is not None:
+        raise UsageError("a checkpoint has weights of its own", hint="give weights or a checkpoint, not both")
     loaded = program if isinstance(program, Program) else load(program)
     points = np.asarray(x, np.float32)
     dims = loaded.symbol("x").shape[-1]

@@ -29,8 +29,11 @@ class SramFullError(DoesNotFitError):
     """SRAM is short; `alive` are the buffers in it where most is needed."""
 
     def __init__(self, alive: set[Buffer], demand: int, capacity: int, name: str, size: int) -> None:
+        needed = f"{demand} bytes are needed at once, {capacity} are there (no room for {name}, {size} bytes)"
+        if demand <= capacity:
+            needed = f"no {size} bytes in a row are free for {name}, with {demand} of {capacity} bytes needed at once"
         super().__init__(
-            f"SRAM: {demand} bytes are needed at once, {capacity} are there (no room for {name}, {size} bytes)",
+            f"SRAM: {needed}",
             hint="a larger sram_kib, narrower layers, a smaller rank, or fewer bits",
         )
         self.alive = alive

@@ -32,7 +32,7 @@ def with_own_constants(graph: Graph) -> Graph:
     Equal constants of two terms are one after canonicalize; their rows would then be the same rows.
     """
     shared = frozenset(n for n in graph.nodes if n.type.rank >= 2 and _is_shared(n))
-    axes = Axes(graph, shared)
+    axes = Axes(graph, shared, unrolled=0)  # a single point has no rows but those of its evaluations
     made: dict[tuple[Node, int], Node] = {}
     first: dict[Node, int] = {}
 

@@ -1,8 +1,8 @@
 """Weights that stream: read from DRAM in strips of columns for every tile, where SRAM cannot hold those of a network.
 
-A product needs all of a weight, but a strip of its columns makes a strip of the result. What a strip costs is its bytes;
-what it is worth is the rows it is multiplied with, so tiles have more rows than usual where weights stream: with 64,
-reading an INT8 weight takes the bus of the default machine two thirds of the time that the product takes.
+A product needs all of a weight, but a strip of its columns makes a strip of the result. A strip costs its bytes and is
+worth the rows that it is multiplied with, so tiles have more rows than usual where weights stream: with 64, reading an
+INT8 weight takes the bus of the default machine two thirds of the time that the product takes.
 """
 
 from __future__ import annotations

@@ -287,14 +287,28 @@ class Units:
                 source = owner.get(root(operand))
                 if source is not None and source != key:
                     dag.add_edge(source, key)
-        try:
-            return list(nx.lexicographical_topological_sort(dag, key=lambda k: tuple(map(int, k))))
-        except nx.NetworkXUnfeasible:
-            cycle = [k for k, _ in nx.find_cycle(dag)]
-            raise IRError(
-                f"gradients of weights are added over sets of points in orders that contradict each other ({cycle})",
-                hint="the backend has no order for these terms together; with --quant naive there is one",
-            ) from None
+        for members in nx.strongly_connected_components(dag):
+            if len(members) > 1:
+                self._split(groups, members)
+                return self._order(groups, level)
+        return list(nx.lexicographical_topological_sort(dag, key=lambda k: tuple(map(int, k))))
+
+    def _split(self, groups: dict[tuple[object, ...], list[Node]], members: set[tuple[object, ...]]) -> None:
+        """Of groups that wait for each other, one in two: gradients may be added over sets of points in any orders.
+
+        Its second part is what waits for the others; of all groups, the one that has least of it.
+        """
+        owner = {n: k for k in members for n in groups[k]}
+        waiting: dict[Node, set[tuple[object, ...]]] = {}  # for which of the groups
+        for node in self.graph.nodes:
+            found = set().union(*(waiting[o] | ({owner[o]} if o in owner else set()) for o in node.operands))
+            waiting[node] = found
+        late = {k: [n for n in groups[k] if waiting[n] - {k}] for k in members}
+        key = min((k for k in members if 0 < len(late[k]) < len(groups[k])), key=lambda k: (len(late[k]), k))
+        level, rows, _, space = key
+        last = max(int(k[2]) for k in groups if k[0] == level and k[1] == rows)  # type: ignore[call-overload]
+        groups[key] = [n for n in groups[key] if n not in set(late[key])]
+        groups[level, rows, last + 1, space] = late[key]
 
     # ---- units
 

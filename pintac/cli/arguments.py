@@ -90,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("spec", metavar="NAME|FILE.py:OBJECT", nargs="?", help=SPEC_HELP)
     _compile_options(train)
     _pass_options(train)
-    _run_options(train, "evaluator")
+    _run_options(train, 0, "0", "evaluator")
     train.add_argument("--twin", choices=["float"], help="also train the fp32 torch twin on the same random numbers")
     train.add_argument(
         "--derivatives",
@@ -118,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = _verb(verbs, "run", "run a compiled program; needs no torch")
     run.add_argument("program", metavar="P.pinta", help="a program that `pintac compile` or `pintac asm` wrote")
-    _run_options(run)
+    _run_options(run, None, "that of the checkpoint, or of the program")
 
     predict = _verb(verbs, "predict", "evaluate the trained solution at given points, on the simulator")
     predict.add_argument("program", metavar="P.pinta", help="the program that was trained")
@@ -274,12 +274,14 @@ def _pass_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dump-dir", metavar="DIR", help="write dumps as files here (default: to stderr)")
 
 
-def _run_options(parser: argparse.ArgumentParser, *more_engines: str) -> None:
+def _run_options(parser: argparse.ArgumentParser, seed: int | None, of: str, *more_engines: str) -> None:
     group = parser.add_argument_group("the run")
     group.add_argument(
         "--steps", type=_positive, metavar="N", help="training steps (default: the optimizer's schedule)"
     )
-    group.add_argument("--seed", type=_seed, default=0, metavar="S", help="seed of all random numbers (default 0)")
+    group.add_argument(
+        "--seed", type=_seed, default=seed, metavar="S", help=f"seed of all random numbers (default: {of})"
+    )
     group.add_argument(
         "--engine", choices=["jit", "reference", *more_engines], default="jit", help="what executes (default jit)"
     )

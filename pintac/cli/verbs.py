@@ -119,6 +119,8 @@ def predict(options: Options) -> int:
     _check_outputs(options, "output")
     program = api.load(options.program)
     x = points.read(options.points)
+    if options.weights is None and options.checkpoint is None:
+        print("note: these are the program's initial weights (--checkpoint, --weights)", file=sys.stderr)
     u = api.predict(program, x, weights=_weights(options), checkpoint=options.checkpoint, engine=options.engine)
     points.write(options.output, u)
     return 0

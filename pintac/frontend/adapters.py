@@ -57,7 +57,7 @@ def _from_file(path: Path, name: str | None, options: Mapping[str, object]) -> T
         return _call_factory(path, name, vars(module)[name], options)
     if options:
         raise UsageError(
-            f"{', '.join(sorted(options))}: only for built-in problems and functions",
+            f"the option {', '.join(sorted(options))}: only for built-in problems and functions",
             hint=f"{path} says itself what it trains: set these where the TrainStep is made, or name a function",
         )
     place = Location(str(path), 1)

@@ -140,6 +140,10 @@ class Recorder(TorchDispatchMode):
         if func.overloadpacket in CONSTANT_RESULT or result is None:
             return result
         if isinstance(result, Tensor) and result.numel() == 0:
+            shapes = [list(leaf.shape) for leaf in flat if isinstance(leaf, Tensor)]
+            if torch.Tag.pointwise in func.tags and any(0 not in shape for shape in shapes):
+                empty = f"{op_name(func)} of {' and '.join(map(str, shapes))} has no elements"
+                self.report(empty, "a slice beyond the end of an axis is empty")
             return result  # without elements it depends on nothing; cat drops it
         if not all(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
             self.report(f"{op_name(func)} turns a tensor into Python numbers", _CONTROL_FLOW_HINT)

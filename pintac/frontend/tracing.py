@@ -71,7 +71,7 @@ def trace_step(
         x = _points(recorder, term, number, counts[term.name])
         derivatives = RecordedDerivatives(recorder)
         recorder.rows = counts[term.name]
-        with _recording(recorder, derivatives, function_location(term.residual)):
+        with _recording(recorder, derivatives, function_location(term.residual), x):
             field = Field(step, recorder)
             node = _residual_node(recorder, term, term.residual(field, x), counts[term.name])
             if node is not None:
@@ -106,7 +106,7 @@ def trace_infer(
         builder.input("x", (rows, dim), loc=step.location),
     )
     x.on_points = True
-    with _recording(recorder, RecordedDerivatives(recorder), step.location):
+    with _recording(recorder, RecordedDerivatives(recorder), step.location, x):
         u = Field(step, recorder)(x)
         if isinstance(u, Traced) and u.node is not None:
             builder.output("u", u.node)
@@ -119,8 +119,10 @@ def trace_infer(
 
 
 @contextmanager
-def _recording(recorder: Recorder, derivatives: RecordedDerivatives, fallback: Location) -> Iterator[None]:
-    """User code inside is recorded; what it raises becomes a diagnosis at its line."""
+def _recording(
+    recorder: Recorder, derivatives: RecordedDerivatives, fallback: Location, points: Traced
+) -> Iterator[None]:
+    """User code inside is recorded; what it raises, for these `points`, becomes a diagnosis at its line."""
     previous, recorder.fallback = recorder.fallback, fallback
     try:
         with ExitStack() as stack:
@@ -141,7 +143,10 @@ def _recording(recorder: Recorder, derivatives: RecordedDerivatives, fallback: L
     except Exception as error:
         if is_own_fault(error):
             raise
-        recorder.report(f"{type(error).__name__}: {error}", None, traceback_location(error.__traceback__, fallback))
+        shapes = isinstance(error, (RuntimeError, IndexError))
+        hint = f"x is {list(points.shape)}: {points.shape[0]} points with {points.shape[1]} coordinates each"
+        place = traceback_location(error.__traceback__, fallback)
+        recorder.report(f"{type(error).__name__}: {error}", hint if shapes else None, place)
         recorder.cause = recorder.cause or error
     finally:
         recorder.fallback = previous

@@ -315,5 +315,10 @@ def not_finite(
     first = f"; the first such value is %{op}, {place}" if place is not None else "; it began with no point looked at"
     then = ": the weights are no numbers any more, training stops" if ends else ": the weights are still finite"
     message = f"the loss is {loss}{first}{then}"
-    cure = "sigma=0.01" if settings.small_sigma else "a smaller lr, or inputs of size 1"
+    if settings.small_sigma:
+        cure = "sigma=0.01"
+    elif step == 1:  # nothing has been learnt
+        cure = "weights and inputs for which that operation is defined: no learning rate has a part in the first step"
+    else:
+        cure = "a smaller lr, or inputs of size 1"
     return Finding("not finite", message, cure, step, place=place)

@@ -90,7 +90,7 @@ def test_run_writes_everything(folder: Path, capsys: Captured) -> None:
 def test_predict(folder: Path, capsys: Captured, tiny_program: Program) -> None:
     Path("x.csv").write_text("0.25,0.5\n\n0.75,1.0\n")
     code, out, err = run(capsys, "predict", "p.pinta", "x.csv")
-    assert code == 0 and err == ""
+    assert code == 0 and err == "note: these are the program's initial weights (--checkpoint, --weights)\n"
     values = [float(line) for line in out.splitlines()]
     assert len(values) == 2
     np.save("x.npy", np.array([[0.25, 0.5], [0.75, 1.0]]))
@@ -123,3 +123,17 @@ def test_dry_run(folder: Path, capsys: Captured) -> None:
 def test_resume_needs_its_checkpoint(folder: Path, capsys: Captured) -> None:
     code, _, err = run(capsys, "run", "p.pinta", "--resume", "--checkpoint", "none")
     assert code == 1 and "no checkpoint none" in err and not Path("none").exists()
+
+
+def test_resume_goes_on_as_it_began(folder: Path, capsys: Captured) -> None:
+    began = ("run", "p.pinta", "--checkpoint", "c", "--seed", "3", "--quiet")
+    assert run(capsys, *began, "--steps", "1", "-o", "w.safetensors")[0] == 0
+    code, _, err = run(capsys, "run", "p.pinta", "--checkpoint", "c", "--resume", "--seed", "4", "--steps", "2")
+    assert code == 1 and "of seed 3, not 4" in err
+    code, _, err = run(capsys, *began, "--resume", "--weights", "w.safetensors", "--steps", "2")
+    assert code == 2 and "weights of its checkpoint" in err
+    without = ("run", "p.pinta", "--checkpoint", "c", "--resume", "--quiet", "--steps", "2", "--json", "r.json")
+    assert run(capsys, *without)[0] == 0 and json.loads(Path("r.json").read_text())["seed"] == 3
+    Path("x.csv").write_text("0.25,0.5\n")
+    code, _, err = run(capsys, "predict", "p.pinta", "x.csv", "--checkpoint", "c", "--weights", "w.safetensors")
+    assert code == 2 and "not both" in err

@@ -211,7 +211,7 @@ def test_every_problem_is_reported_at_once() -> None:
     ):
         line = line_of(residual, marked)
         assert any(f"{THIS_FILE}:{line}:" in row and what in row for row in message.splitlines()), message
-    assert message.count("hint:") == 4
+    assert message.count("hint:") == 5
 
 
 def test_problems_of_all_terms_are_reported() -> None:
@@ -361,3 +361,17 @@ def test_an_attribute_error_of_the_user_is_the_users() -> None:
         return u.no_such_attribute(x)  # here
 
     check(residual, "# here", "AttributeError", "")
+
+
+def test_points_of_another_dimension() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return u(torch.cat([x, x], -1))  # here
+
+    check(residual, "# here", "RuntimeError", "7 points with 2 coordinates each")
+
+
+def test_a_coordinate_that_does_not_exist() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return u(x) * x[:, 2:3]  # here
+
+    check(residual, "# here", "mul of [7, 1] and [7, 0] has no elements", "beyond the end of an axis")
