@@ -266,6 +266,8 @@ def _fits(entry: Entry, tiling: Tiling) -> list[Fit]:
         except SramFullError:
             if not found:
                 found.append(_fit(entry, replace(tight, unrolled=0)))
+        if tiling.streamed:
+            return found  # fewer rows make strips dearer
         at, reached = tight, min(found, key=lambda f: f.predicted).choices.tiling
         while reached.interleave == 1 and at.rows * at.interleave > reached.rows:
             with contextlib.suppress(SramFullError):

@@ -112,7 +112,7 @@ def test_instructions_that_add_to_the_same_sum_keep_their_order_and_lie_apart() 
 def test_straight_code_is_ordered_by_its_time_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """What few points leave to do before and behind their loop takes less time after a search, with equal bits."""
     case = Case(
-        width=128, rank=16, depth=2, points=(64, 64), K=4, estimator=OrthonormalDirections, quant="even-odd"
+        width=128, rank=16, depth=2, points=(96, 64), K=4, estimator=OrthonormalDirections, quant="even-odd"
     )
     made = program(case, MACHINE)
     monkeypatch.setattr(schedule, "WARM", math.inf)

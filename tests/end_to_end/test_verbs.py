@@ -136,4 +136,4 @@ def test_resume_goes_on_as_it_began(folder: Path, capsys: Captured) -> None:
     assert run(capsys, *without)[0] == 0 and json.loads(Path("r.json").read_text())["seed"] == 3
     Path("x.csv").write_text("0.25,0.5\n")
     code, _, err = run(capsys, "predict", "p.pinta", "x.csv", "--checkpoint", "c", "--weights", "w.safetensors")
-    assert code == 2 and "not both" in err
+    assert code == 2 and "not allowed with" in err
