@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pintac.backend import streamed
 from pintac.backend.allocate import SramFullError, allocate
 from pintac.backend.choices import Choices, Entry
-from pintac.backend.deferred import chain_of, deferrable
+from pintac.backend.deferred import STRIP, chain_of, deferrable
 from pintac.backend.order import NoRoomError, PsumFullError, transfer_cycles
 from pintac.backend.prefetch import prefetch
 from pintac.backend.recompute import recomputable, recomputed
@@ -380,7 +380,9 @@ def _without(choices: Choices, failed: Scheduler, alive: set[Buffer], limits: Li
     while victim is not None and _spill_kind(failed, victim, limits) < 2:
         chain = chain_of(failed.graph, victim)
         if chain not in choices.deferred and deferrable(chain, failed.units):
-            choices = replace(choices, deferred=(*choices.deferred, chain))
+            strips = failed.candidates[victim] > STRIP * failed.machine.sram_kib * 1024
+            spilled = choices.spilled | ({victim} if strips else frozenset())
+            choices = replace(choices, deferred=(*choices.deferred, chain), spilled=spilled)
         else:
             choices = replace(choices, spilled=choices.spilled | {victim})
         needed -= failed.candidates[victim]
