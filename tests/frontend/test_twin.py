@@ -84,6 +84,7 @@ def test_estimates_approach_exact_derivatives() -> None:
     def residual(u, x):  # type: ignore[no-untyped-def]
         return dt(u, x) - laplacian(u, x, dims=slice(0, 2)) + grad(u, x)[..., 0] ** 2
 
+    torch.manual_seed(0)
     net = mlp(3, 8, 1)
     step = make_step(net, residual, 3, SecondDifference(K=8192, sigma=0.02), points=6)
     found = SampledStep(step, expand, dtype=torch.float64).residuals(0)["only"].detach()
