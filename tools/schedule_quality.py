@@ -102,11 +102,9 @@ LONGER = {
 }
 
 
-
-def _wide(width: int, hidden: int, problem: str = "poisson2d", scheme: str = "dense") -> Configuration:
+def _wide(width: int, hidden: int) -> Configuration:
     """Networks of more parameters than the paper's."""
-    options: dict[str, Any] = {"width": width, "hidden": hidden, "scheme": scheme}
-    return Configuration(problem, options, compiler={"scheme": scheme})
+    return Configuration(options={"width": width, "hidden": hidden, "scheme": "dense"}, compiler={"scheme": "dense"})
 
 
 WIDE = {
@@ -115,7 +113,6 @@ WIDE = {
     "dense, width 512, 4 hidden layers": _wide(512, 4),
     "dense, width 384, 8 hidden layers": _wide(384, 8),
     "dense, width 1024, 2 hidden layers": _wide(1024, 2),
-    "dense, 101 inputs, width 512, 4 hidden layers": _wide(512, 4, "heat100"),
 }
 
 ALL = {**CONFIGURATIONS, **LONGER, **FEW, **WIDE}
