@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from pintac.backend import streamed
 from pintac.backend.allocate import SramFullError, allocate
+from pintac.backend.axes import Axes
 from pintac.backend.choices import Choices, Entry
 from pintac.backend.deferred import STRIP, chain_of, deferrable
 from pintac.backend.order import NoRoomError, PsumFullError, transfer_cycles
@@ -240,15 +241,15 @@ def _ordered(fit: Fit, choices: Choices, moves: int) -> Fit | None:
 
 
 def _fits_or_streams(entry: Entry, tiling: Tiling) -> list[Fit]:
-    """Ways to fit the entry: with its weights streaming where SRAM has no room for them."""
-    streaming = streamed.tiling_for(tiling)
+    """Ways to fit the entry: with its weights streaming where SRAM has no room for them, or for nothing else."""
     sram = entry.machine.sram_kib * 1024
-    if sum(map(storage_bytes, streamed.weights(entry.graph, sram))) > sram:
-        return _fits(entry, streaming)
+    ways = [tiling, streamed.tiling_for(tiling)]
+    if sum(map(storage_bytes, streamed.weights(entry.graph, Axes(entry.graph), sram))) > sram:
+        ways.reverse()
     try:
-        return _fits(entry, tiling)
+        return _fits(entry, ways[0])
     except SramFullError:
-        return _fits(entry, streaming)
+        return _fits(entry, ways[1])
 
 
 def _fits(entry: Entry, tiling: Tiling) -> list[Fit]:

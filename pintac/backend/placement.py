@@ -70,7 +70,9 @@ class Placement:
         self.global_home: dict[Node, Home] = {n: Home(b, None) for n, b in entry.leaves.items()}
         self.held: dict[tuple[Node, int], Home] = {}  # copies for later stages (see `stages`)
         self.candidates: dict[Node, int] = {}
-        self.streamed = weights(entry.graph, entry.machine.sram_kib * 1024) if choices.tiling.streamed else frozenset()
+        self.streamed: frozenset[Node] = frozenset()
+        if choices.tiling.streamed:
+            self.streamed = weights(entry.graph, units.axes, entry.machine.sram_kib * 1024)
         self._place()
 
     def _users(self, node: Node) -> list[Node]:

@@ -25,9 +25,8 @@ TILES = 2
 """Tiles of a loop body."""
 
 
-def weights(graph: Graph, sram_bytes: int) -> frozenset[Node]:
+def weights(graph: Graph, axes: Axes, sram_bytes: int) -> frozenset[Node]:
     """The quantised values without rows that products have on their right, of those that are worth streaming."""
-    axes = Axes(graph)
     rights = {root(node.operands[1]) for node in graph.nodes if node.op == "matmul"}
     large = (n for n in rights if n.op == "quantize" and storage_bytes(n) >= sram_bytes // LEAST)
     return frozenset(n for n in large if not any(axes.tags(n)))

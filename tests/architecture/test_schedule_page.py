@@ -13,7 +13,10 @@ def test_the_committed_tables_are_what_the_rows_say() -> None:
     assert schedule_quality.filled(page, schedule_quality.read()) == page, hint
 
 
-@pytest.mark.parametrize("of", [schedule_quality.CONFIGURATIONS, schedule_quality.LONGER, schedule_quality.FEW, schedule_quality.WIDE])
+TABLES = (schedule_quality.CONFIGURATIONS, schedule_quality.LONGER, schedule_quality.FEW, schedule_quality.WIDE)
+
+
+@pytest.mark.parametrize("of", TABLES)
 def test_another_row_is_another_table(of: dict[str, object]) -> None:
     page, rows = schedule_quality.PAGE.read_text(encoding="utf-8"), schedule_quality.read()
     name = next(name for name in rows if name in of)
