@@ -10,6 +10,7 @@ units can run ahead; so they are chosen anew as the order changes.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -48,8 +49,13 @@ CHAINS = 2
 """Searches of a loop body with different random numbers, side by side."""
 MANY = 400
 """Operations from which on all moves are made; with fewer, fewer do."""
+REMEMBERED = 256
+"""Bodies whose list schedules are kept."""
 HEAT = 5.0
 """Cycles an iteration may get longer by a move that is kept, at first: the search cools to none."""
+
+
+_LIST_SCHEDULES: dict[bytes, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
 
 class PsumFullError(Exception):
@@ -130,12 +136,13 @@ def order(ops: Sequence[TileOp], machine: Machine, how: Search) -> Ordered:
     starts = STARTS if how.loop and how.moves and how.like is None else 1
     orders, addresses = np.zeros((starts, len(ops)), np.int64), np.zeros((starts, len(placed)), np.int64)
     ahead, plain = len(ops), np.arange(len(ops))
-    cycles = core.search(body, plain, ahead, np.array(alike), how.tries, orders, addresses)
+    cycles = _list_schedules(body, plain, ahead, np.array(alike), how.tries, orders, addresses)
     if cycles[0] < 0 and (how.tight or how.like is not None):  # memory ran full: it is taken nearer to the plain order
         plain = np.argsort(-alike[0]) if how.like is not None else plain_order(ops, before, after, tiles, number)
         while cycles[0] < 0 and ahead:
             ahead = ahead // (2 if how.tries >= 0 else 4) if ahead > NEAR and len(ops) <= LONG else 0
-            cycles = core.search(body, plain, ahead, np.array([*alike, *priorities]), how.tries, orders, addresses)
+            more = np.array([*alike, *priorities])
+            cycles = _list_schedules(body, plain, ahead, more, how.tries, orders, addresses)
     if cycles[0] < 0:
         if room < own:
             raise NoRoomError
@@ -144,6 +151,32 @@ def order(ops: Sequence[TileOp], machine: Machine, how: Search) -> Ordered:
     best = _improved(body, found, how) if how.moves else found[0]
     _put(placed, best.address.tolist(), psum, how.loop)
     return Ordered([ops[i] for i in best.order.tolist()], best.cycles)
+
+
+def _list_schedules(
+    body: core.Body,
+    plain: np.ndarray,
+    ahead: int,
+    priorities: np.ndarray,
+    tries: int,
+    orders: np.ndarray,
+    addresses: np.ndarray,
+) -> np.ndarray:
+    """`core.search`, but once for equal bodies: ways to fit that are compared have much in common."""
+    digest = hashlib.blake2b(repr((ahead, tries, orders.shape, priorities.shape)).encode(), digest_size=16)
+    for value in (*body, plain, priorities):
+        for part in value if isinstance(value, core.Lists) else (value,):
+            digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+            digest.update(b"|")
+    key = digest.digest()
+    if key in _LIST_SCHEDULES:
+        cycles, orders[:], addresses[:] = _LIST_SCHEDULES[key]
+        return cycles
+    cycles = core.search(body, plain, ahead, priorities, tries, orders, addresses)
+    while len(_LIST_SCHEDULES) >= REMEMBERED:
+        del _LIST_SCHEDULES[next(iter(_LIST_SCHEDULES))]
+    _LIST_SCHEDULES[key] = cycles, orders.copy(), addresses.copy()
+    return cycles
 
 
 @dataclass(frozen=True)

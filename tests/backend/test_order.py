@@ -347,3 +347,29 @@ def test_machine_code_is_renewed_when_any_of_the_sources_changes() -> None:
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     folder = orders.improve.stats.cache_path
     assert any(digest.startswith(part.removeprefix("orders-")) for part in Path(folder).parts if "orders-" in part)
+
+
+def test_equal_bodies_are_scheduled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ways to fit that are compared have bodies in common; one with other costs is looked at by itself."""
+    searched: list[int] = []
+    search = orders.search
+
+    def noted(*arguments: object) -> np.ndarray:
+        searched.append(1)
+        return search(*arguments)
+
+    monkeypatch.setattr("pintac.backend.order._LIST_SCHEDULES", {})
+    monkeypatch.setattr("pintac.backend.order.core.search", noted)
+
+    def ordered(machine: Machine) -> list[str]:
+        source, body = tile("source", space=Space.DRAM), BodyOfOps()
+        for name in ("a", "b", "c"):
+            loaded, copied = body.new(f"{name}.in"), body.new(name)
+            body.load(whole(source), whole(loaded))
+            body.copy(whole(loaded), whole(copied))
+        return [op.writes()[0].buffer.name for op in order(body.ops, machine, Search(tries=2, loop=False)).ops]
+
+    first = ordered(MACHINE)
+    assert len(searched) == 1 and ordered(MACHINE) == first and len(searched) == 1
+    ordered(MACHINE.replace(dram_latency_ns=200.0))
+    assert len(searched) == 2
