@@ -16,6 +16,7 @@ from pintac.backend.order import NoRoomError, PsumFullError, transfer_cycles
 from pintac.backend.prefetch import prefetch
 from pintac.backend.recompute import recomputable, recomputed
 from pintac.backend.schedule import Scheduler, straight_name
+from pintac.backend.straight import SLACK
 from pintac.backend.tile import Buffer, CopyOp, Item, walk
 from pintac.backend.tiling import Tiling, widest
 from pintac.backend.units import Sweep, accumulator, storage_bytes
@@ -26,8 +27,6 @@ LARGE = 65536
 """Bytes of a value that goes to DRAM rather than have the tiles made smaller."""
 LARGE_GRADIENT = 16384
 """The same for a weight gradient where tiles would get small (`_fits`)."""
-SLACK = 2048
-"""Bytes by which a loop body's room falls short of what is free, because buffers do not fill it without gaps."""
 LEAST_ROOM = 2
 """Largest buffers that the room of a body over evaluations must hold at least: below, smaller tiles are better."""
 SMALL = 2048
@@ -412,17 +411,16 @@ def _cold(scheduler: Scheduler, alive: set[Buffer]) -> frozenset[Node]:
 
 def _tighter(scheduler: Scheduler, alive: set[Buffer]) -> dict[str, int] | None:
     """Less room for the own buffers of the loop body or straight code in which SRAM is short, if that can be enough."""
-    own = [b for b in alive if b in scheduler.own]
-    units = {scheduler.own[b] for b in own}
-    if not own and scheduler.choices.tiling.streamed:  # else smaller tiles are as good, and orders easier to find
-        own = [b for b in alive if b in scheduler.loose]
-        units = {scheduler.loose[b] for b in own}
-        names = {straight_name(unit.name) for unit in units}
-    else:
-        names = {unit.name for unit in units}
+    in_loops = not alive.isdisjoint(scheduler.own)
+    if not in_loops and not scheduler.choices.tiling.streamed:
+        return None  # smaller tiles are as good for straight code, and orders easier to find
+    unit_of = scheduler.own if in_loops else scheduler.loose
+    own = [b for b in alive if b in unit_of]
+    units = {unit_of[b] for b in own}
     if len(units) != 1:
         return None
-    (unit,), (name,) = units, names
+    (unit,) = units
+    name = unit.name if in_loops else straight_name(unit.name)
     taken = sum(b.bytes for b in own)
     room = scheduler.machine.sram_kib * 1024 - sum(b.bytes for b in alive if b not in own) - SLACK
     room = min(room, scheduler.choices.rooms.get(name, taken) - SLACK)
