@@ -17,7 +17,7 @@ from pintac.backend.prefetch import prefetch
 from pintac.backend.recompute import recomputable, recomputed
 from pintac.backend.schedule import Scheduler, straight_name
 from pintac.backend.straight import SLACK
-from pintac.backend.tile import Buffer, CopyOp, Item, walk
+from pintac.backend.tile import Buffer, CopyOp, Item, to_text, walk
 from pintac.backend.tiling import Tiling, widest
 from pintac.backend.units import Sweep, accumulator, storage_bytes
 from pintac.ir import Node
@@ -41,7 +41,7 @@ LEAST_WHOLE = 1024
 """Bytes of parameters that are not worth a loop."""
 BUSY = 0.65
 """Part of the cycles from which on the bus is worth relieving."""
-CLOSE = 1.03
+CLOSE = 1.025
 """Cycles of one way after that part up to which it and another are compared after a longer one."""
 CLOSER_LOOK = 4
 """Part of the search for orders after which they are."""
@@ -113,7 +113,7 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
     if wide and tiling.rows >= 8 and not tiling.streamed:  # tiles get in each other's way
         with contextlib.suppress(SramFullError):
             found += _fits(entry, fewer)
-    found.sort(key=lambda f: f.predicted)
+    found = _different(sorted(found, key=lambda f: f.predicted))
     others = sorted(_recomputing(found[0]), key=lambda f: f.predicted)
     fits = sorted([*found[:2], *others[:2]], key=lambda f: f.predicted)
     fit = fits[0]
@@ -135,6 +135,11 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
         tuple(fit.scheduler.scratch),
         fit.predicted,
     )
+
+
+def _different(fits: list[Fit]) -> list[Fit]:
+    """Without those that came to the schedule of one before them, from other limits."""
+    return list({to_text(fit.items): fit for fit in reversed(fits)}.values())[::-1]
 
 
 def _recomputing(fit: Fit) -> list[Fit]:

@@ -13,10 +13,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
+from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -50,12 +52,16 @@ CHAINS = 2
 MANY = 400
 """Operations from which on all moves are made; with fewer, fewer do."""
 REMEMBERED = 256
-"""Bodies whose list schedules are kept."""
+"""Results of searches that are kept."""
 HEAT = 5.0
 """Cycles an iteration may get longer by a move that is kept, at first: the search cools to none."""
 
 
-_LIST_SCHEDULES: dict[bytes, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+_MEMORY: dict[bytes, Any] = {}
+_MEMORY_LOCK = Lock()
+
+
+T = TypeVar("T")
 
 
 class PsumFullError(Exception):
@@ -148,7 +154,10 @@ def order(ops: Sequence[TileOp], machine: Machine, how: Search) -> Ordered:
             raise NoRoomError
         raise PsumFullError({b.owner for b in placed if b.owner is not None})
     found = [Found(int(c), o, a) for c, o, a in zip(cycles, orders, addresses, strict=True) if c >= 0]
-    best = _improved(body, found, how) if how.moves else found[0]
+    best = found[0]
+    if how.moves:
+        begun = [part for f in found for part in (f.order, f.address)]
+        best = _remembered(("moves", how.moves, *body, *begun), lambda: _improved(body, found, how))
     _put(placed, best.address.tolist(), psum, how.loop)
     return Ordered([ops[i] for i in best.order.tolist()], best.cycles)
 
@@ -162,21 +171,35 @@ def _list_schedules(
     orders: np.ndarray,
     addresses: np.ndarray,
 ) -> np.ndarray:
-    """`core.search`, but once for equal bodies: ways to fit that are compared have much in common."""
-    digest = hashlib.blake2b(repr((ahead, tries, orders.shape, priorities.shape)).encode(), digest_size=16)
-    for value in (*body, plain, priorities):
-        for part in value if isinstance(value, core.Lists) else (value,):
-            digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-            digest.update(b"|")
-    key = digest.digest()
-    if key in _LIST_SCHEDULES:
-        cycles, orders[:], addresses[:] = _LIST_SCHEDULES[key]
-        return cycles
-    cycles = core.search(body, plain, ahead, priorities, tries, orders, addresses)
-    while len(_LIST_SCHEDULES) >= REMEMBERED:
-        del _LIST_SCHEDULES[next(iter(_LIST_SCHEDULES))]
-    _LIST_SCHEDULES[key] = cycles, orders.copy(), addresses.copy()
+    """`core.search`: fills `orders` and `addresses`, returns the cycles of each."""
+
+    def search() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        cycles = core.search(body, plain, ahead, priorities, tries, orders, addresses)
+        return cycles, orders.copy(), addresses.copy()
+
+    key = ("list schedules", ahead, tries, orders.shape, *body, plain, priorities)
+    cycles, orders[:], addresses[:] = _remembered(key, search)
     return cycles
+
+
+def _remembered(key: Sequence[object], make: Callable[[], T]) -> T:
+    """What `make` makes, but once for equal keys: ways to fit that are compared have much in common."""
+    digest = hashlib.blake2b(digest_size=16)
+    for value in key:
+        for part in value if isinstance(value, core.Lists) else (value,):
+            digest.update(
+                str(part.shape).encode() + part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode()
+            )
+            digest.update(b"|")
+    name = digest.digest()
+    found = _MEMORY.get(name)
+    if found is None:
+        found = make()
+        with _MEMORY_LOCK:
+            while len(_MEMORY) >= REMEMBERED:
+                del _MEMORY[next(iter(_MEMORY))]
+            _MEMORY[name] = found
+    return found
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ TRIES = 16
 """Random changes of the best list schedule of a loop body."""
 SMALL_KERNEL = 8
 """Cycles of a vector instruction over one row of a point, near enough."""
-HOT = 20000
+HOT = 2000
 """Cycles that all runs of a loop body must take for a long search for its order to be worth it."""
 SHARE = 0.01
 """Part of the cycles of the entry that they must take."""
@@ -100,7 +100,8 @@ class Scheduler(Folds):
         for unit in self.units.units:
             items += self._unit(unit)
         if self.moves and self.straight:
-            items, change = joined(items, self.machine, self.moves, WARM * self.least, self._once)
+            worth = WARM * self.least
+            items, change = joined(items, self.machine, self.moves, worth, self._once, self.predicted)
             self.predicted += change
         return items
 

@@ -9,10 +9,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 
 from pintac.backend.allocate import lifetimes
-from pintac.backend.order import LONG, MANY, NoRoomError, PsumFullError, Search, order, work
+from pintac.backend.order import (
+    CHAINS,
+    LONG,
+    MANY,
+    NoRoomError,
+    Ordered,
+    PsumFullError,
+    Search,
+    order,
+    work,
+)
 from pintac.backend.tile import Item, Loop, TileOp, walk
 from pintac.isa import Space
 from pintac.machine import Machine
@@ -21,33 +32,53 @@ TRIES = 50
 """Random changes of the best list schedule."""
 SLACK = 2048
 """Bytes that are left free, because buffers do not fill the memory without gaps."""
+DESERVES = 0.02
+"""Part of the cycles of the entry from which on a run is worth the whole search: with less, less of it."""
+LEAST_MOVES = 4000
+"""Moves that are not worth looking at a run for: its units stay in the orders that they have."""
 
 
 def joined(
-    items: Sequence[Item], machine: Machine, moves: int, worth: float, cycles: Mapping[TileOp, int]
+    items: Sequence[Item], machine: Machine, moves: int, worth: float, cycles: Mapping[TileOp, int], entry: int
 ) -> tuple[list[Item], int]:
     """The schedule with such runs in good orders, and the change of the predicted cycles.
 
     A run is looked at if it has `worth` cycles of work, in up to `moves` moves. `cycles` are those predicted so far, by
-    the first operation of what was ordered together.
+    the first operation of what was ordered together; `entry` those of the whole entry. Runs are ordered side by side;
+    what comes out does not depend on how many processors there are.
     """
-    out: list[Item] = []
-    change = 0
     lives = {b: life for b, life in lifetimes(items).items() if b.space == Space.SRAM}
+    runs: list[list[Item]] = [list(found) for _, found in groupby(items, lambda item: isinstance(item, Loop))]
+    orders: list[Future[Ordered] | None] = []
     at = 0
-    for looped, found in groupby(items, lambda item: isinstance(item, Loop)):
-        run = list(found)
-        end = at + sum(1 for _ in walk(run))
-        ops = [op for op in run if isinstance(op, TileOp)]
-        if not looped and len(ops) <= LONG and work(ops, machine) >= worth:
+    with ThreadPoolExecutor(CHAINS) as pool:
+        for run in runs:
+            end = at + sum(1 for _ in walk(run))
+            ops = [op for op in run if isinstance(op, TileOp)]
             own = frozenset(b for b, life in lives.items() if at <= life.first and life.last < end and b.arena is None)
             beside = {b.arena[0] if b.arena else b for b, n in lives.items() if n.last >= at and n.first < end} - own
             room = machine.sram_kib * 1024 - sum(b.bytes for b in beside) - SLACK
-            few = round(moves * min(1.0, MANY / len(ops)))
-            with contextlib.suppress(NoRoomError, PsumFullError):
-                better = order(ops, machine, Search(TRIES, few, max(0, room), loop=False, local=own))
-                change += better.cycles - sum(cycles.get(op, 0) for op in ops)
-                run = list(better.ops)
+            deserved = moves * _deserved(ops, machine, worth, entry)
+            few = round(deserved * min(1.0, MANY / max(1, len(ops))))
+            how = Search(TRIES, few, max(0, room), loop=False, local=own)
+            orders.append(pool.submit(order, ops, machine, how) if deserved >= LEAST_MOVES else None)
+            at = end
+    out: list[Item] = []
+    change = 0
+    for run, found in zip(runs, orders, strict=True):
+        with contextlib.suppress(NoRoomError, PsumFullError):
+            if found is not None:
+                better = found.result()
+                change += better.cycles - sum(cycles.get(op, 0) for op in better.ops)
+                out += better.ops
+                continue
         out += run
-        at = end
     return out, change
+
+
+def _deserved(ops: Sequence[TileOp], machine: Machine, worth: float, entry: int) -> float:
+    """Part of the search that straight code deserves; none for loops and for what would take seconds an attempt."""
+    busy = work(ops, machine)
+    if busy < worth or len(ops) > LONG:
+        return 0.0
+    return min(1.0, busy / max(1.0, DESERVES * entry))

@@ -358,7 +358,7 @@ def test_equal_bodies_are_scheduled_once(monkeypatch: pytest.MonkeyPatch) -> Non
         searched.append(1)
         return search(*arguments)
 
-    monkeypatch.setattr("pintac.backend.order._LIST_SCHEDULES", {})
+    monkeypatch.setattr("pintac.backend.order._MEMORY", {})
     monkeypatch.setattr("pintac.backend.order.core.search", noted)
 
     def ordered(machine: Machine) -> list[str]:

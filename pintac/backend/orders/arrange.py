@@ -106,6 +106,9 @@ def arrange(body, alike, plain, priority, release, slack, aversion, ahead, units
     address[:] = -1
     kinds = alike.max() + 1 if len(alike) else 0
     known, known_at, known_when = np.zeros(kinds, np.bool_), np.empty(kinds, np.int64), np.empty(kinds, np.int64)
+    size_of = np.zeros(kinds, np.int64)
+    for b in range(len(alike)):
+        size_of[alike[b]] = buffers[b, SIZE]
     soonest, chosen = np.zeros(QUEUES, np.int64), np.empty(QUEUES, np.int64)
     rank, begin = np.zeros(n, np.int64), np.zeros(n, np.int64)
     for turn in range(n):
@@ -163,7 +166,9 @@ def arrange(body, alike, plain, priority, release, slack, aversion, ahead, units
                 address[b] = at
                 live[at : at + buffers[b, SIZE]] = True
                 start = max(start, when)
-                known[:] = False
+                for kind in range(kinds):  # where it lies now, nothing else does
+                    if at < known_at[kind] + size_of[kind] and known_at[kind] < at + buffers[b, SIZE]:
+                        known[kind] = False
         starts[best] = start
         done = advance(ops, i, start, units)
         complete[ops[i, QUEUE]] = max(complete[ops[i, QUEUE]], done)
@@ -173,8 +178,11 @@ def arrange(body, alike, plain, priority, release, slack, aversion, ahead, units
             if left[b] == 0:
                 at = address[b]
                 live[at : at + buffers[b, SIZE]] = False
-                free[at : at + buffers[b, SIZE]] = complete[ops[i, QUEUE]] + HANDOVER
-                known[:] = False
+                freed = complete[ops[i, QUEUE]] + HANDOVER
+                free[at : at + buffers[b, SIZE]] = freed
+                for kind in range(kinds):  # what is free sooner, or as soon and before it, stays the best place
+                    if ahead == 0 or known_at[kind] < 0 or known_when[kind] >= freed:
+                        known[kind] = False
         order[turn] = best
         c = 0
         while candidates[c] != best:
