@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pintac import isa
-from pintac.backend.order import mapping_of
+from pintac.backend.costs import mapping_of
 from pintac.backend.tile import Arg, CopyOp, IndexView, Item, Loop, MatmulOp, Sync, TileOp, View, VpuOp
 from pintac.backend.vpu import instructions
 from pintac.isa import LOOP_LEVELS, Instruction, Kind, Opcode, Operand, Sink, Space

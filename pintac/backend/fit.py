@@ -11,8 +11,9 @@ from pintac.backend import streamed
 from pintac.backend.allocate import SramFullError, allocate
 from pintac.backend.axes import Axes
 from pintac.backend.choices import Choices, Entry
+from pintac.backend.costs import transfer_cycles
 from pintac.backend.deferred import STRIP, chain_of, deferrable
-from pintac.backend.order import NoRoomError, PsumFullError, transfer_cycles
+from pintac.backend.order import NoRoomError, PsumFullError
 from pintac.backend.prefetch import prefetch
 from pintac.backend.recompute import recomputable, recomputed
 from pintac.backend.schedule import Scheduler, straight_name

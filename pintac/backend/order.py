@@ -11,24 +11,22 @@ units can run ahead; so they are chosen anew as the order changes.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
 
 from pintac.backend import orders as core
-from pintac.backend.tile import Buffer, CopyOp, MatmulOp, TileOp, View, VpuOp
-from pintac.backend.vpu import folded_axes
-from pintac.cost_matmul import Mapping as MatmulMapping
-from pintac.cost_matmul import best_dataflow
+from pintac.backend.costs import cost, mapping_of, transfer_cycles, vpu_cycles
+from pintac.backend.dependencies import buffers_of, dependencies, reach
+from pintac.backend.plain_order import plain_order
+from pintac.backend.tile import Buffer, CopyOp, MatmulOp, TileOp, VpuOp
 from pintac.ir import Node
-from pintac.isa import Queue, Sink, Space
+from pintac.isa import Queue, Space
 from pintac.machine import Machine
 
 PSUM_GRANULE = 1024
@@ -119,9 +117,9 @@ def order(ops: Sequence[TileOp], machine: Machine, how: Search) -> Ordered:
         return Ordered([], 0)
     tiles = [how.tiles.get(op, (0, 0)) for op in ops]
     before, after, again = dependencies(ops)
-    placed = list(dict.fromkeys(b for op in ops for b in _buffers(op) if b.space == Space.PSUM or b in how.local))
+    placed = list(dict.fromkeys(b for op in ops for b in buffers_of(op) if b.space == Space.PSUM or b in how.local))
     number = {b: i for i, b in enumerate(placed)}
-    using = [[number[b] for b in _buffers(op) if b in number] for op in ops]
+    using = [[number[b] for b in buffers_of(op) if b in number] for op in ops]
     heads, tails = _ends(using, before, len(placed))
     depends = _lists(before)
     _windowed(before, after, tiles, how.window)
@@ -310,65 +308,12 @@ def _windowed(before: list[set[int]], after: list[set[int]], tiles: list[tuple[i
                     after[j].add(i)
 
 
-def plain_order(
-    ops: Sequence[TileOp],
-    before: list[set[int]],
-    after: list[set[int]],
-    tiles: Sequence[tuple[int, int]],
-    placed: Collection[Buffer],
-) -> np.ndarray:
-    """An order that takes little memory: tile after tile; what can be read is, before anything else is begun.
-
-    Loads and results in PSUM come right before they are needed. Memory is short in the buffers `placed`.
-    """
-    grows = [any(v.buffer in placed for v in op.writes()) for op in ops]
-    late = [op.queue == Queue.LOAD or any(v.buffer.space == Space.PSUM for v in op.writes()) for op in ops]
-    missing = [len(found) for found in before]
-    done: dict[int, None] = {}
-
-    def add(i: int) -> list[int]:
-        """The operation and what it still needs; what can go on then."""
-        stack, ready = [i], []
-        while stack:
-            needed = [j for j in sorted(before[stack[-1]], reverse=True) if j not in done]
-            if needed:
-                stack += needed
-                continue
-            at = stack.pop()
-            if at in done:
-                continue
-            done[at] = None
-            for j in sorted(after[at]):
-                missing[j] -= 1
-                if not missing[j] and not late[j]:
-                    ready.append(j)
-        return ready
-
-    readers: dict[Buffer, list[int]] = defaultdict(list)
-    for i, op in enumerate(ops):
-        for buffer in {v.buffer for v in op.reads() if v.buffer.space == Space.PSUM}:
-            readers[buffer].append(i)
-    begin = {tile: i for i, tile in reversed(list(enumerate(tiles)))}
-    for i in sorted(range(len(ops)), key=lambda i: (late[i], begin[tiles[i]] if tiles else 0)):
-        waiting = [i]
-        while waiting:
-            at = waiting.pop()
-            if at in done:
-                continue
-            again = [r for b in _buffers(ops[at]) if not late[at] for r in readers.get(b, ()) if r != at]
-            waiting += again[::-1]
-            ready = add(at)
-            ready.reverse()
-            waiting += sorted(ready, key=lambda j: not grows[j])
-    return np.array(list(done), np.int64)
-
-
 def _ends(
     using: Sequence[Sequence[int]], before: Sequence[set[int]], buffers: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """For each buffer, its users that follow no other of its users, and those that no other follows."""
     users: list[list[int]] = [[] for _ in range(buffers)]
-    reach = _reach(before)
+    reached = reach(before)
     for i, found in enumerate(using):
         for b in found:
             users[b].append(i)
@@ -377,8 +322,8 @@ def _ends(
         together = sum(1 << i for i in own)
         followed = 0
         for i in own:
-            followed |= reach[i]
-        heads.append([i for i in own if not reach[i] & together])
+            followed |= reached[i]
+        heads.append([i for i in own if not reached[i] & together])
         tails.append([i for i in own if not followed >> i & 1])
     return heads, tails
 
@@ -391,10 +336,6 @@ def _lists(lists: Iterable[Iterable[int]]) -> core.Lists:
         flat += sorted(values)
         at.append(len(flat))
     return core.Lists(np.array(at, np.int64), np.array(flat, np.int64))
-
-
-def _buffers(op: TileOp) -> list[Buffer]:
-    return list(dict.fromkeys(v.buffer for v in (*op.reads(), *op.writes())))
 
 
 def _row(op: TileOp, machine: Machine) -> list[int]:
@@ -417,147 +358,3 @@ def _row(op: TileOp, machine: Machine) -> list[int]:
 def _place(op: TileOp) -> tuple[Buffer, int] | None:
     """Where a matmul's results go."""
     return (op.d.buffer, op.d.offset) if isinstance(op, MatmulOp) else None
-
-
-def mapping_of(op: MatmulOp, machine: Machine) -> MatmulMapping:
-    """How the tensor unit will run it."""
-    in_sram = op.d.buffer.space == Space.SRAM
-    return _mapping(op.m, op.k, op.n, op.a.bits, op.b.bits, machine, op.accumulate, in_sram)
-
-
-@cache
-def _mapping(m: int, k: int, n: int, a: int, b: int, machine: Machine, acc: bool, to_sram: bool) -> MatmulMapping:
-    return best_dataflow(m, k, n, a, b, machine, acc=acc, to_sram=to_sram)
-
-
-def vpu_cycles(op: VpuOp, machine: Machine) -> int:
-    """Cycles of a vector instruction but for bank conflicts."""
-    rows, cols = math.prod(op.shape[op.unrolled : -1]), op.shape[-1]
-    sources = [v for v in op.sources if isinstance(v, View)]
-    blocks = -(-rows // 4) * -(-cols // 4)
-    writes = [v for v, s in zip(op.sinks, op.kernel.sinks, strict=True) if s.kind == Sink.WRITE]
-    quantised = blocks * sum(v.bits > 0 for v in writes)
-    steps = -(-rows * cols // machine.vpu_lanes)
-    if any(v.bits for v in (*sources, *writes)):
-        steps = max(steps, -(-blocks * 16 // machine.vpu_lanes))
-    written = sum(blocks * (2 * v.bits + 1) if v.bits else 4 * rows * cols for v in writes)
-    streamed = [v for v in sources if v.bits or all(s for n, s in _inner(v, op.unrolled) if n > 1)]
-    read = sum(blocks * (2 * v.bits + 1) if v.bits else 4 * rows * cols for v in streamed)
-    once = max(
-        steps,
-        -(-written // machine.vpu_sram_write_bytes_per_cycle),
-        -(-read // machine.vpu_sram_read_bytes_per_cycle),
-        -(-quantised // machine.quantise_blocks_per_cycle),
-    )
-    turns = math.prod(op.shape[a] for a in folded_axes(op))  # each adds to what the one before has written
-    turn = once * math.prod(op.shape[: op.unrolled]) // turns
-    return (turns - 1) * max(turn, once + machine.vpu_pipeline_cycles) + turn
-
-
-def _inner(view: View, unrolled: int) -> Iterator[tuple[int, int]]:
-    """Sizes and strides of what an instruction addresses."""
-    return zip(view.shape[unrolled:], view.strides[unrolled:], strict=True)
-
-
-def cost(op: TileOp, machine: Machine) -> float:
-    """Cycles that an operation takes its unit."""
-    if isinstance(op, MatmulOp):
-        return float(mapping_of(op, machine).busy)
-    if isinstance(op, VpuOp):
-        return float(vpu_cycles(op, machine))
-    assert isinstance(op, CopyOp)
-    return float(sum(transfer_cycles(op, machine)))
-
-
-def work(ops: Sequence[TileOp], machine: Machine) -> int:
-    """Cycles of the unit with most to do."""
-    busy: dict[Queue, float] = defaultdict(float)
-    for op in ops:
-        busy[op.queue] += cost(op, machine)
-    return int(max(busy.values(), default=0))
-
-
-def transfer_cycles(op: CopyOp, machine: Machine) -> tuple[int, int]:
-    """Cycles of the bus for the data or the mantissa plane, and for the exponent plane, in one run each."""
-    shape = list(op.source.shape)
-    if not op.source.bits:
-        return _bus_cycles(4 * math.prod(shape), machine), 0
-    shape[-2:] = [-(-shape[-2] // 4), -(-shape[-1] // 4)]
-    blocks = math.prod(shape)
-    return _bus_cycles(2 * op.source.bits * blocks, machine), _bus_cycles(blocks, machine)
-
-
-def _bus_cycles(size: int, machine: Machine) -> int:
-    burst = machine.dram_burst_bytes
-    return max(1, math.ceil(-(-size // burst) * burst / machine.dram_bytes_per_cycle - 1e-9))
-
-
-def span(view: View) -> tuple[int, int]:
-    """First and last element (or block) of a view, at equal loop indices."""
-    last = view.offset
-    for axis, (size, stride) in enumerate(zip(view.shape, view.strides, strict=True)):
-        in_blocks = view.bits and axis >= len(view.shape) - 2
-        last += ((math.ceil(size / 4) if in_blocks else size) - 1) * stride
-    return view.offset, last
-
-
-def dependencies(ops: Sequence[TileOp]) -> tuple[list[set[int]], list[set[int]], list[set[int]]]:
-    """For each operation those it must follow, those that must follow it, and those of the iteration before.
-
-    Views of one buffer depend on each other where they overlap and one is written. Across iterations only what no loop
-    and no ring moves does.
-    """
-    before: list[set[int]] = [set() for _ in ops]
-    after: list[set[int]] = [set() for _ in ops]
-    again: list[set[int]] = [set() for _ in ops]
-    touched: dict[Buffer, list[tuple[int, int, int, bool]]] = defaultdict(list)
-    accesses = [
-        [*((v, *span(v), False) for v in op.reads()), *((v, *span(v), True) for v in op.writes())] for op in ops
-    ]
-    for i, found in enumerate(accesses):
-        for view, low, high, write in found:
-            for j, l2, h2, w2 in touched[view.buffer]:
-                if j != i and (write or w2) and low <= h2 and l2 <= high:
-                    before[i].add(j)
-                    after[j].add(i)
-        for view, low, high, write in found:
-            touched[view.buffer].append((i, low, high, write))
-    for i, found in enumerate(accesses):
-        for view, low, high, write in found:
-            if view.steps or view.buffer.ring > 1 or view.buffer.space == Space.PSUM:
-                continue
-            for j, l2, h2, w2 in touched[view.buffer]:
-                if j >= i and (write or w2) and low <= h2 and l2 <= high:
-                    again[i].add(j)
-    return _reduced(before, after, again)
-
-
-def _reach(before: Sequence[set[int]]) -> list[int]:
-    """For each operation all that it follows, as bits."""
-    reach: list[int] = []
-    for found in before:
-        bits = 0
-        for j in found:
-            bits |= reach[j] | 1 << j
-        reach.append(bits)
-    return reach
-
-
-def _reduced(
-    before: list[set[int]], after: list[set[int]], again: list[set[int]]
-) -> tuple[list[set[int]], list[set[int]], list[set[int]]]:
-    """The same order by fewer dependencies: without those that others imply."""
-    reach = _reach(before)
-
-    def needed(found: set[int]) -> set[int]:
-        implied = 0
-        for j in found:
-            implied |= reach[j]
-        return {j for j in found if not implied >> j & 1}
-
-    for i, found in enumerate(before):
-        kept = needed(found)
-        for j in found - kept:
-            after[j].discard(i)
-        before[i] = kept
-    return before, after, [needed(found) for found in again]

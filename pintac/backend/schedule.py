@@ -9,10 +9,11 @@ from itertools import product
 from pintac.backend import vpu
 from pintac.backend.axes import RowAxis
 from pintac.backend.choices import Choices, Entry
+from pintac.backend.costs import cost, work
 from pintac.backend.deferred import Tiles, deferred_unit
 from pintac.backend.folds import Folds
 from pintac.backend.fuse import Fuser, KernelStep, NodeStep, Step, root
-from pintac.backend.order import Ordered, Search, cost, order, work
+from pintac.backend.order import Ordered, Search, order
 from pintac.backend.placement import Context, Position
 from pintac.backend.repeat import repeated
 from pintac.backend.stages import Stage, held_values, stages_of, stored_behind_nests, windows

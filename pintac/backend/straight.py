@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 
 from pintac.backend.allocate import lifetimes
+from pintac.backend.costs import work
 from pintac.backend.order import (
     CHAINS,
     LONG,
@@ -22,7 +23,6 @@ from pintac.backend.order import (
     PsumFullError,
     Search,
     order,
-    work,
 )
 from pintac.backend.tile import Item, Loop, TileOp, walk
 from pintac.isa import Space

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from pintac import isa
 from pintac.backend import orders
 from pintac.backend.allocate import allocate
+from pintac.backend.dependencies import dependencies
 from pintac.backend.emit import Emitter
-from pintac.backend.order import NoRoomError, PsumFullError, Search, dependencies, order, plain_order
+from pintac.backend.order import NoRoomError, PsumFullError, Search, order
+from pintac.backend.plain_order import plain_order
 from pintac.backend.sync import Synchronizer
 from pintac.backend.tile import Buffer, Item, Loop, TileOp
 from pintac.backend.views import compact_view, narrow

@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 
 from pintac.backend import straight
 from pintac.backend.allocate import allocate
-from pintac.backend.order import PsumFullError, Search, order, work
+from pintac.backend.costs import work
+from pintac.backend.order import PsumFullError, Search, order
 from pintac.backend.straight import DESERVES, LEAST_MOVES, joined
 from pintac.backend.tile import Buffer, Item, Loop, TileOp
 from pintac.isa import Space
