@@ -52,7 +52,7 @@ PROGRAM_FLAGS = ("bits", "saved", "passes", "block", "rows")
 SAMPLING_SETTINGS = ("K", "sigma", "estimator")
 """Settings of the estimator; derivatives by automatic differentiation have none."""
 
-_FLAG = re.compile(r"[\w.:+-]{1,40}")
+_FLAG = re.compile(r"[\w.+-]{1,40}")
 _BITS = re.compile(r"\d+-\d+-\d+-\d+")
 _DIGEST = re.compile(r",(bits|passes)=[0-9a-f]{8}(,|$)")
 _WORD = re.compile(r"[\w.+-]+")
@@ -233,7 +233,7 @@ def _text(value: Setting) -> str:
 
 
 def _flag_text(value: Any) -> str:
-    """A flag in a name. What is long and full of commas (a pipeline, bits of single tensors) has its digest there."""
+    """A flag in a name. What makes no file name (a pipeline, bits of single tensors, a budget) has its digest there."""
     text = _text(value).replace("/", "-")
     return text if _FLAG.fullmatch(text) else hashlib.sha256(str(value).encode()).hexdigest()[:8]
 

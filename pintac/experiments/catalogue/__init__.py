@@ -14,6 +14,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "table3": "table3",
     "sigma": "sigma",
     "estimators": "estimators",
+    "bits": "bits",
     "ranks": "ranks",
     "blocks": "blocks",
     "recipes": "recipes",
