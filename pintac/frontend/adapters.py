@@ -56,8 +56,9 @@ def _from_file(path: Path, name: str | None, options: Mapping[str, object]) -> T
     if name is not None and inspect.isfunction(vars(module).get(name)):
         return _call_factory(path, name, vars(module)[name], options)
     if options:
+        given = ", ".join(f"{key} (--tt-rank)" if key == "rank" else key for key in sorted(options))
         raise UsageError(
-            f"the option {', '.join(sorted(options))}: only for built-in problems and functions",
+            f"the option {given}: only for built-in problems and functions",
             hint=f"{path} says itself what it trains: set these where the TrainStep is made, or name a function",
         )
     place = Location(str(path), 1)

@@ -13,6 +13,8 @@ from pintac.errors import ModelError
 from pintac.frontend.locate import user_location
 from pintac.ir import Location, Node
 
+GRADIENT_SHAPE = "grad(u, x) is [points, outputs, coordinates]: the derivative by coordinate i is grad(u, x)[..., i]"
+
 
 @dataclass(frozen=True)
 class Diagnosis:

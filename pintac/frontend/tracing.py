@@ -23,7 +23,7 @@ from pintac.frontend.locate import function_location, is_own_fault, traceback_lo
 from pintac.frontend.problem import Term, TrainStep
 from pintac.frontend.recorder import Calls, Recorder
 from pintac.frontend.samplers import Draws
-from pintac.frontend.traced import Abandoned, Poisoned, Traced, Unsupported, model_error
+from pintac.frontend.traced import GRADIENT_SHAPE, Abandoned, Poisoned, Traced, Unsupported, model_error
 from pintac.frontend.weights import Layout
 from pintac.ir import Builder, Graph, Location, Node
 
@@ -145,8 +145,16 @@ def _recording(
             raise
         shapes = isinstance(error, (RuntimeError, IndexError))
         hint = f"x is {list(points.shape)}: {points.shape[0]} points with {points.shape[1]} coordinates each"
+        hint += f"; {GRADIENT_SHAPE}" if derivatives.uses_grad else ""
         place = traceback_location(error.__traceback__, fallback)
-        recorder.report(f"{type(error).__name__}: {error}", hint if shapes else None, place)
+        if isinstance(error, AttributeError) and isinstance(error.obj, Field):
+            recorder.report(
+                f"u is a function of points, it has no {error.name!r}",
+                "a coefficient that is to be found belongs to the problem: self.NAME = nn.Parameter(...) in __init__",
+                place,
+            )
+        else:
+            recorder.report(f"{type(error).__name__}: {error}", hint if shapes else None, place)
         recorder.cause = recorder.cause or error
     finally:
         recorder.fallback = previous
@@ -194,6 +202,7 @@ def _residual_node(recorder: Recorder, term: Term, result: object, count: int) -
         return None
     if len(shape) not in (1, 2) or shape[0] != count:
         hint = "no mean, no square: return the residual itself, one row a point; the loss is built from it"
+        hint = GRADIENT_SHAPE if len(shape) == 3 else hint
         recorder.report(f"{what} has the shape {list(shape)}, expected [{count}] or [{count}, k]", hint, place)
         return None
     if len(shape) == 1:
@@ -238,6 +247,7 @@ class RecordedDerivatives:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.uses_dt = False
+        self.uses_grad = False
         # The operands are kept so that their ids stay theirs.
         self._known: dict[tuple[object, ...], tuple[Traced, Traced, Traced]] = {}
 
@@ -262,6 +272,10 @@ class RecordedDerivatives:
         return result
 
     def gradient(self, u: active.Function, x: Tensor) -> Tensor:
+        self.uses_grad = True
+        return self._gradient(u, x)
+
+    def _gradient(self, u: active.Function, x: Tensor) -> Tensor:
         y, points = self._function_of(u, x, "grad")
         return self._derivative("gradient", y, points, {}, (*y.shape, points.shape[1]))
 
@@ -271,7 +285,7 @@ class RecordedDerivatives:
 
     def time_derivative(self, u: active.Function, x: Tensor) -> Tensor:
         self.uses_dt = True
-        derivative: Tensor = self.gradient(u, x)[..., -1]
+        derivative: Tensor = self._gradient(u, x)[..., -1]
         return derivative
 
     def _function_of(self, u: active.Function, x: Tensor, what: str) -> tuple[Traced, Traced]:

@@ -146,6 +146,31 @@ class Parallel(Layer):
         return torch.tanh(self.linear(h)) + torch.tanh(self.linear(first))
 
 
+class Mish(Layer):
+    def forward(self, h: Tensor, first: Tensor, x: Tensor) -> Tensor:
+        return nn.functional.mish(self.linear(h))
+
+
+class Weighted(Layer):
+    def forward(self, h: Tensor, first: Tensor, x: Tensor) -> Tensor:
+        return torch.softmax(self.linear(h), -1) * first
+
+
+class LayerNormed(Layer):
+    def __init__(self, width: int, dims: int) -> None:
+        super().__init__(width, dims)
+        self.norm = nn.LayerNorm(width, eps=0.01)
+
+    def forward(self, h: Tensor, first: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(self.norm(self.linear(h)))
+
+
+class WeightNormed(Layer):
+    def __init__(self, width: int, dims: int) -> None:
+        super().__init__(width, dims)
+        self.linear = nn.utils.parametrizations.weight_norm(nn.Linear(width, width))
+
+
 LAYERS: tuple[type[Layer], ...] = (Layer, *Layer.__subclasses__())
 
 EQUATIONS: dict[str, Residual] = {

@@ -113,7 +113,7 @@ def test_files_and_names_that_are_not_there(tmp_path: Path) -> None:
 def test_options_are_for_built_in_problems(user_file: Path) -> None:
     step = load_step("poisson2d", width=8, rank=2, K=4)
     assert step.estimator.K == 4
-    with pytest.raises(UsageError, match="only for built-in"):
+    with pytest.raises(UsageError, match=r"the option rank \(--tt-rank\): only for built-in"):
         load_step(f"{user_file}:step", rank=2)
     assert load_step(f"{user_file}:make", rank=1, K=6).net[1].ranks == (1, 1, 1)
     assert load_step(f"{user_file}:make").net[1].ranks == (2, 1, 1)

@@ -53,6 +53,38 @@ def test_autograd_inside_a_residual() -> None:
     check(residual, "# here", "torch.autograd", "pintac.grad(u, x)")
 
 
+def test_the_axes_of_a_gradient() -> None:
+    """A column of [N, m, d] is no derivative: wherever that shows, it is said what is."""
+    axes = "grad(u, x) is [points, outputs, coordinates]"
+
+    def sliced(u, x):  # type: ignore[no-untyped-def]
+        return grad(u, x)[:, 1:2] - laplacian(u, x)  # here
+
+    def whole(u, x):  # type: ignore[no-untyped-def]
+        return u(x) * grad(u, x)  # here
+
+    def returned(u, x):  # type: ignore[no-untyped-def]
+        return grad(u, x)
+
+    check(sliced, "# here", "size of tensor", axes)
+    check(whole, "# here", "every point would be combined", axes)
+    assert axes in (refusal(returned).hint or "")
+
+
+def test_no_axes_of_a_gradient_where_there_is_none() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return dt(u, x) + u(x) @ torch.ones(5, 5)  # here
+
+    assert "grad(u, x)" not in (refusal(residual).hint or "")
+
+
+def test_parameters_of_the_network_are_not_reached_through_u() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return laplacian(u, x) * u.nu  # here
+
+    check(residual, "# here", "u is a function of points, it has no 'nu'", "nn.Parameter")
+
+
 def test_functional_derivatives_inside_a_residual() -> None:
     def residual(u, x):  # type: ignore[no-untyped-def]
         du = torch.func.vmap(torch.func.grad(lambda point: u(point[None])[0, 0]))(x)  # here
@@ -358,7 +390,7 @@ def test_a_bug_in_a_rule_is_not_blamed_on_the_user(monkeypatch: pytest.MonkeyPat
 
 def test_an_attribute_error_of_the_user_is_the_users() -> None:
     def residual(u, x):  # type: ignore[no-untyped-def]
-        return u.no_such_attribute(x)  # here
+        return laplacian(u, x) * "".no_such_attribute  # type: ignore[attr-defined]  # here
 
     check(residual, "# here", "AttributeError", "")
 

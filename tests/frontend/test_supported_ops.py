@@ -43,6 +43,12 @@ CASES = {
     "erf": lambda x, w, s: torch.erf(x @ w),
     "sinh cosh": lambda x, w, s: torch.sinh(x @ w) + torch.cosh(x @ w),
     "relu": lambda x, w, s: F.relu(x @ w),
+    "mish": lambda x, w, s: F.mish(x @ w),
+    "elu": lambda x, w, s: F.elu(x @ w - 0.2, alpha=0.7) + F.selu(x @ w) + F.celu(x @ w, alpha=2.0),
+    "leaky relu": lambda x, w, s: F.leaky_relu(x @ w - 0.2, 0.1) + F.hardtanh(x @ w, -0.1, 0.2),
+    "softmax": lambda x, w, s: F.softmax(x @ w, -1) + F.log_softmax(3.0 * x @ w, 1),
+    "layer norm": lambda x, w, s: F.layer_norm(x @ w, (3,), s, s, eps=0.01) + F.layer_norm(x @ w, (3,)),
+    "weight norm": lambda x, w, s: x @ torch._weight_norm(w, s[None, :], 1),
     "abs": lambda x, w, s: torch.abs(x @ w),
     "square": lambda x, w, s: torch.square(x @ w),
     # powers
@@ -156,7 +162,7 @@ def test_the_cases_use_every_rule() -> None:
     assert not unused, f"no case for {sorted(unused)}"
 
 
-KINKED = {"gelu", "erf", "relu", "abs", "minimum maximum", "clamp", "norm", "amax amin"}
+KINKED = {"gelu", "erf", "relu", "elu", "leaky relu", "abs", "minimum maximum", "clamp", "norm", "amax amin"}
 STACKED = {"batched linear", "batched matmul"}  # rows of a stack would share SMX blocks (NUMERICS 4)
 BRANCHING = {"where", "where with numbers", "logic", "logical functions"}
 

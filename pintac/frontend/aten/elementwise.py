@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pintac.frontend.aten.table import SUPPORTED, Arguments, Rule, aten, broadcasting_pair, rule
 from pintac.frontend.traced import Traced, Unsupported
-from pintac.ir import Node
+from pintac.ir import Builder, Node
 
 if TYPE_CHECKING:
     from pintac.frontend.recorder import Recorder
@@ -93,6 +93,7 @@ _derived(aten.reciprocal)(lambda b, x: b.div(1.0, x))
 _derived(aten.rsqrt)(lambda b, x: b.div(1.0, b.sqrt(x)))
 _derived(aten.silu)(lambda b, x: b.mul(x, b.sigmoid(x)))
 _derived(aten.relu)(lambda b, x: b.max(x, 0.0))
+_derived(aten.mish)(lambda b, x: b.mul(x, b.tanh(b.neg(b.log(b.sigmoid(b.neg(x)))))))
 _derived(aten.log1p)(lambda b, x: b.log(b.add(x, 1.0)))
 _derived(aten.expm1)(lambda b, x: b.sub(b.exp(x), 1.0))
 _derived(aten.log2)(lambda b, x: b.mul(b.log(x), 1.0 / math.log(2.0)))
@@ -113,6 +114,37 @@ def _gelu(r: Recorder, a: Arguments, result: Tensor) -> Node:
     else:
         inner = b.erf(b.mul(x, math.sqrt(0.5)))
     return b.mul(b.mul(x, 0.5), b.add(inner, 1.0))
+
+
+def _exponential_below(b: Builder, x: Node, scale: float, below: float, rate: float) -> Node:
+    """scale x for x > 0, below (e^(rate x) - 1) for x < 0."""
+    grown = b.sub(b.exp(b.mul(b.min(x, 0.0), rate)), 1.0)
+    return b.add(b.mul(b.max(x, 0.0), scale), b.mul(grown, below))
+
+
+@rule(aten.elu)
+def _elu(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    """Also SELU, which torch makes of it."""
+    scale = float(a["scale"])
+    return _exponential_below(r.builder, r.node(a["self"]), scale, scale * float(a["alpha"]), float(a["input_scale"]))
+
+
+@rule(aten.celu)
+def _celu(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    alpha = float(a["alpha"])
+    return _exponential_below(r.builder, r.node(a["self"]), 1.0, alpha, 1.0 / alpha)
+
+
+@rule(aten.leaky_relu)
+def _leaky_relu(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    b, x = r.builder, r.node(a["self"])
+    return b.add(b.max(x, 0.0), b.mul(b.min(x, 0.0), float(a["negative_slope"])))
+
+
+@rule(aten.hardtanh)
+def _hardtanh(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    b, x = r.builder, r.node(a["self"])
+    return b.min(b.max(x, float(a["min_val"])), float(a["max_val"]))
 
 
 @rule(aten.softplus)

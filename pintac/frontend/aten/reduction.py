@@ -60,6 +60,45 @@ def _norm(r: Recorder, a: Arguments, result: Tensor) -> Node:
     return b.sqrt(b.sum(b.mul(node, node), axes, keep))
 
 
+@rule(aten._softmax)
+def _softmax(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    """Good for values up to 88: the largest is not subtracted, as it is another one at the perturbed points."""
+    node = r.node(a["self"])
+    powers = r.builder.exp(node)
+    return r.builder.div(powers, r.builder.sum(powers, (a["dim"] % len(node.shape),), True))
+
+
+@rule(aten._log_softmax)
+def _log_softmax(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    node = r.node(a["self"])
+    total = r.builder.sum(r.builder.exp(node), (a["dim"] % len(node.shape),), True)
+    return r.builder.sub(node, r.builder.log(total))
+
+
+@rule(aten.native_layer_norm)
+def _layer_norm(r: Recorder, a: Arguments, result: list[Tensor]) -> list[Node]:
+    """The normalised values, their means and the reciprocals of their deviations."""
+    b, x = r.builder, r.node(a["input"])
+    axes = tuple(range(len(x.shape) - len(a["normalized_shape"]), len(x.shape)))
+    share = 1.0 / math.prod(x.shape[axis] for axis in axes)
+    mean = b.mul(b.sum(x, axes, True), share)
+    centred = b.sub(x, mean)
+    deviation = b.sqrt(b.add(b.mul(b.sum(b.mul(centred, centred), axes, True), share), float(a["eps"])))
+    y = b.div(centred, deviation)
+    y = y if a["weight"] is None else b.mul(y, r.node(a["weight"]))
+    y = y if a["bias"] is None else b.add(y, r.node(a["bias"]))
+    return [y, mean, b.div(1.0, deviation)]
+
+
+@rule(aten._weight_norm_interface)
+def _weight_norm(r: Recorder, a: Arguments, result: list[Tensor]) -> list[Node]:
+    """A matrix with rows (or what `dim` says) of the lengths g, and their lengths before."""
+    b, v, g = r.builder, r.node(a["v"]), r.node(a["g"])
+    axes = tuple(axis for axis in range(len(v.shape)) if axis != a["dim"] % len(v.shape))
+    norm = b.sqrt(b.sum(b.mul(v, v), axes, True))
+    return [b.mul(v, b.div(g, norm)), norm]
+
+
 @rule(aten.prod)
 def _prod(r: Recorder, a: Arguments, result: Tensor) -> Node:
     node = r.node(a["self"])

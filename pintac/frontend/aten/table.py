@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pintac.frontend.traced import Traced, Unsupported, op_name
+from pintac.frontend.traced import GRADIENT_SHAPE, Traced, Unsupported, op_name
 from pintac.ir import Node
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ RULES: dict[Any, Rule] = {}
 ADVICE = {
     "batch_norm": "BatchNorm couples the points of a batch; use a plain layer, or scale the inputs with constants",
     "dropout": "call net.eval() before making the TrainStep, or leave dropout out",
-    "softmax": "write exp(a) / exp(a).sum(-1, keepdim=True)",
     "convolution": "networks are functions of one point: Linear and TTLinear layers",
     "max": "use torch.amax or torch.maximum, which have no indices",
     "min": "use torch.amin or torch.minimum, which have no indices",
@@ -55,9 +54,9 @@ ADVICE = {
     "atan2": "express it with the supported functions",
 }
 SUPPORTED = (
-    "supported: Linear, TTLinear, + - * / **, tanh sin cos exp log sqrt sigmoid silu gelu softplus, abs minimum "
-    "maximum where, sum mean norm, matmul with weights, cat stack, slicing and indexing with constants, reshape "
-    "transpose expand"
+    "supported: Linear, TTLinear, LayerNorm, + - * / **, tanh sin cos exp log sqrt sigmoid silu gelu mish "
+    "softplus softmax, abs minimum maximum where, sum mean norm, matmul with weights, cat stack, slicing and indexing "
+    "with constants, reshape transpose expand"
 )
 
 
@@ -108,6 +107,8 @@ def broadcasting_pair(r: Recorder, a: object, b: object, result: Tensor) -> tupl
             raise Unsupported(
                 f"the shapes {list(shapes[0])} and {list(shapes[1])} broadcast to {list(result.shape)}: "
                 "every point would be combined with every other",
-                f"keep columns: x[:, i:i+1] and sum(-1, keepdim=True) are [{n}, 1], x[:, i] and sum(-1) are [{n}]",
+                GRADIENT_SHAPE
+                if 3 in (a.ndim, b.ndim)
+                else f"keep columns: x[:, i:i+1] and sum(-1, keepdim=True) are [{n}, 1], x[:, i] and sum(-1) are [{n}]",
             )
     return r.node(a), r.node(b)
