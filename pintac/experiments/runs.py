@@ -52,7 +52,7 @@ PROGRAM_FLAGS = ("bits", "saved", "passes", "block", "rows")
 SAMPLING_SETTINGS = ("K", "sigma", "estimator")
 """Settings of the estimator; derivatives by automatic differentiation have none."""
 
-_FLAG = re.compile(r"[\w.+-]{1,40}")
+_FLAG = re.compile(r"[\w.+@-]{1,40}")
 _BITS = re.compile(r"\d+-\d+-\d+-\d+")
 _DIGEST = re.compile(r",(bits|passes)=[0-9a-f]{8}(,|$)")
 _WORD = re.compile(r"[\w.+-]+")
@@ -211,7 +211,7 @@ class Run:
             if not equals or key in arguments:
                 raise UsageError(f"{name!r} is not the name of a run, at {part!r}")
             if key == "bits":
-                text = text.replace("-", "/") if _BITS.fullmatch(text) else text
+                text = text.replace("-", "/") if _BITS.fullmatch(text) else text.replace("@", ":")
             arguments[key] = text if key in TEXT_FLAGS else _value(text)
         run = cls.of(problem, **arguments)
         if _DIGEST.search(name):
@@ -233,8 +233,8 @@ def _text(value: Setting) -> str:
 
 
 def _flag_text(value: Any) -> str:
-    """A flag in a name. What makes no file name (a pipeline, bits of single tensors, a budget) has its digest there."""
-    text = _text(value).replace("/", "-")
+    """A flag in a name. What is long and full of commas (a pipeline, bits of single tensors) has its digest there."""
+    text = _text(value).replace("/", "-").replace(":", "@")  # there are systems without colons in file names
     return text if _FLAG.fullmatch(text) else hashlib.sha256(str(value).encode()).hexdigest()[:8]
 
 
