@@ -138,20 +138,17 @@ def order(ops: Sequence[TileOp], machine: Machine, how: Search) -> Ordered:
     priorities = _priorities(ops, before, after, tiles, machine, how)
     alike = [np.array([-how.like[op] for op in ops])] if how.like is not None else priorities
     starts = STARTS if how.loop and how.moves and how.like is None else 1
-    orders, addresses = np.zeros((starts, len(ops)), np.int64), np.zeros((starts, len(placed)), np.int64)
     ahead, plain = len(ops), np.arange(len(ops))
-    cycles = _list_schedules(body, plain, ahead, np.array(alike), how.tries, orders, addresses)
-    if cycles[0] < 0 and (how.tight or how.like is not None):  # memory ran full: it is taken nearer to the plain order
+    found = _list_schedules(body, plain, ahead, np.array(alike), how.tries, starts)
+    if not found and (how.tight or how.like is not None):  # memory ran full: it is taken nearer to the plain order
         plain = np.argsort(-alike[0]) if how.like is not None else plain_order(ops, before, after, tiles, number)
-        while cycles[0] < 0 and ahead:
+        while not found and ahead:
             ahead = ahead // (2 if how.tries >= 0 else 4) if ahead > NEAR and len(ops) <= LONG else 0
-            more = np.array([*alike, *priorities])
-            cycles = _list_schedules(body, plain, ahead, more, how.tries, orders, addresses)
-    if cycles[0] < 0:
+            found = _list_schedules(body, plain, ahead, np.array([*alike, *priorities]), how.tries, starts)
+    if not found:
         if room < own:
             raise NoRoomError
         raise PsumFullError({b.owner for b in placed if b.owner is not None})
-    found = [Found(int(c), o, a) for c, o, a in zip(cycles, orders, addresses, strict=True) if c >= 0]
     best = found[0]
     if how.moves:
         begun = [part for f in found for part in (f.order, f.address)]
@@ -161,23 +158,16 @@ def order(ops: Sequence[TileOp], machine: Machine, how: Search) -> Ordered:
 
 
 def _list_schedules(
-    body: core.Body,
-    plain: np.ndarray,
-    ahead: int,
-    priorities: np.ndarray,
-    tries: int,
-    orders: np.ndarray,
-    addresses: np.ndarray,
-) -> np.ndarray:
-    """`core.search`: fills `orders` and `addresses`, returns the cycles of each."""
+    body: core.Body, plain: np.ndarray, ahead: int, priorities: np.ndarray, tries: int, starts: int
+) -> list[Found]:
+    """The best `starts` that `core.search` finds, fewest cycles first; fewer, or none, if memory is short."""
 
-    def search() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def search() -> list[Found]:
+        orders, addresses = np.zeros((starts, len(body.ops)), np.int64), np.zeros((starts, len(body.uses)), np.int64)
         cycles = core.search(body, plain, ahead, priorities, tries, orders, addresses)
-        return cycles, orders.copy(), addresses.copy()
+        return [Found(int(c), o, a) for c, o, a in zip(cycles, orders, addresses, strict=True) if c >= 0]
 
-    key = ("list schedules", ahead, tries, orders.shape, *body, plain, priorities)
-    cycles, orders[:], addresses[:] = _remembered(key, search)
-    return cycles
+    return _remembered(("list schedules", ahead, tries, starts, *body, plain, priorities), search)
 
 
 def _remembered(key: Sequence[object], make: Callable[[], T]) -> T:

@@ -55,13 +55,16 @@ def joined(
         for run in runs:
             end = at + sum(1 for _ in walk(run))
             ops = [op for op in run if isinstance(op, TileOp)]
-            own = frozenset(b for b, life in lives.items() if at <= life.first and life.last < end and b.arena is None)
-            beside = {b.arena[0] if b.arena else b for b, n in lives.items() if n.last >= at and n.first < end} - own
-            room = machine.sram_kib * 1024 - sum(b.bytes for b in beside) - SLACK
             deserved = moves * _deserved(ops, machine, worth, entry)
-            few = round(deserved * min(1.0, MANY / max(1, len(ops))))
-            how = Search(TRIES, few, max(0, room), loop=False, local=own)
-            orders.append(pool.submit(order, ops, machine, how) if deserved >= LEAST_MOVES else None)
+            found = None
+            if deserved >= LEAST_MOVES:
+                own = frozenset(b for b, n in lives.items() if at <= n.first and n.last < end and b.arena is None)
+                near = {b.arena[0] if b.arena else b for b, n in lives.items() if n.last >= at and n.first < end}
+                room = machine.sram_kib * 1024 - sum(b.bytes for b in near - own) - SLACK
+                few = round(deserved * min(1.0, MANY / len(ops)))
+                how = Search(TRIES, few, max(0, room), loop=False, local=own)
+                found = pool.submit(order, ops, machine, how)
+            orders.append(found)
             at = end
     out: list[Item] = []
     change = 0

@@ -120,7 +120,7 @@ class Units:
             level[node] = self._level(node, level)
         self._postpone(executed, level)
         self._join_levels(executed, level)
-        groups: dict[tuple[object, ...], list[Node]] = defaultdict(list)
+        groups: dict[tuple[int, ...], list[Node]] = defaultdict(list)
         apart = {node for chain in self.deferred for node in chain}
         parts = self._parts([n for n in executed if n not in apart], level)
         self._put_off(executed, level)
@@ -277,7 +277,7 @@ class Units:
                 out.append(user)
         return out
 
-    def _order(self, groups: dict[tuple[object, ...], list[Node]], level: dict[Node, int]) -> list[tuple[object, ...]]:
+    def _order(self, groups: dict[tuple[int, ...], list[Node]], level: dict[Node, int]) -> list[tuple[int, ...]]:
         """Group keys in an order that respects every dependency, accumulator chains included."""
         owner = {n: k for k, nodes in groups.items() for n in nodes}
         dag = nx.DiGraph()
@@ -291,28 +291,28 @@ class Units:
             if len(members) > 1:
                 self._split(groups, members)
                 return self._order(groups, level)
-        return list(nx.lexicographical_topological_sort(dag, key=lambda k: tuple(map(int, k))))
+        return list(nx.lexicographical_topological_sort(dag, key=lambda k: k))
 
-    def _split(self, groups: dict[tuple[object, ...], list[Node]], members: set[tuple[object, ...]]) -> None:
+    def _split(self, groups: dict[tuple[int, ...], list[Node]], members: set[tuple[int, ...]]) -> None:
         """Of groups that wait for each other, one in two: gradients may be added over sets of points in any orders.
 
         Its second part is what waits for the others; of all groups, the one that has least of it.
         """
         owner = {n: k for k in members for n in groups[k]}
-        waiting: dict[Node, set[tuple[object, ...]]] = {}  # for which of the groups
+        waiting: dict[Node, set[tuple[int, ...]]] = {}  # for which of the groups
         for node in self.graph.nodes:
             found = set().union(*(waiting[o] | ({owner[o]} if o in owner else set()) for o in node.operands))
             waiting[node] = found
         late = {k: [n for n in groups[k] if waiting[n] - {k}] for k in members}
         key = min((k for k in members if 0 < len(late[k]) < len(groups[k])), key=lambda k: (len(late[k]), k))
         level, rows, _, space = key
-        last = max(int(k[2]) for k in groups if k[0] == level and k[1] == rows)  # type: ignore[call-overload]
+        last = max(k[2] for k in groups if k[:2] == (level, rows))
         groups[key] = [n for n in groups[key] if n not in set(late[key])]
         groups[level, rows, last + 1, space] = late[key]
 
     # ---- units
 
-    def _row_unit(self, nodes: list[Node], key: tuple[object, ...]) -> None:
+    def _row_unit(self, nodes: list[Node], key: tuple[int, ...]) -> None:
         points = next((p for p in map(self._points, nodes) if p is not None), None)
         has_inner = any(self.inner(n) for n in nodes)
         unit = Unit(

@@ -143,21 +143,25 @@ def _recording(
     except Exception as error:
         if is_own_fault(error):
             raise
-        shapes = isinstance(error, (RuntimeError, IndexError))
-        hint = f"x is {list(points.shape)}: {points.shape[0]} points with {points.shape[1]} coordinates each"
-        hint += f"; {GRADIENT_SHAPE}" if derivatives.uses_grad else ""
-        place = traceback_location(error.__traceback__, fallback)
-        if isinstance(error, AttributeError) and isinstance(error.obj, Field):
-            recorder.report(
-                f"u is a function of points, it has no {error.name!r}",
-                "a coefficient that is to be found belongs to the problem: self.NAME = nn.Parameter(...) in __init__",
-                place,
-            )
-        else:
-            recorder.report(f"{type(error).__name__}: {error}", hint if shapes else None, place)
+        message, hint = _said_of(error, points, derivatives.uses_grad)
+        recorder.report(message, hint, traceback_location(error.__traceback__, fallback))
         recorder.cause = recorder.cause or error
     finally:
         recorder.fallback = previous
+
+
+def _said_of(error: Exception, points: Traced, uses_grad: bool) -> tuple[str, str | None]:
+    """What to say of an exception of the user's code, and what to do."""
+    if isinstance(error, AttributeError) and isinstance(error.obj, Field):
+        return (
+            f"u is a function of points, it has no {error.name!r}",
+            "a coefficient that is to be found belongs to the problem: self.NAME = nn.Parameter(...) in __init__",
+        )
+    message = f"{type(error).__name__}: {error}"
+    if not isinstance(error, (RuntimeError, IndexError)):
+        return message, None  # nothing about shapes
+    hint = f"x is {list(points.shape)}: {points.shape[0]} points with {points.shape[1]} coordinates each"
+    return message, f"{hint}; {GRADIENT_SHAPE}" if uses_grad else hint
 
 
 def _points(recorder: Recorder, term: Term, number: int, count: int) -> Traced:
@@ -201,8 +205,8 @@ def _residual_node(recorder: Recorder, term: Term, result: object, count: int) -
         )
         return None
     if len(shape) not in (1, 2) or shape[0] != count:
-        hint = "no mean, no square: return the residual itself, one row a point; the loss is built from it"
-        hint = GRADIENT_SHAPE if len(shape) == 3 else hint
+        loss = "no mean, no square: return the residual itself, one row a point; the loss is built from it"
+        hint = GRADIENT_SHAPE if len(shape) == 3 else loss
         recorder.report(f"{what} has the shape {list(shape)}, expected [{count}] or [{count}, k]", hint, place)
         return None
     if len(shape) == 1:

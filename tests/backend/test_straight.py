@@ -13,7 +13,7 @@ from pintac.backend.allocate import allocate
 from pintac.backend.costs import work
 from pintac.backend.order import PsumFullError, Search, order
 from pintac.backend.straight import DESERVES, LEAST_MOVES, joined
-from pintac.backend.tile import Buffer, Item, Loop, TileOp
+from pintac.backend.tile import Item, Loop, TileOp, walk
 from pintac.isa import Space
 from pintac.machine import Machine
 from tests.backend.tile_ops import BodyOfOps, bodies, conflict, tile, whole
@@ -41,7 +41,20 @@ def cycles_of(*runs: Sequence[TileOp]) -> dict[TileOp, int]:
 
 
 def flat(items: Sequence[Item]) -> list[TileOp]:
-    return [op for item in items for op in (flat(item.body) if isinstance(item, Loop) else [item])]  # type: ignore[list-item]
+    return [op for op, _ in walk(list(items)) if isinstance(op, TileOp)]
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[Search]:
+    """What orders were looked for."""
+    made: list[Search] = []
+
+    def noted(ops: Sequence[TileOp], machine: Machine, how: Search) -> object:
+        made.append(how)
+        return order(ops, machine, how)
+
+    monkeypatch.setattr(straight, "order", noted)
+    return made
 
 
 def test_units_of_straight_code_run_side_by_side() -> None:
@@ -81,15 +94,8 @@ def test_what_depends_stays_in_order_and_has_memory_of_its_own(first: BodyOfOps,
     allocate(found, MACHINE)  # it fits: some room is never more than there is
 
 
-def test_a_run_gets_the_memory_that_nothing_else_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_gets_the_memory_that_nothing_else_has(searches: list[Search]) -> None:
     """What is alive across the run, and loops beside it, take theirs; its own buffers get the rest."""
-    rooms: list[tuple[int, frozenset[Buffer]]] = []
-
-    def noted(ops: Sequence[TileOp], machine: Machine, how: Search) -> object:
-        rooms.append((how.room, how.local))
-        return order(ops, machine, how)
-
-    monkeypatch.setattr(straight, "order", noted)
     kept = BodyOfOps()
     across = kept.new("across", rows=64, cols=64)
     first = unit("first")
@@ -100,21 +106,14 @@ def test_a_run_gets_the_memory_that_nothing_else_has(monkeypatch: pytest.MonkeyP
     items: list[Item] = [kept.ops[0], Loop(0, 2, list(inner.ops)), *first.ops, Loop(0, 2, []), kept.ops[1]]
     joined(items, MACHINE, MOVES, 1.0, {}, 1)
     sram = MACHINE.sram_kib * 1024
-    room, local = rooms[1]  # the run between the loops
-    assert local == frozenset(first.local)
-    assert room == sram - across.bytes - straight.SLACK
+    between = searches[1]
+    assert between.local == frozenset(first.local)
+    assert between.room == sram - across.bytes - straight.SLACK
 
 
-def test_too_little_work_or_too_few_moves_leave_a_run_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_work_or_too_few_moves_leave_a_run_as_it_is(searches: list[Search]) -> None:
     ops = unit("a").ops
     busy = work(ops, MACHINE)
-    searches: list[int] = []
-
-    def noted(ops: Sequence[TileOp], machine: Machine, how: Search) -> object:
-        searches.append(how.moves)
-        return order(ops, machine, how)
-
-    monkeypatch.setattr(straight, "order", noted)
     assert joined(ops, MACHINE, MOVES, busy + 1.0, {}, 1) == (ops, 0)
     assert joined(ops, MACHINE, LEAST_MOVES - 1, 1.0, {}, 1) == (ops, 0)
     entry = round(busy / DESERVES)
@@ -122,7 +121,8 @@ def test_too_little_work_or_too_few_moves_leave_a_run_as_it_is(monkeypatch: pyte
     assert searches == []
     joined(ops, MACHINE, 4 * LEAST_MOVES, 1.0, {}, entry)
     joined(ops, MACHINE, 4 * LEAST_MOVES, 1.0, {}, 2 * entry)
-    assert searches[0] == 4 * LEAST_MOVES and searches[1] == pytest.approx(searches[0] / 2, rel=0.01)
+    assert searches[0].moves == 4 * LEAST_MOVES
+    assert searches[1].moves == pytest.approx(searches[0].moves / 2, rel=0.01)
 
 
 def beside(rows: int) -> list[Item]:

@@ -324,6 +324,9 @@ CASES = {
     "streamed weights, no whole blocks": Case(
         other=Deep, keys={"sram_kib": 40}, width=101, points=(3, 2), K=6, bits="8/16/4/12"
     ),
+    "streamed weights, even-odd": Case(
+        other=Deep, keys={"sram_kib": 40}, width=100, points=(3, 2), K=4, quant="even-odd"
+    ),
     "streamed weights, naive": Case(other=Deep, keys={"sram_kib": 48}, width=110, points=(5, 2), K=20, quant="naive"),
     "10 KiB": Case(keys={"sram_kib": 10}, width=16, points=(5, 3), K=36, depth=2),
     "1 micro-op": Case(keys={"vpu_max_micro_ops": 1}),

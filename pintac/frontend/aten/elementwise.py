@@ -93,7 +93,7 @@ _derived(aten.reciprocal)(lambda b, x: b.div(1.0, x))
 _derived(aten.rsqrt)(lambda b, x: b.div(1.0, b.sqrt(x)))
 _derived(aten.silu)(lambda b, x: b.mul(x, b.sigmoid(x)))
 _derived(aten.relu)(lambda b, x: b.max(x, 0.0))
-_derived(aten.mish)(lambda b, x: b.mul(x, b.tanh(b.neg(b.log(b.sigmoid(b.neg(x)))))))
+_derived(aten.mish)(lambda b, x: b.mul(x, b.tanh(_soft_plus(b, x, 1.0))))
 _derived(aten.log1p)(lambda b, x: b.log(b.add(x, 1.0)))
 _derived(aten.expm1)(lambda b, x: b.sub(b.exp(x), 1.0))
 _derived(aten.log2)(lambda b, x: b.mul(b.log(x), 1.0 / math.log(2.0)))
@@ -143,17 +143,22 @@ def _leaky_relu(r: Recorder, a: Arguments, result: Tensor) -> Node:
 
 @rule(aten.hardtanh)
 def _hardtanh(r: Recorder, a: Arguments, result: Tensor) -> Node:
-    b, x = r.builder, r.node(a["self"])
-    return b.min(b.max(x, float(a["min_val"])), float(a["max_val"]))
+    return _clamped(r, r.node(a["self"]), a["min_val"], a["max_val"])
+
+
+def _soft_plus(b: Builder, x: Node, beta: float) -> Node:
+    """log(1 + e^(beta x)) as -log(sigmoid(-beta x)).
+
+    Good up to beta x = 87, and a difference passes through each of its parts without cancellation.
+    """
+    return b.neg(b.log(b.sigmoid(b.mul(x, -beta))))
 
 
 @rule(aten.softplus)
 def _softplus(r: Recorder, a: Arguments, result: Tensor) -> Node:
-    # -log(sigmoid(-x)): good up to x = 87, and a difference passes through each of its parts without cancellation.
-    b, beta = r.builder, float(a["beta"])
-    x = r.node(a["self"])
-    y = b.neg(b.log(b.sigmoid(b.mul(x, -beta))))
-    return y if beta == 1.0 else b.mul(y, 1.0 / beta)
+    beta = float(a["beta"])
+    y = _soft_plus(r.builder, r.node(a["self"]), beta)
+    return y if beta == 1.0 else r.builder.mul(y, 1.0 / beta)
 
 
 def _integer_power(r: Recorder, x: Node, n: int) -> Node:
@@ -198,10 +203,12 @@ def _pow(r: Recorder, a: Arguments, result: Tensor) -> Node:
 
 @rule(aten.clamp, aten.clamp_min, aten.clamp_max)
 def _clamp(r: Recorder, a: Arguments, result: Tensor) -> Node:
-    x = r.node(a["self"])
-    if a.get("min") is not None:
-        x = r.builder.max(x, r.node(a["min"]))
-    return x if a.get("max") is None else r.builder.min(x, r.node(a["max"]))
+    return _clamped(r, r.node(a["self"]), a.get("min"), a.get("max"))
+
+
+def _clamped(r: Recorder, x: Node, low: object, high: object) -> Node:
+    above = x if low is None else r.builder.max(x, r.node(low))
+    return above if high is None else r.builder.min(above, r.node(high))
 
 
 for _kind in ("lt", "le", "gt", "ge", "eq", "ne"):

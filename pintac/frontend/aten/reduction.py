@@ -10,7 +10,7 @@ from torch import Tensor
 from pintac.frontend.aten.structure import pick, shaped
 from pintac.frontend.aten.table import Arguments, aten, rule
 from pintac.frontend.traced import Unsupported
-from pintac.ir import Node
+from pintac.ir import Builder, Node
 
 if TYPE_CHECKING:
     from pintac.frontend.recorder import Recorder
@@ -33,8 +33,15 @@ def _sum(r: Recorder, a: Arguments, result: Tensor) -> Node:
 def _mean(r: Recorder, a: Arguments, result: Tensor) -> Node:
     node = r.node(a["self"])
     axes = _axes(a, len(node.shape))
-    total = r.builder.sum(node, axes, bool(a.get("keepdim", False)))
-    return r.builder.mul(total, 1.0 / math.prod(node.shape[axis] for axis in axes))
+    return _average(r.builder, node, axes, bool(a.get("keepdim", False)))
+
+
+def _average(b: Builder, node: Node, axes: tuple[int, ...], keep: bool) -> Node:
+    return b.mul(b.sum(node, axes, keep), 1.0 / math.prod(node.shape[axis] for axis in axes))
+
+
+def _length(b: Builder, node: Node, axes: tuple[int, ...], keep: bool) -> Node:
+    return b.sqrt(b.sum(b.mul(node, node), axes, keep))
 
 
 @rule(aten.amax)
@@ -57,7 +64,7 @@ def _norm(r: Recorder, a: Arguments, result: Tensor) -> Node:
         return b.sum(b.abs(node), axes, keep)
     if a["ord"] != 2:
         raise Unsupported(f"a norm of order {a['ord']}", "orders 1 and 2 are supported")
-    return b.sqrt(b.sum(b.mul(node, node), axes, keep))
+    return _length(b, node, axes, keep)
 
 
 @rule(aten._softmax)
@@ -65,13 +72,13 @@ def _softmax(r: Recorder, a: Arguments, result: Tensor) -> Node:
     """Good for values up to 88: the largest is not subtracted, as it is another one at the perturbed points."""
     node = r.node(a["self"])
     powers = r.builder.exp(node)
-    return r.builder.div(powers, r.builder.sum(powers, (a["dim"] % len(node.shape),), True))
+    return r.builder.div(powers, r.builder.sum(powers, _axes(a, len(node.shape)), True))
 
 
 @rule(aten._log_softmax)
 def _log_softmax(r: Recorder, a: Arguments, result: Tensor) -> Node:
     node = r.node(a["self"])
-    total = r.builder.sum(r.builder.exp(node), (a["dim"] % len(node.shape),), True)
+    total = r.builder.sum(r.builder.exp(node), _axes(a, len(node.shape)), True)
     return r.builder.sub(node, r.builder.log(total))
 
 
@@ -80,10 +87,9 @@ def _layer_norm(r: Recorder, a: Arguments, result: list[Tensor]) -> list[Node]:
     """The normalised values, their means and the reciprocals of their deviations."""
     b, x = r.builder, r.node(a["input"])
     axes = tuple(range(len(x.shape) - len(a["normalized_shape"]), len(x.shape)))
-    share = 1.0 / math.prod(x.shape[axis] for axis in axes)
-    mean = b.mul(b.sum(x, axes, True), share)
+    mean = _average(b, x, axes, True)
     centred = b.sub(x, mean)
-    deviation = b.sqrt(b.add(b.mul(b.sum(b.mul(centred, centred), axes, True), share), float(a["eps"])))
+    deviation = b.sqrt(b.add(_average(b, b.mul(centred, centred), axes, True), float(a["eps"])))
     y = b.div(centred, deviation)
     y = y if a["weight"] is None else b.mul(y, r.node(a["weight"]))
     y = y if a["bias"] is None else b.add(y, r.node(a["bias"]))
@@ -95,7 +101,7 @@ def _weight_norm(r: Recorder, a: Arguments, result: list[Tensor]) -> list[Node]:
     """A matrix with rows (or what `dim` says) of the lengths g, and their lengths before."""
     b, v, g = r.builder, r.node(a["v"]), r.node(a["g"])
     axes = tuple(axis for axis in range(len(v.shape)) if axis != a["dim"] % len(v.shape))
-    norm = b.sqrt(b.sum(b.mul(v, v), axes, True))
+    norm = _length(b, v, axes, True)
     return [b.mul(v, b.div(g, norm)), norm]
 
 
