@@ -13,7 +13,7 @@ from collections import defaultdict
 
 from pintac import isa
 from pintac.isa import Kind, MicroOp, Opcode, Sink
-from pintac.program import load
+from pintac.program_file import load
 from pintac.runtime.jit import JitEngine, interpreter
 from pintac.runtime.session import STEP, Session
 

@@ -29,7 +29,7 @@ LINES: dict[str, list[dict[str, int]]] = {
 MEASURE = """
 import json, resource, sys, time
 from pathlib import Path
-from pintac.program import load
+from pintac.program_file import load
 from pintac.runtime.jit import JitEngine
 from pintac.runtime.session import Session
 

@@ -34,7 +34,7 @@ COMPILE_SECONDS = 90  # that torch.compile may take for its first step
 
 SIMULATE = """
 import json, statistics, sys, time
-from pintac.program import load
+from pintac.program_file import load
 from pintac.runtime.jit import JitEngine
 from pintac.runtime.session import Session
 program, steps, threads, isa = load(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

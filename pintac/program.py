@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pintac import isa
-from pintac.container import SealError, seal, unseal, write_atomically
+from pintac.container import seal, write_atomically
 from pintac.errors import ProgramError
 
 FORMAT = 1
@@ -70,7 +70,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A compiled program. `load` and `validated` give only programs that keep every rule in `program_rules`.
+    """A compiled program. `program_file.load` gives only programs that keep every rule in `program_rules`.
 
     code            encoded instructions, `isa.WORD_BYTES` each
     entries         entry name -> (start, stop): range of instruction numbers
@@ -143,13 +143,6 @@ class Program:
         """The symbols of a kind, by name."""
         return [self.symbols[name] for name in sorted(self.symbols) if self.symbols[name].kind == kind]
 
-    def validated(self) -> Program:
-        """The program itself. Raises `ProgramError` naming the first instruction or entry that breaks a rule."""
-        from pintac.program_rules import check_program
-
-        check_program(self)
-        return self
-
     def to_bytes(self) -> bytes:
         """The bytes of the `.pinta` file: equal for equal programs."""
         return self._file_and_digest[0]
@@ -192,60 +185,3 @@ class Program:
             "meta": self.meta,
         }
         return seal(MAGIC_KEY, header, tensors)
-
-
-def load(path: str | os.PathLike[str]) -> Program:
-    """Read and validate a `.pinta` file. Every failure is a `ProgramError` with one message that names the file."""
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise ProgramError(f"cannot read {path}: {error.strerror}") from None
-    return from_bytes(raw, str(path))
-
-
-def from_bytes(raw: bytes, name: str = "program") -> Program:
-    """The validated program of a file's bytes; see `load`."""
-    again = "compile it again with this version of pintac"
-    try:
-        header, tensors = unseal(MAGIC_KEY, raw)
-    except SealError as error:
-        raise ProgramError(f"{name} is not a usable program: {error}", hint="`pintac compile` writes them") from None
-    if header.get("format") != FORMAT:
-        raise ProgramError(f"{name} has format {header.get('format')}, this pintac reads {FORMAT}", hint=again)
-    if header.get("isa_hash") != isa.isa_hash():
-        made_for = header.get("isa_hash")
-        raise ProgramError(f"{name} was made for ISA {made_for}, this pintac has {isa.isa_hash()}", hint=again)
-    try:
-        program = _assemble(header, tensors)
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-        raise ProgramError(f"{name} lacks something: {type(error).__name__}: {error}", hint=again) from None
-    return program.validated()
-
-
-def _assemble(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Program:
-    strings = header["strings"]
-    dram, sram, psum = header["bytes"]
-    debug = tensors["debug"].tolist() if "debug" in tensors else []
-    return Program(
-        code=tensors["code"].tobytes(),
-        entries={entry: (span[0], span[1]) for entry, span in header["entries"].items()},
-        dram_bytes=dram,
-        sram_bytes=sram,
-        psum_bytes=psum,
-        semaphores=tuple(
-            isa.Semaphore(number, isa.Queue(source), isa.Queue(target), credit, capacity, label)
-            for number, source, target, credit, capacity, label in header["semaphores"]
-        ),
-        symbols={
-            symbol: Symbol(symbol, addr, tuple(shape), dtype, kind, eaddr)
-            for symbol, (addr, shape, dtype, kind, eaddr) in header["symbols"].items()
-        },
-        params=tuple(header["params"]),
-        param_table=tensors["param_table"],
-        init={key[5:]: array for key, array in tensors.items() if key.startswith("init:")},
-        data={key[5:]: array for key, array in tensors.items() if key.startswith("data:")},
-        test_x=tensors.get("test_x"),
-        test_u=tensors.get("test_u"),
-        debug=tuple(Origin(strings[op], strings[file], line) for op, file, line in debug),
-        meta=header["meta"],
-    )

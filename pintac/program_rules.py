@@ -26,8 +26,8 @@ class _Place:
     line: int
 
 
-def check_program(program: Program) -> None:
-    """Raise `ProgramError` naming the first rule that the program breaks."""
+def validated(program: Program) -> Program:
+    """The program itself. Raises `ProgramError` naming the first instruction or entry that breaks a rule."""
     _check_sizes(program)
     _check_params(program)
     _check_symbols(program)
@@ -36,6 +36,7 @@ def check_program(program: Program) -> None:
     _check_entries(program, depth)
     if program.debug and len(program.debug) != len(program.instructions):
         raise ProgramError(f"{len(program.debug)} debug records for {len(program.instructions)} instructions")
+    return program
 
 
 def _check_sizes(program: Program) -> None:

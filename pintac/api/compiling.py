@@ -25,7 +25,7 @@ from pintac.report.step_cost import step_cost
 from pintac.timeline import Timing, simulate
 
 if TYPE_CHECKING:
-    from pintac.backend.tile import Item
+    from pintac.backend.tiles.tile import Item
     from pintac.frontend import TrainStep
 
 DEFAULT_BITS = "8/16/8/12"
@@ -117,7 +117,7 @@ class Compiled:
 
     def tiles(self) -> str:
         """The tile schedule of each entry as text."""
-        from pintac.backend.tile import to_text
+        from pintac.backend.tiles.tile import to_text
 
         texts: list[str] = []
 

@@ -9,9 +9,9 @@ from pintac.api.running import load
 from pintac.errors import UsageError, suggest
 from pintac.machine import Machine
 from pintac.program import Program
-from pintac.report.explain import Explanation
-from pintac.report.explain import explain as explain_program
-from pintac.report.explain_ledger import BY
+from pintac.report.explain.explain import Explanation
+from pintac.report.explain.explain import explain as explain_program
+from pintac.report.explain.ledger import BY
 from pintac.timeline import program_machine
 
 

@@ -25,7 +25,8 @@ from pintac.container import write_atomically
 from pintac.errors import ProgramError
 from pintac.ir import print_module
 from pintac.machine import Machine
-from pintac.program import Program, from_bytes
+from pintac.program import Program
+from pintac.program_file import from_bytes
 from pintac.runtime.cache import cache_folder
 
 KEPT = 32  # programs; the least recently used ones go

@@ -15,7 +15,7 @@ from pintac.api.watching import Watch, watch_program
 from pintac.api.weights import to_states, to_weights
 from pintac.errors import CheckpointError, PintacError, ProgramError, UsageError
 from pintac.program import Program
-from pintac.program import load as load_program
+from pintac.program_file import load as load_program
 from pintac.report.step_cost import step_cost
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from pintac.asm.printer import enum_of
 from pintac.errors import AssemblyError, ProgramError, suggest
 from pintac.isa import DEFS, MNEMONICS, Instruction, MicroOp, Opcode, Queue
 from pintac.program import FORMAT, Origin, Program, Symbol
+from pintac.program_rules import validated
 
 _DTYPE_OF = {"f32": np.float32, "i32": np.int32, "u32": np.uint32}
 _SELECTOR = {name: number for number, name in enumerate(isa.SELECTORS) if name != "-"}
@@ -140,7 +141,7 @@ class _Assembler:
             meta=self.single.get("meta", {}),
         )
         try:
-            return program.validated()
+            return validated(program)
         except ProgramError as error:
             match = re.match(r"instruction (\d+)", error.message)
             place = Position(self.name, self.lines[int(match[1])]) if match else Position(self.name, 1)

@@ -1,5 +1,1 @@
-"""Backend: graphs to programs - tiles, schedule, allocation, semaphores, instructions."""
-
-from pintac.backend.lower import lower
-
-__all__ = ["lower"]
+"""Backend: graphs to programs - tiles, schedule, allocation, semaphores, instructions (`lower.lower`)."""

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from pintac import isa
+from pintac.backend.bodies.choices import Entry
+from pintac.backend.bodies.tiling import Tiling
 from pintac.backend.bound import lower_bound
-from pintac.backend.check import check
-from pintac.backend.choices import Entry
-from pintac.backend.emit import Emitter
-from pintac.backend.fit import fitted
-from pintac.backend.prepare import prepare
-from pintac.backend.sync import Synchronizer, TooManySemaphoresError
-from pintac.backend.tile import Buffer, Item
-from pintac.backend.tiling import Tiling
+from pintac.backend.grouping.prepare import prepare
+from pintac.backend.listing.check import check
+from pintac.backend.listing.emit import Emitter
+from pintac.backend.listing.sync import Synchronizer, TooManySemaphoresError
+from pintac.backend.scheduling.fit import fitted
+from pintac.backend.tiles.tile import Buffer, Item
 from pintac.errors import PassError
 from pintac.ir import Graph, Node
 from pintac.ir.types import SMX_BLOCK

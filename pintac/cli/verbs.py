@@ -151,7 +151,7 @@ def reproduce(options: Options) -> int:
     from pathlib import Path
 
     from pintac.experiments import reproduce as experiments
-    from pintac.experiments.experiment import Seeds
+    from pintac.experiments.rows import Seeds
 
     results = Path(options.results) if options.results else experiments.default_results()
     seeds = Seeds.parse(options.seeds or ("1" if options.quick else str(Seeds().count)))

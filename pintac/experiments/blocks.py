@@ -30,7 +30,7 @@ from pintac.ir import Graph, Node
 from pintac.isa import Opcode, Space
 from pintac.machine import Machine
 from pintac.program import Program
-from pintac.report.explain_ledger import names_in
+from pintac.report.explain.ledger import names_in
 from pintac.timeline import Timing
 
 _LANE_BLOCK = 16

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pintac.experiments.experiment import Claim, Row
 from pintac.experiments.results import Results, largest, quotient
+from pintac.experiments.rows import Row
+from pintac.experiments.tables import Claim
 
 
 def error_below(text: str, row: Row, limit: float, source: str, advice: tuple[float, str] | None = None) -> Claim:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from pintac.errors import ResultsError
-from pintac.experiments.experiment import Row
 from pintac.experiments.results import Results, quotient
+from pintac.experiments.rows import Row
 from pintac.machine import Machine
 
 HARDWARE = "hardware.json"

@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pintac.experiments.experiment import QUICK_SETTINGS, Claim, Rendered, Row, Table, TableExperiment
 from pintac.experiments.results import EXACT, L2_REACHED, Results, Summary
+from pintac.experiments.rows import QUICK_SETTINGS, Row
+from pintac.experiments.tables import Claim, Rendered, Table, Tables
 
 NOT_RUN = "not run"
 
 Cell = Callable[[Summary], str]
 
 
-def render_experiment(experiment: TableExperiment, results: Results) -> Rendered:
+def render_experiment(experiment: Tables, results: Results) -> Rendered:
     """An experiment's tables, those with the fewer points of `--quick` behind each, its claims, its commands."""
     sizes = [results] if results.quick else [results, results.smaller()]
     parts = [experiment.intro]

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from pintac.container import write_atomically
 from pintac.errors import ResultsError
-from pintac.experiments.experiment import Experiment, Rendered
+from pintac.experiments.experiment import Experiment
 from pintac.experiments.plots import draw, figure_path, plotted
 from pintac.experiments.results import Results
+from pintac.experiments.tables import Rendered
 
 SIGN = "RESULTS.md"
 """Where this page lies above the folder of results, it and its neighbours and the README may hold blocks."""

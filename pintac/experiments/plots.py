@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pintac.errors import PintacError, ResultsError
-from pintac.experiments.experiment import Figure
 from pintac.experiments.results import Results
+from pintac.experiments.tables import Figure
 
 MARKERS = "osD^v<>pPX*"
 TWIN = 8

@@ -10,13 +10,15 @@ from pintac.errors import UsageError
 from pintac.experiments.catalogue import ALIASES, EXPERIMENTS, load_experiment
 from pintac.experiments.costs import refresh
 from pintac.experiments.execute import execute, missing
-from pintac.experiments.experiment import Experiment, Rendered, Seeds
+from pintac.experiments.experiment import Experiment
 from pintac.experiments.pages import publish
 from pintac.experiments.plots import available
 from pintac.experiments.progress import RunProgress
 from pintac.experiments.results import Results
+from pintac.experiments.rows import Seeds
 from pintac.experiments.runs import Run
 from pintac.experiments.store import Store
+from pintac.experiments.tables import Rendered
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130

@@ -9,8 +9,8 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from pintac.experiments.experiment import Row, Seeds
 from pintac.experiments.facts import Facts
+from pintac.experiments.rows import Row, Seeds
 from pintac.experiments.store import Finished, Store
 
 L2_REACHED = 2e-2

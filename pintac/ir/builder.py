@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from pintac.errors import IRError, suggest
-from pintac.ir.graph import NAME, Graph, Location, Node
+from pintac.ir.graph import Graph
+from pintac.ir.node import NAME, Location, Node
 from pintac.ir.ops import OPS, infer_type, normalize_attrs
 
 _COUNTER_SUFFIX = re.compile(r"_\d+\Z")

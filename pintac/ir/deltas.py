@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from pintac.errors import IRError
 from pintac.ir.builder import Builder
-from pintac.ir.graph import Node
+from pintac.ir.node import Node
 from pintac.ir.ops import DELTA_FUNCTIONS, OPS, integer
 
 Pair = tuple[Node, Node | None]

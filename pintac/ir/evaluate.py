@@ -21,7 +21,8 @@ from pintac import blocks, rng, smx, vmath
 from pintac.errors import IRError
 from pintac.ir.builder import Builder
 from pintac.ir.deltas import lower_delta_act
-from pintac.ir.graph import Graph, Location, Node
+from pintac.ir.graph import Graph
+from pintac.ir.node import Location, Node
 from pintac.ir.ops import OPS, integer, ints
 from pintac.ir.types import SMX_BLOCK
 

@@ -18,7 +18,7 @@ from typing import cast
 from pintac.errors import IRError
 from pintac.ir.builder import Builder
 from pintac.ir.deltas import DELTA_RULES, Refusal
-from pintac.ir.graph import Node
+from pintac.ir.node import Node
 from pintac.ir.ops import DELTA_FUNCTIONS, integer, ints
 
 SIGN_AXIS = 1

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from pintac.errors import IRError
 from pintac.ir.builder import Builder
 from pintac.ir.deltas import Refusal
-from pintac.ir.graph import Node
+from pintac.ir.node import Node
 from pintac.ir.ops import OPS, integer, ints
 
 Gradient = Callable[[], Node] | None

@@ -6,7 +6,8 @@ import json
 import re
 
 from pintac.errors import IRError
-from pintac.ir.graph import NAME, Graph, Location, Node, ancestors
+from pintac.ir.graph import Graph, ancestors
+from pintac.ir.node import NAME, Location, Node
 from pintac.ir.ops import OPS, infer_type, integer, ints, normalize_attrs
 
 _GRAPH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")

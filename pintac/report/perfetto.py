@@ -17,8 +17,8 @@ from pintac.cost import cost_table
 from pintac.isa import Opcode, Queue
 from pintac.machine import Machine
 from pintac.program import Program
-from pintac.report.explain_path import path_of
-from pintac.report.residency import Resident, residents
+from pintac.report.explain.path import path_of
+from pintac.report.explain.residency import Resident, residents
 from pintac.timeline import CAUSE_NAMES, Timing, parameter_block, program_machine, simulate
 from pintac.timeline_core import EVENT_OP, EVENT_SIGNAL, EVENT_WAIT, ISSUE
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pintac import smx
-from pintac.backend.axes import Axes
+from pintac.backend.grouping.axes import Axes
 from pintac.ir import Builder, Graph, Location, Node, ancestors
 from pintac.ir.evaluate import Array, BlockValue, Evaluator, SmxValue, Value
 from pintac.ir.ops import AttrValue

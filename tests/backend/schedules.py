@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from pintac.backend import vpu
-from pintac.backend.tile import Buffer, CopyOp, Item, Loop
-from pintac.backend.views import compact_view, narrow
+from pintac.backend.tiles import vpu
+from pintac.backend.tiles.tile import Buffer, CopyOp, Item, Loop
+from pintac.backend.tiles.views import compact_view, narrow
 from pintac.ir import Location
 from pintac.isa import Space
 

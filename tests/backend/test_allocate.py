@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pintac.backend.allocate import ALIGNMENT, SramFullError, allocate, lifetimes
-from pintac.backend.check import check
-from pintac.backend.tile import Buffer, Item, Loop, TileOp, walk
+from pintac.backend.listing.allocate import ALIGNMENT, SramFullError, allocate, lifetimes
+from pintac.backend.listing.check import check
+from pintac.backend.tiles.tile import Buffer, Item, Loop, TileOp, walk
 from pintac.errors import ExecutionError
 from pintac.isa import Space
 from pintac.machine import Machine

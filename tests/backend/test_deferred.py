@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pintac.api.compiling import emit
 from pintac.api.evaluator import EvaluatorSession
 from pintac.api.lowering import lower
-from pintac.backend.deferred import STRIP, Tiles, chain_of, deferrable, strips
-from pintac.backend.prepare import prepare
-from pintac.backend.units import Units, accumulator
+from pintac.backend.bodies.deferred import STRIP, Tiles, chain_of, deferrable, strips
+from pintac.backend.grouping.prepare import prepare
+from pintac.backend.grouping.units import Units, accumulator
 from pintac.hazards import check
 from pintac.machine import Machine
 from pintac.runtime.session import Session

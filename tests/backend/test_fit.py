@@ -11,10 +11,10 @@ import pytest
 
 from pintac.api.compiling import emit
 from pintac.api.lowering import lower
-from pintac.backend import fit, schedule
-from pintac.backend.tile import Item, VpuOp, walk
-from pintac.backend.tiling import Tiling
-from pintac.backend.vpu import folded_axes, instructions
+from pintac.backend.bodies.tiling import Tiling
+from pintac.backend.scheduling import fit, schedule
+from pintac.backend.tiles.tile import Item, VpuOp, walk
+from pintac.backend.tiles.vpu import folded_axes, instructions
 from pintac.errors import DoesNotFitError
 from pintac.frontend import OrthonormalDirections
 from pintac.hazards import check

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pintac import isa
-from pintac.backend.fuse import MAX_STREAMS, Fuser, Index, KernelStep, NodeStep, Value, root
+from pintac.backend.grouping.fuse import MAX_STREAMS, Fuser, Index, KernelStep, NodeStep, Value
+from pintac.backend.grouping.kinds import root
 from pintac.ir import Builder, Graph, Location, Node
 
 HERE = Location("net.py", 12)

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pintac import isa
-from pintac.backend import orders
-from pintac.backend.allocate import allocate
-from pintac.backend.dependencies import dependencies
-from pintac.backend.emit import Emitter
-from pintac.backend.order import NoRoomError, PsumFullError, Search, order
-from pintac.backend.plain_order import plain_order
-from pintac.backend.sync import Synchronizer
-from pintac.backend.tile import Buffer, Item, Loop, TileOp
-from pintac.backend.views import compact_view, narrow
+from pintac.backend.listing.allocate import allocate
+from pintac.backend.listing.emit import Emitter
+from pintac.backend.listing.sync import Synchronizer
+from pintac.backend.ordering import compiled as orders
+from pintac.backend.ordering.order import NoRoomError, PsumFullError, Search, order
+from pintac.backend.ordering.plain_order import plain_order
+from pintac.backend.tiles.dependencies import dependencies
+from pintac.backend.tiles.tile import Buffer, Item, Loop, TileOp
+from pintac.backend.tiles.views import compact_view, narrow
 from pintac.hazards import check_listing
 from pintac.ir import Builder
 from pintac.isa import Space
@@ -120,7 +120,7 @@ def test_orders_do_not_depend_on_the_processors(monkeypatch: pytest.MonkeyPatch)
     side_by_side = ordered()
     assert side_by_side == ordered()
     pool = concurrent.futures.ThreadPoolExecutor
-    monkeypatch.setattr("pintac.backend.order.ThreadPoolExecutor", lambda workers: pool(1))
+    monkeypatch.setattr("pintac.backend.ordering.order.ThreadPoolExecutor", lambda workers: pool(1))
     assert side_by_side == ordered()
 
 
@@ -360,8 +360,8 @@ def test_equal_bodies_are_scheduled_once(monkeypatch: pytest.MonkeyPatch) -> Non
         searched.append(1)
         return search(*arguments)
 
-    monkeypatch.setattr("pintac.backend.order._MEMORY", {})
-    monkeypatch.setattr("pintac.backend.order.core.search", noted)
+    monkeypatch.setattr("pintac.backend.ordering.order._MEMORY", {})
+    monkeypatch.setattr("pintac.backend.ordering.order.core.search", noted)
 
     def ordered(machine: Machine) -> list[str]:
         source, body = tile("source", space=Space.DRAM), BodyOfOps()

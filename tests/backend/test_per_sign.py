@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pintac.api.lowering import lower
-from pintac.backend import per_sign
-from pintac.backend.prepare import kept_in_part, prepare
-from pintac.backend.units import Units
+from pintac.backend.grouping import per_sign
+from pintac.backend.grouping.prepare import kept_in_part, prepare
+from pintac.backend.grouping.units import Units
 from pintac.ir import Builder, Graph, Location, verify
 from pintac.ir.evaluate import evaluate
 from pintac.machine import Machine

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from pintac.api.lowering import lower
-from pintac.backend import fit
-from pintac.backend.prepare import prepare
-from pintac.backend.recompute import recomputable, recomputed
-from pintac.backend.units import Units
+from pintac.backend.grouping.prepare import prepare
+from pintac.backend.grouping.recompute import recomputable, recomputed
+from pintac.backend.grouping.units import Units
+from pintac.backend.scheduling import fit
 from pintac.ir import Graph, verify
 from pintac.ir.evaluate import evaluate
 from pintac.machine import Machine

@@ -9,10 +9,10 @@ import pytest
 from pintac.api import compiling
 from pintac.api.compiling import emit, searches
 from pintac.api.lowering import lower
-from pintac.backend import vpu
-from pintac.backend.repeat import repeated
-from pintac.backend.tile import TileOp
-from pintac.backend.views import compact_view
+from pintac.backend.ordering.repeat import repeated
+from pintac.backend.tiles import vpu
+from pintac.backend.tiles.tile import TileOp
+from pintac.backend.tiles.views import compact_view
 from pintac.hazards import check
 from pintac.isa import Space
 from pintac.machine import Machine

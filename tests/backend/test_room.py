@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import sys
 
 import pytest
 
 from pintac.api.compiling import emit
 from pintac.api.lowering import lower
-from pintac.backend import fit
-from pintac.backend.prepare import prepare
-from pintac.backend.tile import CopyOp, MatmulOp, TileOp, walk
-from pintac.backend.tiling import Tiling
+from pintac.backend.bodies.tiling import Tiling
+from pintac.backend.grouping.prepare import prepare
+from pintac.backend.scheduling import fit
+from pintac.backend.tiles.tile import CopyOp, MatmulOp, TileOp, walk
 from pintac.frontend import OrthonormalDirections
 from pintac.machine import Machine
 from pintac.timeline import simulate
@@ -57,7 +56,7 @@ def test_gradients_over_several_tiles_have_equal_bits(name: str, monkeypatch: py
     plain = losses(program(case, machine))
     for tiles in (2, 4):
         chosen = functools.partial(Tiling, rows=16, gradient_tiles=tiles)
-        monkeypatch.setattr(sys.modules["pintac.backend.lower"], "Tiling", chosen)
+        monkeypatch.setattr("pintac.backend.lower.Tiling", chosen)
         assert losses(program(case, machine)) == plain
 
 
@@ -66,7 +65,7 @@ def test_gradients_are_folded_over_several_tiles_at_once(monkeypatch: pytest.Mon
     products = []
     for tiles in (1, 2, 4):
         chosen = functools.partial(Tiling, rows=16, gradient_tiles=tiles, longer=False)
-        monkeypatch.setattr(sys.modules["pintac.backend.lower"], "Tiling", chosen)
+        monkeypatch.setattr("pintac.backend.lower.Tiling", chosen)
         ops = operations(case)
         products.append(sum(isinstance(op, MatmulOp) and op.ta and op.k == 16 * tiles for op in ops))
     assert products[0] == 2 * products[1] == 4 * products[2] > 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pintac.backend.allocate import allocate
-from pintac.backend.check import check
-from pintac.backend.spread import Place, spread
-from pintac.backend.tile import Item
+from pintac.backend.listing.allocate import allocate
+from pintac.backend.listing.check import check
+from pintac.backend.listing.spread import Place, spread
+from pintac.backend.tiles.tile import Item
 from pintac.machine import Machine
 from tests.backend.schedules import schedules
 

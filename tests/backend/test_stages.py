@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from pintac.api.compiling import emit
 from pintac.api.lowering import Lowered, lower
-from pintac.backend import lower as to_program
-from pintac.backend import schedule
-from pintac.backend.choices import Choices, Entry
-from pintac.backend.fuse import SOURCES
-from pintac.backend.placement import Placement
-from pintac.backend.prepare import prepare
-from pintac.backend.stages import held_values, stages_of, windows
-from pintac.backend.tile import Buffer, Item, Loop, TileOp
-from pintac.backend.tiling import Tiling
-from pintac.backend.units import Unit, Units
+from pintac.backend.bodies.choices import Choices, Entry
+from pintac.backend.bodies.placement import Placement
+from pintac.backend.bodies.tiling import Tiling
+from pintac.backend.grouping.kinds import SOURCES
+from pintac.backend.grouping.prepare import prepare
+from pintac.backend.grouping.units import Unit, Units
+from pintac.backend.lower import lower as to_program
+from pintac.backend.scheduling import schedule
+from pintac.backend.scheduling.stages import held_values, stages_of, windows
+from pintac.backend.tiles.tile import Buffer, Item, Loop, TileOp
 from pintac.hazards import check
 from pintac.ir import Builder, Graph, Location, Node, verify
 from pintac.ir.evaluate import evaluate

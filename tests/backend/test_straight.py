@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import assume, given, settings
 
-from pintac.backend import straight
-from pintac.backend.allocate import allocate
-from pintac.backend.costs import work
-from pintac.backend.order import PsumFullError, Search, order
-from pintac.backend.straight import DESERVES, LEAST_MOVES, joined
-from pintac.backend.tile import Item, Loop, TileOp, walk
+from pintac.backend.listing.allocate import allocate
+from pintac.backend.ordering import straight
+from pintac.backend.ordering.order import PsumFullError, Search, order
+from pintac.backend.ordering.straight import DESERVES, LEAST_MOVES, joined
+from pintac.backend.tiles.costs import work
+from pintac.backend.tiles.tile import Item, Loop, TileOp, walk
 from pintac.isa import Space
 from pintac.machine import Machine
 from tests.backend.tile_ops import BodyOfOps, bodies, conflict, tile, whole
@@ -147,5 +147,5 @@ def test_runs_do_not_depend_on_the_processors(monkeypatch: pytest.MonkeyPatch) -
     side_by_side = joined(items, MACHINE, MOVES, 1.0, {}, 1)
     pool = concurrent.futures.ThreadPoolExecutor
     monkeypatch.setattr(straight, "ThreadPoolExecutor", lambda workers: pool(1))
-    monkeypatch.setattr("pintac.backend.order._MEMORY", {})
+    monkeypatch.setattr("pintac.backend.ordering.order._MEMORY", {})
     assert joined(items, MACHINE, MOVES, 1.0, {}, 1) == side_by_side

@@ -8,8 +8,8 @@ import pytest
 
 from pintac.api.compiling import emit
 from pintac.api.lowering import lower
-from pintac.backend import streamed
-from pintac.backend.tile import CopyOp, Item, MatmulOp, walk
+from pintac.backend.bodies import streamed
+from pintac.backend.tiles.tile import CopyOp, Item, MatmulOp, walk
 from pintac.errors import DoesNotFitError
 from pintac.hazards import check
 from pintac.isa import Space
@@ -56,7 +56,7 @@ def test_bits_are_those_of_weights_in_sram(monkeypatch: pytest.MonkeyPatch) -> N
     resident, _ = compiled(MACHINE)
     assert not resident.meta["backend"]["step"]["streamed"]
     assert loss(resident) == loss(compiled(SMALL)[0])
-    monkeypatch.setattr("pintac.backend.placement.weights", lambda *_: frozenset())
+    monkeypatch.setattr("pintac.backend.bodies.placement.weights", lambda *_: frozenset())
     with pytest.raises(DoesNotFitError):
         compiled(SMALL)
 

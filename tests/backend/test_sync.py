@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pintac import isa
-from pintac.backend.allocate import allocate
-from pintac.backend.emit import Emitter
-from pintac.backend.sync import Synchronizer, displacements, distances
-from pintac.backend.tile import Item, Loop, Sync
+from pintac.backend.listing.allocate import allocate
+from pintac.backend.listing.emit import Emitter
+from pintac.backend.listing.sync import Synchronizer, displacements, distances
+from pintac.backend.tiles.tile import Item, Loop, Sync
 from pintac.hazards import Verdict, check_listing
 from pintac.isa import Queue, Semaphore, Space
 from pintac.machine import Machine

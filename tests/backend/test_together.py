@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from pintac.api.compiling import emit
 from pintac.api.lowering import lower
-from pintac.backend import fit, schedule
-from pintac.backend.axes import UNROLLED_PAIRS
-from pintac.backend.prepare import prepare
-from pintac.backend.tile import Item, Loop
-from pintac.backend.tiling import Tiling, points_together
-from pintac.backend.units import Units
+from pintac.backend.bodies.tiling import Tiling, points_together
+from pintac.backend.grouping.axes import UNROLLED_PAIRS
+from pintac.backend.grouping.prepare import prepare
+from pintac.backend.grouping.units import Units
+from pintac.backend.scheduling import fit, schedule
+from pintac.backend.tiles.tile import Item, Loop
 from pintac.hazards import check
 from pintac.ir import Builder, Graph, Location, verify
 from pintac.ir.evaluate import evaluate

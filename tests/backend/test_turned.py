@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pintac.backend.turned import Turn, turn
+from pintac.backend.scheduling.turned import Turn, turn
 
 
 def halves(at: Turn) -> list[tuple[int, int, str]]:

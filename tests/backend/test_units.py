@@ -10,12 +10,12 @@ import pytest
 
 from pintac.api.compiling import Compiled, emit
 from pintac.api.lowering import Lowered, lower
-from pintac.backend import lower as to_program
-from pintac.backend.axes import Axes
+from pintac.backend.grouping.axes import Axes
+from pintac.backend.grouping.prepare import prepare
+from pintac.backend.grouping.units import EXECUTED, Units
 from pintac.backend.lower import Dram
-from pintac.backend.prepare import prepare
-from pintac.backend.tile import Buffer
-from pintac.backend.units import EXECUTED, Units
+from pintac.backend.lower import lower as to_program
+from pintac.backend.tiles.tile import Buffer
 from pintac.errors import DoesNotFitError, IRError
 from pintac.ir import Builder, Graph, Location, verify
 from pintac.ir.evaluate import evaluate

@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pintac.backend import vpu
-from pintac.backend.emit import tensor, transfers
-from pintac.backend.tile import Buffer, CopyOp, VpuOp
-from pintac.backend.views import apply, compact_size, compact_view, narrow, reshape_strides
+from pintac.backend.listing.emit import tensor, transfers
+from pintac.backend.tiles import vpu
+from pintac.backend.tiles.tile import Buffer, CopyOp, VpuOp
+from pintac.backend.tiles.views import apply, compact_size, compact_view, narrow, reshape_strides
 from pintac.ir import Builder, Location
 from pintac.isa import Operand, Space
 

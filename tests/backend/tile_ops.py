@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from pintac.backend import vpu
-from pintac.backend.tile import Buffer, CopyOp, MatmulOp, TileOp, View
-from pintac.backend.views import compact_size, compact_view, narrow
+from pintac.backend.tiles import vpu
+from pintac.backend.tiles.tile import Buffer, CopyOp, MatmulOp, TileOp, View
+from pintac.backend.tiles.views import compact_size, compact_view, narrow
 from pintac.ir import Location
 from pintac.isa import Space
 

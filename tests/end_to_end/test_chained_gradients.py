@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from pintac.api.compiling import emit
 from pintac.api.evaluator import EvaluatorSession
 from pintac.api.lowering import lower
-from pintac.backend.prepare import prepare
-from pintac.backend.units import Units, accumulator
+from pintac.backend.grouping.prepare import prepare
+from pintac.backend.grouping.units import Units, accumulator
 from pintac.frontend import (
     Adam,
     OrthonormalDirections,

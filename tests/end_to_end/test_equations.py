@@ -31,7 +31,8 @@ from pintac.api.lowering import lower
 from pintac.hazards import check
 from pintac.machine import Machine
 from pintac.passes import PipelineOptions
-from pintac.program import Program, from_bytes
+from pintac.program import Program
+from pintac.program_file import from_bytes
 from pintac.runtime.session import Session
 
 SQUARE = [(0.0, 1.0), (0.0, 1.0)]

@@ -19,7 +19,8 @@ from pintac.asm import assemble, disassemble
 from pintac.cli import main
 from pintac.errors import CheckpointError, ProgramError
 from pintac.frontend import TrainStep, load_step
-from pintac.program import Program, load
+from pintac.program import Program
+from pintac.program_file import load
 from pintac.runtime.session import Session
 from tests.architecture.support import BLOCK_TORCH
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pintac.cli import main
-from pintac.program import Program, load
+from pintac.program import Program
+from pintac.program_file import load
 
 Captured = pytest.CaptureFixture[str]
 

@@ -10,7 +10,7 @@ from pintac.api.lowering import Lowered, lower
 from pintac.api.reuse import emit_or_reuse
 from pintac.experiments.blocks import bytes_per_element, contracted, shape_cost, traffic
 from pintac.experiments.catalogue import load_experiment
-from pintac.experiments.experiment import Seeds
+from pintac.experiments.rows import Seeds
 from pintac.frontend import load_step
 from pintac.passes import PipelineOptions
 from pintac.program import Program

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from pintac.errors import ResultsError, UsageError
-from pintac.experiments.experiment import Seeds
 from pintac.experiments.hardware import host, measure, model
 from pintac.experiments.hardware.experiment import HardwareExperiment
 from pintac.experiments.hardware.figures import (
@@ -41,6 +40,7 @@ from pintac.experiments.hardware.rows import (
 )
 from pintac.experiments.latency import measured_ad_seconds
 from pintac.experiments.results import Results
+from pintac.experiments.rows import Seeds
 from pintac.experiments.store import Store
 from pintac.frontend import trace
 from pintac.ir import Graph

@@ -11,12 +11,14 @@ import pytest
 
 from pintac.errors import PintacError, ResultsError
 from pintac.experiments.catalogue import EXPERIMENTS, load_experiment
-from pintac.experiments.experiment import Figure, Row, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
 from pintac.experiments.pages import block, filled, publish, stale
 from pintac.experiments.plots import digest, draw, figure_path, plotted
 from pintac.experiments.results import Results
+from pintac.experiments.rows import Row
 from pintac.experiments.runs import Run
 from pintac.experiments.store import Store
+from pintac.experiments.tables import Figure, Table
 from tests.experiments.support import keep, know
 
 COMMITTED = Path(__file__).parents[2] / "docs/results"

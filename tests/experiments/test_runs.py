@@ -9,7 +9,7 @@ import pytest
 from pintac.cli.arguments import build_parser
 from pintac.errors import UsageError
 from pintac.experiments.catalogue import EXPERIMENTS, load_experiment
-from pintac.experiments.experiment import Seeds
+from pintac.experiments.rows import Seeds
 from pintac.experiments.runs import DEFAULTS, Run
 
 NAMES = {

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from pintac.experiments.claims import dominates, error_below, error_ratio, saving
-from pintac.experiments.experiment import Row, Seeds, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
 from pintac.experiments.facts import parameters, trivial
 from pintac.experiments.markdown import figure, seeds_text
 from pintac.experiments.results import Results, geometric_mean, geometric_spread
+from pintac.experiments.rows import Row, Seeds
 from pintac.experiments.runs import Run
 from pintac.experiments.store import Store
+from pintac.experiments.tables import Table
 from tests.experiments.support import DAY, keep, know
 
 RUN = Run.of("poisson2d", K=4)

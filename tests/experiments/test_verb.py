@@ -9,9 +9,9 @@ import pytest
 from pintac.errors import ResultsError, UsageError
 from pintac.experiments import costs
 from pintac.experiments.catalogue import ALIASES, EXPERIMENTS, load_experiment
-from pintac.experiments.experiment import Seeds
 from pintac.experiments.latency import measured_ad_seconds, simulated_seconds, speed_up
 from pintac.experiments.results import Results
+from pintac.experiments.rows import Seeds
 from pintac.experiments.runs import Run
 from pintac.experiments.store import Store
 from tests.cli.conftest import cli

@@ -16,7 +16,9 @@ from pintac import program as program_module
 from pintac.container import seal, unseal
 from pintac.errors import ProgramError
 from pintac.isa import Kind, MicroOp, Opcode, Operand, Queue, Sink, Space
-from pintac.program import Origin, Program, Symbol, from_bytes, load
+from pintac.program import Origin, Program, Symbol
+from pintac.program_file import from_bytes, load
+from pintac.program_rules import validated
 from tests.runtime.listing import IMM, REG, SRC, Listing, uop
 from tests.runtime.programs import random_program
 
@@ -212,12 +214,12 @@ def test_broken_listings_are_refused(message: str, code: bytes) -> None:
     semaphore = isa.Semaphore(1, Queue.LOAD, Queue.VPU, 0, 1)
     program = Program(code=code, entries={"step": (0, 0)}, semaphores=(semaphore,), **BASE)  # type: ignore[arg-type]
     with pytest.raises(ProgramError, match=message):
-        program.validated()
+        validated(program)
 
 
 def test_the_pieces_of_the_broken_listings_are_sound_by_themselves() -> None:
     code = vpu() + matmul() + transfer()
-    Program(code=code, entries={"step": (0, 3)}, **BASE).validated()  # type: ignore[arg-type]
+    validated(Program(code=code, entries={"step": (0, 3)}, **BASE))  # type: ignore[arg-type]
 
 
 ChangeProgram = Callable[[Program], Program]
@@ -248,7 +250,7 @@ WRONG: list[tuple[str, ChangeProgram]] = [
 @pytest.mark.parametrize(("message", "change"), WRONG, ids=[f"{n}-{m}" for n, (m, _c) in enumerate(WRONG)])
 def test_inconsistent_programs_are_refused(message: str, change: ChangeProgram) -> None:
     with pytest.raises(ProgramError, match=message):
-        change(PROGRAM).validated()
+        validated(change(PROGRAM))
 
 
 def test_an_entry_may_not_begin_inside_a_loop() -> None:
@@ -263,7 +265,7 @@ def test_an_error_in_an_instruction_names_the_source_line() -> None:
     code = matmul(k=0)
     program = Program(code=code, entries={"step": (0, 1)}, debug=(Origin("mm", "net.py", 12),), **BASE)  # type: ignore[arg-type]
     with pytest.raises(ProgramError, match=r"^net\.py:12: instruction 0 \(matmul\)"):
-        program.validated()
+        validated(program)
 
 
 def test_a_symbol_knows_its_planes() -> None:

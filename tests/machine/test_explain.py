@@ -17,11 +17,12 @@ from pintac.errors import MachineError, ProgramError
 from pintac.isa import Dataflow, Instruction, Opcode, Queue, Semaphore
 from pintac.machine import Machine
 from pintac.program import Origin, Program, Symbol
-from pintac.report.explain import BUS, COLUMNS, Explanation, explain
-from pintac.report.explain_ledger import BY, names_in
-from pintac.report.explain_path import SYNC
-from pintac.report.explain_path import path_of as segments_of
-from pintac.report.explain_whatif import STAYS
+from pintac.report.explain.explain import COLUMNS, Explanation, explain
+from pintac.report.explain.facts import BUS
+from pintac.report.explain.ledger import BY, names_in
+from pintac.report.explain.path import SYNC
+from pintac.report.explain.path import path_of as segments_of
+from pintac.report.explain.whatif import STAYS
 from pintac.timeline import program_machine, simulate, simulate_listing
 from tests.machine.listings import PARAMS, end, load, loop, semaphore, signal, store, wait
 from tests.machine.test_timeline import CHAIN, CHAIN_SEMAPHORES, DOUBLE_BUFFERED, add, double_buffer, listings, mm

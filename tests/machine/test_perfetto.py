@@ -9,8 +9,8 @@ from pintac import isa
 from pintac.isa import Instruction, Queue
 from pintac.machine import Machine
 from pintac.program import Origin, Program
+from pintac.report.explain.residency import residents
 from pintac.report.perfetto import stalls, trace_json
-from pintac.report.residency import residents
 from pintac.timeline import simulate, simulate_listing
 from tests.machine.listings import PARAMS, end, load, loop, semaphore, signal, store, wait
 from tests.machine.test_timeline import CHAIN, CHAIN_SEMAPHORES, DOUBLE_BUFFERED, add, double_buffer, mm

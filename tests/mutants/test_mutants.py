@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pintac import isa, smx
-from pintac.backend import allocate as allocator
-from pintac.backend import tile
-from pintac.backend.check import check as check_allocation
-from pintac.backend.tile import Item, Loop
+from pintac.backend.listing import allocate as allocator
+from pintac.backend.listing.check import check as check_allocation
+from pintac.backend.tiles import tile
+from pintac.backend.tiles.tile import Item, Loop
 from pintac.errors import PintacError
 from pintac.ir import Builder, Node, deltas, gradients
 from pintac.ir.ops import DELTA_FUNCTIONS
@@ -218,7 +218,7 @@ def test_decoder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def allocation_owns_its_bytes() -> None:
-    """`pintac.backend.check` on a chain, on a value read twice and on a loop that reads what came before it.
+    """`pintac.backend.listing.check` on a chain, on a value read twice and on a loop that reads what came before it.
 
     And no operation writes bytes of another buffer that it reads: engines may write rows before they read the last.
     """

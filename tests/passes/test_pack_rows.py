@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pintac.backend.axes import UNROLLED_PAIRS
+from pintac.backend.grouping.axes import UNROLLED_PAIRS
 from pintac.ir import Graph
 from pintac.ir.verify import verify
 from pintac.passes import parse_pipeline

@@ -11,6 +11,7 @@ import numpy as np
 from pintac import isa, smx
 from pintac.isa import Kind, MicroOp, Opcode, Operand, Sink, Space
 from pintac.program import FIRST_PARAMS, Origin, Program, Symbol
+from pintac.program_rules import validated
 
 REG, SRC, IMM, PAR = isa.SELECT_REG, isa.SELECT_SOURCE, isa.SELECT_IMM, isa.SELECT_SCALAR
 
@@ -144,4 +145,4 @@ class Listing:
             "data": self.data,
             "debug": tuple(Origin(f"op{pc}", "listing.py", pc + 1) for pc in range(count)),
         }
-        return Program(**(fields | more)).validated()
+        return validated(Program(**(fields | more)))

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from pintac.experiments.catalogue.estimators import NARROW, PACKED
 from pintac.experiments.catalogue.recipes import INT4, SHORT, improved
-from pintac.experiments.experiment import Row, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
+from pintac.experiments.rows import Row
 from pintac.experiments.runs import Run
+from pintac.experiments.tables import Table
 
 COLUMNS = ("bits", "seeds", "l2", "spread", "twin", "ratio", "cycles", "bound", "units", "mj")
 BY_HAND = ("8/16/8/8", "8/12/8/8", "8/12/8/8,*.delta.even*=4")

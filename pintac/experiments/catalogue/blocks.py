@@ -13,9 +13,11 @@ from pintac.container import write_atomically
 from pintac.experiments.blocks import bytes_per_element, measure
 from pintac.experiments.catalogue.recipes import improved
 from pintac.experiments.claims import error_ratio
-from pintac.experiments.experiment import Rendered, Row, Seeds, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
 from pintac.experiments.results import Results
+from pintac.experiments.rows import Row, Seeds
 from pintac.experiments.runs import Run
+from pintac.experiments.tables import Rendered, Table
 
 SHAPES = ("4x4", "8x8", "1x16", "1x32")
 COLUMNS = ("bits", "seeds", "l2", "spread", "twin", "ratio", "masters", "skill")

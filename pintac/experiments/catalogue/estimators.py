@@ -7,9 +7,11 @@ from dataclasses import replace
 
 from pintac.experiments.catalogue.recipes import SHORT
 from pintac.experiments.claims import saving
-from pintac.experiments.experiment import Claim, Figure, Row, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
 from pintac.experiments.results import Results, quotient
+from pintac.experiments.rows import Row
 from pintac.experiments.runs import Run
+from pintac.experiments.tables import Claim, Figure, Table
 
 ESTIMATORS = ("stein", "second-difference", "orthonormal", "quasi-random")
 EVALUATIONS = (4, 8, 16, 64, 512)

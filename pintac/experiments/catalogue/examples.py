@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pintac.experiments.experiment import Row, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
+from pintac.experiments.rows import Row
 from pintac.experiments.runs import Run
+from pintac.experiments.tables import Table
 
 ALLEN_CAHN = Row("Allen-Cahn, 1-D", Run.of("examples/allen_cahn_1d.py:step"))
 HELMHOLTZ = Row("Helmholtz, 2-D", Run.of("examples/helmholtz2d.py:step"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pintac.experiments.catalogue.recipes import PAPER_BITS
 from pintac.experiments.claims import error_below, error_ratio
-from pintac.experiments.experiment import Claim, Row, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
 from pintac.experiments.latency import speed_up
+from pintac.experiments.rows import Row
 from pintac.experiments.runs import Run
+from pintac.experiments.tables import Claim, Table
 
 PRS = Row("Poisson, PRS R=16", Run.of("poisson2d"), "< 6e-3")
 PRS_PAPER_BITS = Row("Poisson, PRS R=16, the paper's precisions", Run.of("poisson2d", bits=PAPER_BITS), "< 6e-3")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pintac.experiments.catalogue.recipes import PAPER_BITS, improved
 from pintac.experiments.claims import cost_quotient, error_ratio
-from pintac.experiments.experiment import Claim, Row, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
+from pintac.experiments.rows import Row
 from pintac.experiments.runs import Run
+from pintac.experiments.tables import Claim, Table
 
 RANKS = (4, 8, 16, 32, 64)
 COMPARED = (8, 16, 32)

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from pintac.experiments.claims import dominates, error_below, saving, skill_below, twin_ratio
-from pintac.experiments.experiment import Claim, Figure, Row, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
 from pintac.experiments.results import Results, quotient
+from pintac.experiments.rows import Row
 from pintac.experiments.runs import DEFAULTS, Run
+from pintac.experiments.tables import Claim, Figure, Table
 
 PAPER_BITS = "8/8/8/12"
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pintac.experiments.catalogue.recipes import PAPER_BITS, improved
-from pintac.experiments.experiment import Row, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
+from pintac.experiments.rows import Row
 from pintac.experiments.runs import Run
+from pintac.experiments.tables import Table
 
 SIGMAS = (0.001, 0.005, 0.01, 0.05)
 COLUMNS = ("bits", "seeds", "l2", "spread", "steps_to", "twin", "ratio", "skill", "cycles", "mj", "joules", "paper")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pintac.experiments.catalogue.examples import ALLEN_CAHN, HELMHOLTZ
 from pintac.experiments.catalogue.recipes import IMPROVED, PAPER
-from pintac.experiments.experiment import Row, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
+from pintac.experiments.rows import Row
 from pintac.experiments.runs import Run
+from pintac.experiments.tables import Table
 
 COLUMNS = ("bits", "seeds", "l2", "spread", "twin", "ratio", "skill", "cycles", "bound", "mj", "joules")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pintac.experiments.catalogue.recipes import IMPROVED, PAPER_BITS
-from pintac.experiments.experiment import Row, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
+from pintac.experiments.rows import Row
 from pintac.experiments.runs import DEFAULTS, Run
+from pintac.experiments.tables import Table
 
 RANKS = (8, 16, 32)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pintac.experiments.catalogue.recipes import PAPER_BITS, SHORT, improved
-from pintac.experiments.experiment import Row, Table, TableExperiment
+from pintac.experiments.experiment import TableExperiment
+from pintac.experiments.rows import Row
 from pintac.experiments.runs import Run
+from pintac.experiments.tables import Table
 
 COLUMNS = (
     "bits", "seeds", "l2", "spread", "mse", "twin", "ratio", "skill", "cycles", "bound", "units", "mj", "paper",

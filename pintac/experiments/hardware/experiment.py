@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pintac.experiments.experiment import Rendered, Seeds
 from pintac.experiments.hardware.figures import ad_seconds_per_step
 from pintac.experiments.hardware.measure import Collector, load
 from pintac.experiments.hardware.page import markdown
 from pintac.experiments.hardware.plot import draw, figure_path
 from pintac.experiments.results import Results
+from pintac.experiments.rows import Seeds
 from pintac.experiments.runs import Run
+from pintac.experiments.tables import Rendered
 
 
 class HardwareExperiment:

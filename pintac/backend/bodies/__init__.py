@@ -1,0 +1,1 @@
+"""Loop bodies: rows of a tile, where values live, and the operations that compute them."""

@@ -1,0 +1,1 @@
+"""Graphs in parts: which axes are rows, which ops are one kernel, which values one loop computes."""

@@ -1,0 +1,1 @@
+"""Tile IR: operations on strided views of buffers, what they cost and what they wait for."""

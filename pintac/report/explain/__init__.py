@@ -1,0 +1,1 @@
+"""`pintac explain`: where the cycles of a program go, from the program file alone."""
