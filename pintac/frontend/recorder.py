@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -53,6 +54,23 @@ class Recorder(TorchDispatchMode):
         self._parameters = dict(parameters)
         self._transposed = stored_transposed
         self._constants: dict[tuple[int, int], tuple[Tensor, Node]] = {}
+        self._modules_running = 0
+
+    def __enter__(self) -> Recorder:
+        self._hooks = (
+            register_module_forward_pre_hook(lambda module, inputs: self._count_module(1)),
+            register_module_forward_hook(lambda module, inputs, output: self._count_module(-1), always_call=True),
+        )
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        for hook in self._hooks:
+            hook.remove()
+
+    def _count_module(self, change: int) -> None:
+        self._modules_running += change
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -60,6 +78,11 @@ class Recorder(TorchDispatchMode):
         return False
 
     # ---- what rules ask for
+
+    @property
+    def in_network(self) -> bool:
+        """Whether an `nn.Module` is running: matrix products of the residual around it stay fp32 (NUMERICS 3)."""
+        return self._modules_running > 0
 
     def location(self) -> Location:
         return user_location(self.fallback)

@@ -51,6 +51,13 @@ class Equation(Problem):
         return self.given
 
 
+class Ansatz(Equation):
+    """A solution that is a network times what fixed coefficients make of the points."""
+
+    def u(self, net: Any, x: Tensor) -> Tensor:
+        return net(x) * (x @ PLANE_WAVE)[:, None] + torch.sin(x @ COEFFICIENTS).sum(-1, keepdim=True)
+
+
 class Swapped(nn.Module):
     """Features cut in two and put together again."""
 
@@ -89,6 +96,13 @@ CUT = (
     Term("pde", Uniform(SQUARE), lambda u, x: laplacian(u, x) - 1, points=8),
     Term("start", Boundary(SQUARE), values_and_rate, points=4),
 )
+COEFFICIENTS = torch.tensor([[1.0, 0.3, -0.2], [0.05, 2.0, 0.7]])
+PLANE_WAVE = torch.tensor([0.3, 2.0])
+DIFFUSION = (
+    Term("pde", Uniform(SQUARE), lambda u, x: laplacian(u, x) + grad(u, x)[:, 0] @ COEFFICIENTS, points=20),
+    Term("wave", Uniform(SQUARE), lambda u, x: u(x) - torch.sin(x @ PLANE_WAVE)[:, None], points=9),
+)
+
 
 def step(net: nn.Module, equation: Problem, estimator: Any = None) -> TrainStep:
     return TrainStep(net, equation, Adam(1e-2), estimator or SecondDifference(K=8, sigma=0.01))
@@ -100,6 +114,8 @@ STEPS: dict[str, Callable[[], TrainStep]] = {
     "wave": lambda: step(mlp(), Equation(*WAVE), SecondDifference(K=16, sigma=0.01)),
     "three outputs": lambda: step(mlp(3), Equation(*PRODUCT)),
     "features cut": lambda: step(Swapped(), Equation(*CUT)),
+    "fixed coefficients": lambda: step(mlp(), Equation(*DIFFUSION)),
+    "coefficients in the solution": lambda: step(mlp(), Ansatz(*HEAT)),
     "a coefficient": lambda: step(mlp(), Equation(coefficient=True)),
 }
 QUANTISATIONS: dict[str, dict[str, str]] = {

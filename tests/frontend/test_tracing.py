@@ -291,6 +291,47 @@ def test_frozen_parameters_and_buffers_are_constants() -> None:
     assert (2.0,) in [node.attrs["values"] for node in traced.step.of("const")]
 
 
+def test_products_with_coefficients_of_the_equation_are_not_quantised() -> None:
+    """NUMERICS 3: only the network's products are. 0.3 beside 2 in one block would be 0.3125 in INT8."""
+    wave, matrix = torch.tensor([0.3, 2.0]), torch.tensor([[1.0, 0.3, -0.2], [0.05, 2.0, 0.7]])
+
+    def residual(u, x):
+        columns = [torch.sin(x @ wave)[:, None], x @ matrix.to(x), (matrix.T[:1] @ x.T).T, u(x)]
+        return torch.cat(columns, -1)
+
+    net = mlp(2, 5, 1)
+    step = make_step(net, residual, points=11)
+    traced = trace(step)
+    assert len(traced.step.of("matmul")) == 2, "those of the two layers: insert-smx quantises every matmul"
+    feeds = {**traced.layout.from_module(), **traced.data}
+    found = evaluate(traced.step, feeds, {"seed": 3, "step": 2}, mode="float64")["residual:only"]
+    x = torch.from_numpy(Uniform([(0.0, 1.0)] * 2).sample(11, seed=3, step=2)).double()
+    wave, matrix = wave.double(), matrix.double()
+    np.testing.assert_allclose(found, residual(net.double(), x).detach().numpy(), atol=1e-13)
+
+
+def test_frozen_layers_and_features_of_the_network_are_quantised() -> None:
+    class Features(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("frequencies", torch.randn(2, 8))
+            self.last = nn.Linear(8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.sin(x @ self.frequencies))
+
+    class WithTrainedMatrix(Problem):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = nn.Parameter(torch.randn(2, 3))
+
+        def terms(self) -> list[Term]:
+            return [Term("t", Uniform([(0.0, 1.0)] * 2), lambda u, x: u(x) * (x @ self.matrix), points=8)]
+
+    step = TrainStep(Features(), WithTrainedMatrix(), Adam(1e-3), Stein(K=8, sigma=0.1))
+    assert len(trace(step).step.of("matmul")) == 3
+
+
 def test_parameters_of_the_problem_are_trained() -> None:
     class Inverse(Problem):
         def __init__(self) -> None:

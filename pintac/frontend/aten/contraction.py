@@ -9,7 +9,7 @@ from torch import Tensor
 from pintac.frontend.aten.structure import shaped
 from pintac.frontend.aten.table import Arguments, aten, rule
 from pintac.frontend.traced import Traced, Unsupported
-from pintac.ir import Node
+from pintac.ir import Node, ancestors
 
 if TYPE_CHECKING:
     from pintac.frontend.recorder import Recorder
@@ -25,6 +25,9 @@ def _weight_matmul(r: Recorder, x: Node, weight: Node, bias: Node | None = None)
     Of a point's features that were cut into several rows right before, and of which no such shape is left, the points
     are the first dimension again.
     """
+    if not r.in_network and not any(n.op == "state" for n in ancestors(weight)):
+        y = _multiply_and_sum(r, x, weight)
+        return y if bias is None else r.builder.add(y, bias)
     rows = x.shape[:-1]
     if x.op == "reshape":
         source = x.operands[0]
@@ -38,6 +41,16 @@ def _weight_matmul(r: Recorder, x: Node, weight: Node, bias: Node | None = None)
     y = r.builder.matmul(x, operand, transpose_b=swapped, lhs_role="base", rhs_role="weight")
     y = y if bias is None else r.builder.add(y, bias)
     return shaped(r, y, (*rows, y.shape[-1]))
+
+
+def _multiply_and_sum(r: Recorder, x: Node, matrix: Node) -> Node:
+    """x [..., k] matrix [k, m] in fp32: what residuals compute with coefficients is never quantised (NUMERICS 3)."""
+    b = r.builder
+    inner, columns = matrix.shape
+    if columns == 1:
+        return b.sum(b.mul(x, shaped(r, matrix, (inner,))), (x.type.rank - 1,), keepdims=True)
+    wide = shaped(r, x, (*x.shape[:-1], 1, inner))
+    return b.sum(b.mul(wide, b.permute(matrix, (1, 0))), (wide.type.rank - 1,))
 
 
 def _product(r: Recorder, left: object, right: object, bias: Node | None = None) -> Node:
