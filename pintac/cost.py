@@ -189,19 +189,28 @@ def _matmul(instruction: Instruction, machine: Machine) -> Cost:
     )
 
 
+def bus_cycles(size: int, count: int, outer: int, hi: int, lo: int, machine: Machine) -> tuple[int, int]:
+    """Cycles and bytes of the bus for `outer` x `count` runs of `size` bytes, `lo` and `hi` bytes apart in DRAM.
+
+    Runs that follow each other there are one; each is rounded up to whole bursts.
+    """
+    rows, run = count * outer, size
+    if count == 1 or hi == size:
+        rows, run = outer, size * count
+        if outer == 1 or lo == run:
+            rows, run = 1, run * outer
+    bus_bytes = rows * ceil_div(run, machine.dram_burst_bytes) * machine.dram_burst_bytes
+    return max(1, math.ceil(bus_bytes / machine.dram_bytes_per_cycle - 1e-9)), bus_bytes
+
+
 def _transfer(instruction: Instruction, machine: Machine) -> Cost:
     size, count, outer = instruction["size"], instruction["count"], instruction["outer"]
     load = instruction.opcode is Opcode.LOAD
     remote = instruction.operand("s0" if load else "d0")
-    rows, run = count * outer, size
-    if not instruction["gather"] and (count == 1 or remote.hi == size):
-        rows, run = outer, size * count
-        if outer == 1 or remote.lo == run:
-            rows, run = 1, run * outer
+    alone = bool(instruction["gather"])  # every run by itself
+    busy, bus_bytes = bus_cycles(size, count, outer, 0 if alone else remote.hi, 0 if alone else remote.lo, machine)
+    index_bytes = 4 * count if alone else 0
     total = size * count * outer
-    bus_bytes = rows * ceil_div(run, machine.dram_burst_bytes) * machine.dram_burst_bytes
-    busy = max(1, math.ceil(bus_bytes / machine.dram_bytes_per_cycle - 1e-9))
-    index_bytes = 4 * count if instruction["gather"] else 0
     moved = {"dram_read" if load else "dram_write": total, "sram_write" if load else "sram_read": total}
     moved["sram_read"] = moved.get("sram_read", 0) + index_bytes
     return Cost(

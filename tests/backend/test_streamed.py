@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from pintac.api.compiling import emit
 from pintac.api.lowering import lower
 from pintac.backend.bodies import streamed
 from pintac.backend.tiles.tile import CopyOp, Item, MatmulOp, walk
+from pintac.backend.tiles.transfer import runs
 from pintac.errors import DoesNotFitError
 from pintac.hazards import check
 from pintac.isa import Space
@@ -50,6 +52,18 @@ def test_strips_are_a_small_part_of_sram() -> None:
     assert products and all(op.b.shape == (op.n, op.k) if op.tb else (op.k, op.n) for op in products)
     assert {op.tb for op in products} == {False, True}  # forward and backward
     assert max(op.n for op in products) < 128
+    forward = {op.b.buffer for op in products if not op.tb}
+    assert all(runs(op).dims[1][0] == 1 for op in loads if op.target.buffer in forward), "one run each"
+
+
+@pytest.mark.parametrize("width", [116, 128, 129])
+def test_bits_with_a_last_strip_that_is_narrower(width: int) -> None:
+    """Strips have 16 columns: the last one has 4, none is left over, the last one has 1."""
+    case = replace(CASE, width=width)
+    programs = [emit(lower(case.step(), case.options()), machine, None, 0) for machine in (MACHINE, SMALL)]
+    assert [bool(p.meta["backend"]["step"]["streamed"]) for p in programs] == [False, True]
+    assert check(programs[1]).clean
+    assert loss(programs[0]) == loss(programs[1])
 
 
 def test_bits_are_those_of_weights_in_sram(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from pintac.backend.listing.emit import tensor, transfers
 from pintac.backend.tiles import vpu
 from pintac.backend.tiles.tile import Buffer, CopyOp, VpuOp
+from pintac.backend.tiles.transfer import transfer_cycles
 from pintac.backend.tiles.views import apply, compact_size, compact_view, narrow, reshape_strides
+from pintac.cost import cost
 from pintac.ir import Builder, Location
 from pintac.isa import Operand, Space
+from pintac.machine import Machine
 
 HERE = Location("net.py", 12)
 
@@ -85,7 +88,10 @@ def test_transfers_move_every_element(drawn: tuple[Any, np.ndarray], load: bool)
     target = Buffer("y", array.size, addr=0)
     (view.buffer if load else target).space = Space.DRAM
     out = np.full(array.size, -1)
-    for i in transfers(CopyOp("copy", HERE, view, compact_view(target, array.shape))):
+    op = CopyOp("copy", HERE, view, compact_view(target, array.shape))
+    machine = Machine.default()
+    assert sum(transfer_cycles(op, machine)) == sum(cost(i, machine).busy for i in transfers(op))
+    for i in transfers(op):
         s, d = i.operand("s0"), i.operand("d0")
         for o in range(i["outer"]):
             for c in range(i["count"]):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pintac.backend.bodies.choices import Choices, Entry
-from pintac.backend.bodies.streamed import weights
+from pintac.backend.bodies.streamed import strip_columns, weights
+from pintac.backend.bodies.strips import Strips
 from pintac.backend.grouping.axes import RowAxis
 from pintac.backend.grouping.kinds import VIEWS, root
 from pintac.backend.grouping.units import Sweep, Unit, Units, accumulator
@@ -45,11 +46,13 @@ class Home:
     """Memory of a value with full extent on the row axes in `covers` (None: on all axes).
 
     `slots`: points that it holds at a time, where they are not among those axes.
+    `strips`: how the matrix lies there, if not row by row.
     """
 
     buffer: Buffer
     covers: frozenset[RowAxis] | None
     slots: int = 1
+    strips: Strips | None = None
 
 
 class Placement:
@@ -123,9 +126,19 @@ class Placement:
     def _global(self, node: Node) -> None:
         """A value without rows: SRAM as long as it fits."""
         spill = node in self.choices.spilled
-        self.global_home[node] = self._home(node, None, None, Space.DRAM if spill else Space.SRAM)
+        home = self._home(node, None, None, Space.DRAM if spill else Space.SRAM)
+        if spill and node in self.streamed and node.type.rank == 2 and self._only_on_the_right(node):
+            rows, columns = node.shape
+            width = strip_columns(rows, home.buffer.bits, self.entry.machine.sram_kib * 1024)
+            home = replace(home, strips=Strips(home.buffer, rows, columns, width))
+        self.global_home[node] = home
         if not spill:
             self.candidates[node] = self.global_home[node].buffer.bytes
+
+    def _only_on_the_right(self, node: Node) -> bool:
+        """Whether products read the matrix itself, on their right, and nothing else does."""
+        users = self.graph.users(node)
+        return all(u.op == "matmul" and u.operands[1] is node and u.operands[0] is not node for u in users)
 
     def home_buffer(self, node: Node) -> Buffer:
         """The memory a value is kept in between sweeps or units."""
@@ -173,6 +186,7 @@ class Placement:
 
     def _stored_view(self, node: Node, start: Node, home: Home, unit: Unit, context: Context) -> View:
         """`node` in the storage of `start` (its root or a loaded view on the way), cut to the context."""
+        assert home.strips is None, f"{node.name} is read as if it lay row by row"
         view = compact_view(home.buffer, self._virtual_shape(start, unit, home.covers, context, home.slots))
         if home.buffer.bits and len(view.shape) < 2:
             raise AssertionError(node)

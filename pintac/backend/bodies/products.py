@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from pintac.backend.bodies.placement import Home
 from pintac.backend.bodies.streamed import strip_columns
+from pintac.backend.bodies.strips import in_strips
 from pintac.backend.bodies.values import Body, Chunks, Values
 from pintac.backend.grouping.kinds import VIEWS, root
 from pintac.backend.grouping.units import accumulator
@@ -116,20 +118,38 @@ class Products(Values):
             b = self.view(operand, body)
             return Right(b.bits, transposed, n, lambda start, cols: narrow(b, axis, start, cols))
         home = self._home_of(source, body.unit, body.stage)
-        remote = self._stored_view(operand, source, home, body.unit, body.context)
         found: dict[tuple[int, int], View] = {}
+        bits = home.buffer.bits
 
         def strip(start: int, cols: int) -> View:
             if (start, cols) not in found:
-                part = narrow(remote, axis, start, cols)
-                size = compact_size(part.shape, remote.bits)
-                buffer = Buffer(f"{source.name}.{body.tile}.{start}", size, remote.bits)
+                shape = (cols, k) if transposed else (k, cols)
+                buffer = Buffer(f"{source.name}.{body.tile}.{start}", compact_size(shape, bits), bits)
                 self.unit_of[buffer] = body.unit
-                local = found[start, cols] = compact_view(buffer, part.shape)
-                body.ops.append(CopyOp(f"load {source.name}", operand.loc, part, local))
+                local = found[start, cols] = compact_view(buffer, shape)
+                for remote, part in self._strip_parts(node, home, body, start, local):
+                    body.ops.append(CopyOp(f"load {source.name}", operand.loc, remote, part))
             return found[start, cols]
 
-        return Right(remote.bits, transposed, strip_columns(k, remote.bits, self.machine.sram_kib * 1024), strip)
+        return Right(bits, transposed, strip_columns(k, bits, self.machine.sram_kib * 1024), strip)
+
+    def _strip_parts(
+        self, node: Node, home: Home, body: Body, start: int, local: View
+    ) -> Iterator[tuple[View, View]]:
+        """Where in DRAM a product's columns from `start` on are, and where in `local` they go."""
+        operand, transposed = node.operands[1], bool(node.attrs["transpose_b"])
+        axis = 0 if transposed else 1
+        cols = local.shape[axis]
+        if home.strips is None:
+            remote = self._stored_view(operand, root(operand), home, body.unit, body.context)
+            yield narrow(remote, axis, start, cols), local
+        elif transposed:
+            for first, strips in home.strips.of_all_columns():
+                remote = narrow(strips, 1, start, cols)
+                yield remote, in_strips(local, first, remote)
+        else:
+            for first, remote in home.strips.of_columns(start, cols):
+                yield remote, in_strips(local, first, remote)
 
     def _aside(self, a: int, b: int, rows: int, n: int, k: int) -> bool:
         """Whether a small result goes to SRAM, where writing it takes no longer, and leaves PSUM to large ones."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pintac.backend.bodies.choices import Choices, Entry
-from pintac.backend.bodies.placement import Context, Home, Placement
+from pintac.backend.bodies.placement import Context, Home, Placement, at_position
+from pintac.backend.bodies.strips import in_strips
 from pintac.backend.grouping.kinds import root
 from pintac.backend.grouping.units import Unit, Units
 from pintac.backend.tiles import vpu
@@ -163,12 +164,24 @@ class Values(Placement):
         for home in homes:
             if home.buffer.space == Space.DRAM:
                 source = self._finished_view(node, node, body)
-                target = self._stored_view(node, node, home, body.unit, body.context)
-                body.ops.append(CopyOp(f"store {node.name}", node.loc, source, target))
+                body.ops += [
+                    CopyOp(f"store {node.name}", node.loc, part, target)
+                    for part, target in self._stored_parts(node, source, home, body)
+                ]
         for key, value in self.outputs_of.get(node, ()):
             source = self._finished_view(value, node, body)
             target = self._stored_view(value, value, Home(self.entry.outputs[key], None), body.unit, body.context)
             body.ops.append(CopyOp(f"output {key}", value.loc, source, target))
+
+    def _stored_parts(self, node: Node, source: View, home: Home, body: Body) -> Iterator[tuple[View, View]]:
+        """What of a finished value goes where in DRAM."""
+        if home.strips is None:
+            yield source, self._stored_view(node, node, home, body.unit, body.context)
+            return
+        tag, each = next(self._rows(node, body.unit))
+        for first, strips in home.strips.of_all_columns():
+            target = strips if tag is None else at_position(strips, 1, body.context[tag], each)
+            yield in_strips(source, first, target), target
 
     def _finished_view(self, value: Node, node: Node, body: Body) -> View:
         home = self._sram_home(node, body.unit)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pintac import isa
 from pintac.backend.tiles.costs import mapping_of
 from pintac.backend.tiles.tile import Arg, CopyOp, IndexView, Item, Loop, MatmulOp, Sync, TileOp, View, VpuOp
+from pintac.backend.tiles.transfer import plane_bytes, runs
 from pintac.backend.tiles.vpu import instructions
 from pintac.isa import LOOP_LEVELS, Instruction, Kind, Opcode, Operand, Sink, Space
 from pintac.machine import Machine
@@ -137,27 +138,17 @@ def _index(view: IndexView, inner: int) -> Operand:
 def transfers(op: CopyOp) -> list[Instruction]:
     """The DMA instructions of a copy: two outer dimensions each, more are unrolled."""
     opcode = Opcode.LOAD if op.source.buffer.space == Space.DRAM else Opcode.STORE
-    bits = op.source.bits
-    units = ((2 * bits, False), (1, True)) if bits else ((4, False),)
-    shape = list(op.source.shape)
-    if bits:
-        shape[-2:] = [-(-shape[-2] // 4), -(-shape[-1] // 4)]
-    axes = _merge(shape, op.source.strides, op.target.strides)
+    found = runs(op)
+    dims, outer = found.dims, found.outer
     out = []
-    for unit, exponents in units:
-        inner = axes[-1]
-        contiguous = inner[1] == inner[2] == 1
-        rest = axes[:-1] if contiguous else axes
-        size = inner[0] * unit if contiguous else unit
-        rest = [(1, 0, 0)] * (2 - len(rest)) + rest
-        outer, dims = rest[:-2], rest[-2:]
+    for plane, unit in enumerate(plane_bytes(op)):
         for index in itertools.product(*(range(n) for n, _, _ in outer)):
             offsets = [sum(i * axis[s] for i, axis in zip(index, outer, strict=True)) for s in (1, 2)]
             operands = {}
             for group, view, side in (("s0", op.source, 1), ("d0", op.target, 2)):
                 buffer = view.buffer
                 assert buffer.addr is not None, buffer.name
-                base = buffer.eaddr if exponents else buffer.addr
+                base = buffer.eaddr if plane else buffer.addr
                 operands[group] = Operand(
                     kind=Kind.TENSOR,
                     space=buffer.space,
@@ -169,16 +160,5 @@ def transfers(op: CopyOp) -> list[Instruction]:
                     ring_size=buffer.ring if buffer.ring > 1 else 0,
                     ring_step=buffer.size * unit if buffer.ring > 1 else 0,
                 )
-            out.append(isa.make(opcode, operands, size=size, count=dims[1][0], outer=dims[0][0]))
+            out.append(isa.make(opcode, operands, size=found.size * unit, count=dims[1][0], outer=dims[0][0]))
     return out
-
-
-def _merge(shape: Sequence[int], a: Sequence[int], b: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(size, source stride, target stride) of the axes left after merging those that run on in both."""
-    out: list[tuple[int, int, int]] = []
-    for size, sa, sb in reversed([(n, x, y) for n, x, y in zip(shape, a, b, strict=True) if n != 1]):
-        if out and sa == out[0][0] * out[0][1] and sb == out[0][0] * out[0][2]:
-            out[0] = (size * out[0][0], out[0][1], out[0][2])
-        else:
-            out.insert(0, (size, sa, sb))
-    return out or [(1, 1, 1)]

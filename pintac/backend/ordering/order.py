@@ -22,9 +22,10 @@ import numpy as np
 
 from pintac.backend.ordering import compiled as core
 from pintac.backend.ordering.plain_order import plain_order
-from pintac.backend.tiles.costs import cost, mapping_of, transfer_cycles, vpu_cycles
+from pintac.backend.tiles.costs import cost, mapping_of, vpu_cycles
 from pintac.backend.tiles.dependencies import buffers_of, dependencies, reach
 from pintac.backend.tiles.tile import Buffer, CopyOp, MatmulOp, TileOp, VpuOp
+from pintac.backend.tiles.transfer import transfer_cycles
 from pintac.ir import Node
 from pintac.isa import Queue, Space
 from pintac.machine import Machine

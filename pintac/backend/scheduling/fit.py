@@ -19,8 +19,8 @@ from pintac.backend.listing.prefetch import prefetch
 from pintac.backend.ordering.order import NoRoomError, PsumFullError
 from pintac.backend.ordering.straight import SLACK
 from pintac.backend.scheduling.schedule import Scheduler, straight_name
-from pintac.backend.tiles.costs import transfer_cycles
 from pintac.backend.tiles.tile import Buffer, CopyOp, Item, to_text, walk
+from pintac.backend.tiles.transfer import transfer_cycles
 from pintac.ir import Node
 from pintac.machine import Machine
 

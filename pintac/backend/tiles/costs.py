@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 from pintac.backend.tiles.tile import CopyOp, MatmulOp, TileOp, View, VpuOp
+from pintac.backend.tiles.transfer import transfer_cycles
 from pintac.backend.tiles.vpu import folded_axes
 from pintac.cost_matmul import Mapping, best_dataflow
 from pintac.isa import Queue, Sink, Space
@@ -70,18 +71,3 @@ def work(ops: Sequence[TileOp], machine: Machine) -> int:
     for op in ops:
         busy[op.queue] += cost(op, machine)
     return int(max(busy.values(), default=0))
-
-
-def transfer_cycles(op: CopyOp, machine: Machine) -> tuple[int, int]:
-    """Cycles of the bus for the data or the mantissa plane, and for the exponent plane, in one run each."""
-    shape = list(op.source.shape)
-    if not op.source.bits:
-        return _bus_cycles(4 * math.prod(shape), machine), 0
-    shape[-2:] = [-(-shape[-2] // 4), -(-shape[-1] // 4)]
-    blocks = math.prod(shape)
-    return _bus_cycles(2 * op.source.bits * blocks, machine), _bus_cycles(blocks, machine)
-
-
-def _bus_cycles(size: int, machine: Machine) -> int:
-    burst = machine.dram_burst_bytes
-    return max(1, math.ceil(-(-size // burst) * burst / machine.dram_bytes_per_cycle - 1e-9))
