@@ -12,23 +12,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pintac import hazards
 from pintac.api.lowering import Lowered, lower
 from pintac.api.running import details
 from pintac.blocks import SMX_BLOCK
-from pintac.errors import UsageError
+from pintac.errors import ExecutionError, UsageError
 from pintac.ir import print_module
 from pintac.machine import Machine
 from pintac.passes import Observer, PipelineOptions
 from pintac.program import Program
 from pintac.report.closing import closing_report
 from pintac.report.step_cost import step_cost
-from pintac.timeline import Timing, simulate
+from pintac.stream import executions
+from pintac.timeline import Timing, parameter_block, simulate
 
 if TYPE_CHECKING:
     from pintac.backend.tiles.tile import Item
     from pintac.frontend import TrainStep
 
 DEFAULT_BITS = "8/16/8/12"
+CHECKED = 500_000
+"""Instructions that an entry executes up to which it is checked for hazards: half a second."""
 
 
 def compile(
@@ -194,7 +198,7 @@ def emit(
     watch: Callable[[str, list[Item]], None] | None = None,
     effort: float = 1.0,
 ) -> Program:
-    """The backend's part: graphs to a program. `watch` is told the tile schedule of each entry.
+    """The backend's part: graphs to a program without hazards. `watch` is told the tile schedule of each entry.
 
     The costs that orders are searched by are not those of a simulation, and a longer search can find worse; so of
     several the one that is fastest in a simulation is taken, the shortest of equals.
@@ -204,10 +208,30 @@ def emit(
         seen: list[tuple[str, list[Item]]] = []
         found.append((_after_one_search(lowered, machine, seen, length), seen))
     program, schedules = min(found, key=lambda f: simulate(f[0]).cycles) if len(found) > 1 else found[0]
+    refuse_hazards(program)
     if watch is not None:
         for name, items in schedules:
             watch(name, items)
     return program
+
+
+def refuse_hazards(program: Program) -> None:
+    """Raise `ExecutionError`, a bug of the compiler, where the result of an entry depends on timing, or is wrong.
+
+    Entries of more than `CHECKED` instructions to execute would take seconds to look at and are not.
+    """
+    for entry, (start, stop) in program.entries.items():
+        if executions(program.table, start, stop, parameter_block(program)).sum() > CHECKED:
+            continue
+        verdict = hazards.check(program, entry)
+        if verdict.problems:
+            problem = verdict.problems[0]
+            origins = [program.debug[pc] for pc in problem.pcs if pc < len(program.debug) and program.debug[pc].file]
+            raise ExecutionError(
+                f"{verdict.name} in the entry {entry}: {problem.message}",
+                location=origins[-1] if origins else None,
+                hint="this is a bug of the compiler, please report it",
+            )
 
 
 def searches(effort: float) -> list[float]:

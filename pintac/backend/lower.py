@@ -134,7 +134,7 @@ def lower(
         entry = Entry(graph, machine, leaves, outputs)
         while True:
             schedule = fitted(entry, tiling, round(MOVES * effort))
-            synchronizer = Synchronizer(len(semaphores))
+            synchronizer = Synchronizer(semaphores, machine.semaphores)
             top = dram.top
             for buffer in schedule.scratch:
                 dram.place(buffer)
@@ -142,10 +142,10 @@ def lower(
                 items = synchronizer.insert(schedule.items)
                 break
             except TooManySemaphoresError:
-                if schedule.tiling.interleave == 1:
+                fewer = _fewer_tiles(tiling, schedule.tiling)
+                if fewer is None:
                     raise
-                rows, interleave = schedule.tiling.rows, schedule.tiling.interleave // 2
-                tiling, dram.top = replace(tiling, rows=rows, interleave=interleave, longer=False), top
+                tiling, dram.top = fewer, top
         check(schedule.items, machine)
         if watch is not None:
             watch(name, items)
@@ -188,6 +188,17 @@ def lower(
         debug=tuple(debug),
         meta={**(meta or {}), "backend": info, "machine": machine.to_dict(), "machine_hash": machine.hash},
     )
+
+
+def _fewer_tiles(asked: Tiling, chosen: Tiling) -> Tiling | None:
+    """What to ask for where the tiles `chosen` need too many semaphores; None where nothing less is left.
+
+    Every tiling that is asked for has fewer rows in a loop body than the one before, so this ends.
+    """
+    rows, interleave = chosen.rows, max(1, chosen.interleave // 2)
+    fewer = replace(asked, rows=rows, interleave=interleave, longer=False)
+    less = rows * interleave < asked.rows * asked.interleave or (asked.longer and interleave < chosen.interleave)
+    return fewer if less else None
 
 
 def _output(key: str, node: Node, states: Mapping[str, Buffer], dram: Dram) -> Buffer:

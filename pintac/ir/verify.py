@@ -15,6 +15,12 @@ _GRAPH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
 _ROWWISE = ("decode", "difference", "matmul", "tt_matmul", "perturb")
 """Ops besides the elementwise ones whose rows (axis -2) are those of their operands' rows."""
 
+_SPANS = "a quantised block spans row groups"
+ROWS_APART = (
+    "concat and pad make groups of rows: evaluate each set of points by itself, u(xl) - u(xr) instead of the halves of"
+    " u(torch.cat([xl, xr]))"
+)
+
 
 def verify(graph: Graph) -> Graph:
     """Check every rule of the IR and return the graph, so that calls chain.
@@ -30,9 +36,11 @@ def verify(graph: Graph) -> Graph:
         return graph
     listed = [f"{place}: {text}" if place is not None else text for place, text in problems]
     first = next((place for place, _ in problems if place is not None), None)
+    hint = ROWS_APART if any(_SPANS in text for _, text in problems) else None
     if len(listed) == 1:
-        raise IRError(f"invalid graph @{graph.name}: {problems[0][1]}", location=first)
-    raise IRError(f"invalid graph @{graph.name}, {len(listed)} problems:\n  " + "\n  ".join(listed), location=first)
+        raise IRError(f"invalid graph @{graph.name}: {problems[0][1]}", location=first, hint=hint)
+    text = f"invalid graph @{graph.name}, {len(listed)} problems:\n  " + "\n  ".join(listed)
+    raise IRError(text, location=first, hint=hint)
 
 
 Problems = list[tuple[Location | None, str]]
@@ -126,7 +134,7 @@ def _row_groups(graph: Graph) -> Problems:
         breaks[node] = _row_breaks(node, breaks)
         if node.op == "quantize":
             for row in sorted(row for row in breaks[node] if row % node.type.block[0])[:1]:
-                text = f"a quantised block spans row groups, a group starts at row {row} of {node.shape[-2]}"
+                text = f"{_SPANS}, a group starts at row {row} of {node.shape[-2]}"
                 problems.append((node.loc, f"%{node.name}: {text}"))
     return problems
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,21 +15,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pintac import isa
+from pintac.api.compiling import emit
+from pintac.api.lowering import lower
 from pintac.backend.listing.allocate import allocate
 from pintac.backend.listing.emit import Emitter
 from pintac.backend.listing.sync import Synchronizer
 from pintac.backend.ordering import compiled as orders
-from pintac.backend.ordering.order import NoRoomError, PsumFullError, Search, order
+from pintac.backend.ordering import straight
+from pintac.backend.ordering.order import NoRoomError, Ordered, PsumFullError, Search, order
 from pintac.backend.ordering.plain_order import plain_order
+from pintac.backend.scheduling import schedule
 from pintac.backend.tiles.dependencies import dependencies
-from pintac.backend.tiles.tile import Buffer, Item, Loop, TileOp
+from pintac.backend.tiles.tile import Buffer, Item, Loop, TileOp, View
 from pintac.backend.tiles.views import compact_view, narrow
 from pintac.hazards import check_listing
 from pintac.ir import Builder
 from pintac.isa import Space
 from pintac.machine import Machine
 from pintac.timeline import simulate_listing
-from tests.backend.tile_ops import HERE, SIDE, BodyOfOps, bodies, conflict, tile, whole
+from tests.backend.tile_ops import HERE, SIDE, TRIPS, BodyOfOps, bodies, conflict, elements, tile, whole
+from tests.end_to_end.test_bits import CASES
 
 MACHINE = Machine.default()
 PSUM_BYTES = MACHINE.psum_kib * 1024
@@ -43,6 +48,24 @@ def respects(before: Sequence[TileOp], after: Sequence[TileOp]) -> bool:
     """Whether every two operations that conflict are in the order in which they were."""
     place = {op: i for i, op in enumerate(after)}
     return all(place[a] < place[b] for a, b in itertools.combinations(before, 2) if conflict(a, b))
+
+
+def conflicting(ops: Sequence[TileOp]) -> Iterator[tuple[TileOp, TileOp]]:
+    """As `conflict` for every two of many operations: by buffer, and first by the hull of what they touch."""
+    uses: dict[Buffer, list[tuple[TileOp, View, bool]]] = {}
+    for op in ops:
+        for views, write in ((op.reads(), False), (op.writes(), True)):
+            for view in views:
+                uses.setdefault(view.buffer, []).append((op, view, write))
+    for found in uses.values():
+        hulls = []
+        for _, view, _ in found:
+            at = [elements(view, turn) for turn in range(TRIPS)]
+            hulls.append((min(map(min, at)), max(map(max, at)), at))
+        for (one, first), (two, second) in itertools.combinations(zip(found, hulls, strict=True), 2):
+            if one[0] is not two[0] and (one[2] or two[2]) and first[0] <= second[1] and second[0] <= first[1]:
+                if any(a & b for a, b in zip(first[2], second[2], strict=True)):
+                    yield one[0], two[0]
 
 
 def memory_is_exclusive(ops: Sequence[TileOp], local: frozenset[Buffer]) -> bool:
@@ -106,6 +129,30 @@ def test_loop_bodies_keep_what_depends_in_order(body: BodyOfOps, kib: int, moves
     assert memory_is_exclusive(ops, local)
     arenas = {b.arena[0] for b in local if b.arena is not None}
     assert len(arenas) <= 1 and all(a.bytes <= 1024 * kib for a in arenas if kib)
+
+
+@pytest.mark.parametrize(
+    "name", ["two steps", "points together, even-odd", "points half a turn behind", "48 KiB: small tiles"]
+)
+def test_compiled_bodies_keep_what_depends_in_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every order that is asked for: the same operations, and of those that meet in memory none before another."""
+    checked = 0
+
+    def noted(ops: Sequence[TileOp], machine: Machine, how: Search) -> Ordered:
+        nonlocal checked
+        found = order(ops, machine, how)
+        assert sorted(map(id, found.ops)) == sorted(map(id, ops))
+        place = {op: i for i, op in enumerate(found.ops)}
+        for first, second in conflicting(ops):
+            assert place[first] < place[second], (first.name, second.name)
+            checked += 1
+        return found
+
+    for module in (schedule, straight):
+        monkeypatch.setattr(module, "order", noted)
+    case = CASES[name]
+    emit(lower(case.step(), case.options()), MACHINE.replace(**case.keys), effort=0.02)
+    assert checked
 
 
 def test_orders_do_not_depend_on_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:

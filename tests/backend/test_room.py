@@ -13,6 +13,7 @@ from pintac.backend.grouping.prepare import prepare
 from pintac.backend.scheduling import fit
 from pintac.backend.tiles.tile import CopyOp, MatmulOp, TileOp, walk
 from pintac.frontend import OrthonormalDirections
+from pintac.hazards import check
 from pintac.machine import Machine
 from pintac.timeline import simulate
 from tests.backend.test_fit import losses, program
@@ -80,6 +81,22 @@ def test_in_little_memory_what_sweeps_keep_goes_to_dram(monkeypatch: pytest.Monk
     assert set(made.meta["backend"]["step"]["in_dram"]) > set(without.meta["backend"]["step"]["in_dram"])
     assert simulate(made).cycles < simulate(without).cycles
     assert losses(made) == losses(without)
+
+
+@pytest.mark.parametrize(
+    "case", [Case(width=16, points=(2,), K=1024), Case(width=32, points=(3,), K=512, outputs=2)], ids=["K", "outputs"]
+)
+def test_sums_that_loops_fold_stay_in_little_memory(case: Case) -> None:
+    """A sum over the signs, one for each pair, is as large as what goes to DRAM, and the loops add to it in SRAM."""
+    lowered = lower(case.step(), case.options())
+    graph = lowered.graphs["step"]
+    pairs = {n.name for n in graph.of("sum") if n.type.rank == 3 and n.type.size * 4 >= n.shape[0] * fit.SMALL}
+    over_signs = {n.name for n in graph.of("sum") if n.name in pairs and n.operands[0].shape[1] == 2}
+    made = emit(lowered, MACHINE.replace(sram_kib=24), effort=0.02)
+    in_dram = set(made.meta["backend"]["step"]["in_dram"])
+    assert check(made).clean and in_dram
+    assert over_signs and not in_dram & over_signs
+    assert losses(made) == losses(emit(lowered, MACHINE, effort=0.02))
 
 
 def test_base_activations_are_quantised_again() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pintac import isa
+from pintac.api.compiling import emit
+from pintac.api.lowering import lower
 from pintac.backend.listing.allocate import allocate
 from pintac.backend.listing.emit import Emitter
-from pintac.backend.listing.sync import Synchronizer, displacements, distances
+from pintac.backend.listing.sync import Synchronizer, TooManySemaphoresError, displacements, distances
 from pintac.backend.tiles.tile import Item, Loop, Sync
-from pintac.hazards import Verdict, check_listing
+from pintac.hazards import Verdict, check, check_listing
 from pintac.isa import Queue, Semaphore, Space
 from pintac.machine import Machine
+from pintac.program import Program
 from tests.backend.schedules import COLS, ROWS, TRIPS, dram, load, move, schedules, sram, store
+from tests.backend.test_fit import losses
+from tests.end_to_end.test_bits import CASES, Case
 
 MACHINE = Machine.default()
 DRAM_BYTES = 1 << 16
@@ -279,3 +286,44 @@ def test_credits_of_a_semaphore_used_again_are_those_of_its_bodies() -> None:
     assert orders_only(verdict(items, semaphores))
     back = sorted(s.credit for s in semaphores if (s.source, s.target) == (Queue.VPU, Queue.LOAD))
     assert back[-2:] == [1, 2]
+
+
+def numbers(program: Program, entry: str) -> set[int]:
+    """The semaphores that an entry signals."""
+    start, stop = program.entry(entry)
+    return {i["sem"] for i in program.instructions[start:stop] if i.opcode == isa.Opcode.SIGNAL}
+
+
+def with_semaphores(case: Case, count: int, entries: Sequence[str] = ("step", "infer")) -> Program:
+    machine = MACHINE.replace(semaphores=count, **case.keys)
+    lowered = lower(case.step(), case.options())
+    program = emit(replace(lowered, graphs={entry: lowered.graphs[entry] for entry in entries}), machine, effort=0)
+    assert all(check(program, entry).clean for entry in entries)
+    assert all(max(numbers(program, entry)) < count for entry in entries)
+    return program
+
+
+def test_with_fewer_semaphores_bodies_have_fewer_tiles() -> None:
+    case = CASES["several groups of tiles"]
+    many = with_semaphores(case, 1024, ["step"])
+    few = with_semaphores(case, len(numbers(many, "step")) - 1, ["step"])
+    chosen = [p.meta["backend"]["step"] for p in (many, few)]
+    assert chosen[1]["tiles_interleaved"] < chosen[0]["tiles_interleaved"]
+    assert losses(many) == losses(few)
+
+
+def test_an_entry_uses_those_of_earlier_ones_where_there_are_no_more() -> None:
+    case = Case(width=16, points=(6, 4), K=64)
+    many = with_semaphores(case, 1024)
+    assert not numbers(many, "step") & numbers(many, "infer")
+    few = with_semaphores(case, len(many.semaphores) - 4)
+    assert numbers(few, "step") == numbers(many, "step")
+    assert numbers(few, "step") & numbers(few, "infer")
+
+
+@pytest.mark.parametrize("name", ["several groups of tiles", "streamed weights, no whole blocks"])
+def test_too_few_semaphores_are_an_error(name: str) -> None:
+    """Tiles get fewer only as long as there are fewer: where weights stream they were the same again and again."""
+    with pytest.raises(TooManySemaphoresError, match="more than the 3 semaphores of the machine") as caught:
+        with_semaphores(CASES[name], 3)
+    assert "semaphores=" in (caught.value.hint or "")

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,3 +117,9 @@ def test_narrowed_rows_move_with_the_loop(tiles: int, cols: int, rows: int, inde
     o = tensor(part, part.strides)
     at = addresses(o, rows, cols) + index * o.steps[2]
     np.testing.assert_array_equal(at // 4, array[rows * (1 + index) : rows * (2 + index)])
+
+
+@pytest.mark.parametrize(("start", "size"), [(-1, 2), (3, 2), (0, 5)])
+def test_rows_that_a_view_does_not_have_are_no_view(start: int, size: int) -> None:
+    with pytest.raises(AssertionError, match="axis 0"):
+        narrow(compact_view(Buffer("x", 8), (4, 2)), 0, start, size)

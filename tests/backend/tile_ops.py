@@ -17,6 +17,8 @@ from pintac.isa import Space
 HERE = Location("net.py", 12)
 SIDE = 16
 """Rows and columns of a tile."""
+TRIPS = 3
+"""Iterations of the loop around a body in which two operations may meet."""
 
 
 def tile(name: str, bits: int = 0, space: Space = Space.SRAM, rows: int = SIDE, cols: int = SIDE) -> Buffer:
@@ -57,15 +59,21 @@ class BodyOfOps:
 
 @st.composite
 def bodies(draw: st.DrawFn) -> BodyOfOps:
-    """Drawn work: values pass between the units whole or by quarters, some buffers are written again."""
+    """Drawn work: values pass between the units whole or by quarters, some buffers are written again.
+
+    The loop around the body moves through the tiles of one buffer, by one, by two or not at all.
+    """
     source, out = tile("source", space=Space.DRAM), tile("out", space=Space.DRAM)
     shared, weight = tile("shared"), tile("weight", 8)
+    rows = 3 * TRIPS * SIDE
+    long = tile("long", rows=rows)
     source.addr, out.addr = 0, 4096
     body = BodyOfOps()
     floats = [shared]
     quantised = [weight]
     for _ in range(draw(st.integers(3, 16))):
-        kind = draw(st.sampled_from(["load", "quantise", "matmul", "move", "part", "again", "store"]))
+        kinds = ["load", "quantise", "matmul", "move", "part", "again", "to long", "from long", "store"]
+        kind = draw(st.sampled_from(kinds))
         if kind == "load":
             floats.append(body.new("load"))
             body.load(whole(source), whole(floats[-1]))
@@ -88,27 +96,36 @@ def bodies(draw: st.DrawFn) -> BodyOfOps:
             axis, a, b = draw(st.integers(0, 1)), draw(st.integers(0, 3)), draw(st.integers(0, 3))
             if old is not new:
                 body.copy(narrow(whole(old), axis, 4 * a, 4), narrow(whole(new), axis, 4 * b, 4))
+        elif kind in ("to long", "from long"):
+            at = draw(st.integers(0, TRIPS - 1)) * SIDE
+            part = narrow(whole(long, rows), 0, at, SIDE, (0, draw(st.integers(0, 2)) * SIDE))
+            if kind == "to long":
+                body.copy(whole(draw(st.sampled_from(floats))), part)
+            else:
+                floats.append(body.new("value"))
+                body.copy(part, whole(floats[-1]))
         else:
             kept = [f for f in floats if f.space == Space.SRAM]
             body.store(whole(draw(st.sampled_from(kept))), whole(out))
     return body
 
 
-def elements(view: View) -> set[int]:
-    """Elements (SMX: blocks) of a view, one by one."""
+def elements(view: View, turn: int = 0) -> set[int]:
+    """Elements (SMX: blocks) of a view, one by one, in an iteration of the loop of level 0."""
     shape = list(view.shape)
     if view.bits:
         shape[-2:] = [math.ceil(n / 4) for n in shape[-2:]]
+    first = view.offset + turn * dict(view.steps).get(0, 0)
     return {
-        view.offset + sum(i * s for i, s in zip(index, view.strides, strict=True))
+        first + sum(i * s for i, s in zip(index, view.strides, strict=True))
         for index in itertools.product(*map(range, shape))
     }
 
 
 def conflict(a: TileOp, b: TileOp) -> bool:
-    """Whether two operations touch an element in common that one of them writes."""
+    """Whether two operations touch an element in common that one of them writes, in the same iteration."""
     for first, second in ((a.writes(), [*b.reads(), *b.writes()]), (a.reads(), b.writes())):
         for x, y in itertools.product(first, second):
-            if x.buffer is y.buffer and elements(x) & elements(y):
+            if x.buffer is y.buffer and any(elements(x, turn) & elements(y, turn) for turn in range(TRIPS)):
                 return True
     return False

@@ -11,6 +11,9 @@ import torch
 
 import pintac
 from pintac import isa
+from pintac.api import compiling
+from pintac.backend.listing.sync import Synchronizer
+from pintac.errors import ExecutionError
 from pintac.frontend import Adam, Problem, SecondDifference, Term, TrainStep, Uniform, laplacian, linear_decay
 from pintac.hazards import ORDERINGS, check, is_legal, legal_orders
 from pintac.isa import Instruction, Opcode
@@ -28,11 +31,15 @@ class _Poisson(Problem):
         return laplacian(u, x) + torch.sin(x.sum(-1, keepdim=True))
 
 
-@pytest.fixture(scope="module")
-def compiled() -> Program:
+def small_step() -> TrainStep:
     net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
     optimiser = Adam(1e-3, schedule=linear_decay(10))
-    p = pintac.compile(TrainStep(net, _Poisson(), optimiser, SecondDifference(K=18, sigma=0.01)))
+    return TrainStep(net, _Poisson(), optimiser, SecondDifference(K=18, sigma=0.01))
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Program:
+    p = pintac.compile(small_step())
     assert isinstance(p, Program)
     return p
 
@@ -125,3 +132,14 @@ def test_timing_of_a_compiled_step_keeps_the_books(compiled: Program) -> None:
     assert timing.cycles >= max(timing.busy.values())
     assert timing.cycles >= compiled.meta["backend"]["step"]["bound"]["cycles"]
     assert timing.instructions == check(compiled).positions
+
+
+def test_what_the_compiler_makes_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the signals and waits of its schedule a program is refused, with the user's line."""
+    monkeypatch.setattr(Synchronizer, "insert", lambda self, items: list(items))
+    with pytest.raises(ExecutionError, match="hazard in the entry step: read before its write") as caught:
+        pintac.compile(small_step())
+    assert caught.value.location is not None and caught.value.location.file.endswith("test_hazards_compiled.py")
+    assert "bug of the compiler" in (caught.value.hint or "")
+    monkeypatch.setattr(compiling, "CHECKED", 10)
+    assert not check(pintac.compile(small_step())).clean

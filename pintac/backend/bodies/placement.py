@@ -59,7 +59,7 @@ class Placement:
     """Homes of the values of one entry.
 
     `together` are the points that an iteration of a unit handles. Afterwards `scratch` are the DRAM
-    buffers that still need an address and `candidates` the values that could be spilled, with their bytes.
+    buffers that still need an address and `candidates` the values in SRAM that may leave it, with their bytes.
     """
 
     def __init__(self, entry: Entry, choices: Choices, units: Units, together: Mapping[Unit, int]) -> None:
@@ -118,7 +118,7 @@ class Placement:
         spill = node in self.choices.spilled
         if not full or (other_sweep and not (spill and elsewhere)):  # one place in DRAM serves all readers
             self.unit_home[node] = self._home(node, unit, inner, Space.DRAM if spill else Space.SRAM)
-            if inner and not spill:
+            if inner and not spill and self._may_leave(node):
                 self.candidates[node] = self.unit_home[node].buffer.bytes
         if elsewhere:
             self.global_home[node] = self._home(node, unit, None, Space.DRAM)
@@ -132,8 +132,12 @@ class Placement:
             width = strip_columns(rows, home.buffer.bits, self.entry.machine.sram_kib * 1024)
             home = replace(home, strips=Strips(home.buffer, rows, columns, width))
         self.global_home[node] = home
-        if not spill:
-            self.candidates[node] = self.global_home[node].buffer.bytes
+        if not spill and self._may_leave(node):
+            self.candidates[node] = home.buffer.bytes
+
+    def _may_leave(self, node: Node) -> bool:
+        """Whether a value may be kept in DRAM: a sum or maximum that loops fold stays where they add to it."""
+        return node.op not in ("sum", "amax") or not self._folded(node)
 
     def _only_on_the_right(self, node: Node) -> bool:
         """Whether products read the matrix itself, on their right, and nothing else does."""

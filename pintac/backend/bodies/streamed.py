@@ -22,7 +22,7 @@ LEAST = 48
 ROWS = 64
 """Rows of a tile."""
 TILES = 2
-"""Tiles of a loop body."""
+"""Tiles of a loop body, at most."""
 
 
 def weights(graph: Graph, axes: Axes, sram_bytes: int) -> frozenset[Node]:
@@ -36,7 +36,8 @@ def tiling_for(tiling: Tiling) -> Tiling:
     """The same with tiles of as many rows as make strips worth reading."""
     rows = max(ROWS, tiling.rows)
     point_rows = max(ROWS, tiling.point_rows)
-    return replace(tiling, rows=rows, interleave=TILES, window=TILES, point_rows=point_rows, streamed=True)
+    tiles = min(TILES, tiling.interleave)
+    return replace(tiling, rows=rows, interleave=tiles, window=tiles, point_rows=point_rows, streamed=True)
 
 
 def strip_columns(depth: int, bits: int, sram_bytes: int) -> int:

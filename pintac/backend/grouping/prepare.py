@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from pintac.backend.grouping.axes import Axes
 from pintac.backend.grouping.kinds import ELEMENTWISE, VIEWS, root
+from pintac.backend.grouping.mixing import refuse_mixed_points
 from pintac.backend.grouping.rematerialise import rematerialised
 from pintac.backend.grouping.units import EXECUTED, Units
 from pintac.backend.tiles.tile import Buffer, View
@@ -22,8 +23,8 @@ PART = 0.5
 
 
 def prepare(graph: Graph) -> Graph:
-    """The graph as `Units` and `Placement` expect it."""
-    return kept_in_part(rematerialised(with_copies(with_own_constants(graph))))
+    """The graph as `Units` and `Placement` expect it. Raises PassError for an op that mixes points."""
+    return kept_in_part(rematerialised(with_copies(refuse_mixed_points(with_own_constants(graph)))))
 
 
 def with_own_constants(graph: Graph) -> Graph:

@@ -103,11 +103,16 @@ class TooManySemaphoresError(DoesNotFitError):
 
 
 class Synchronizer:
-    """Inserts signals and waits into a schedule; `semaphores` are those it needed."""
+    """Inserts signals and waits into a schedule; `semaphores` are those it needed.
 
-    def __init__(self, first: int = 0) -> None:
+    `known` are those of earlier entries. The machine has `limit` of them, and drains between entries: where it has no
+    more, earlier ones are used again.
+    """
+
+    def __init__(self, known: Sequence[Semaphore] = (), limit: int = MAX_SEMAPHORES) -> None:
         self.semaphores: list[Semaphore] = []
-        self.first = first
+        self.known = known
+        self.limit = limit
 
     def insert(self, items: Sequence[Item]) -> list[Item]:
         """The schedule with signals and waits."""
@@ -154,14 +159,15 @@ class Synchronizer:
 
         A body signals and waits equally often, so the matching starts afresh in the next one.
         """
-        for semaphore in self.semaphores:
+        number = len(self.known) + len(self.semaphores)
+        for semaphore in (*self.semaphores, *(self.known if number >= self.limit else ())):
             same = (semaphore.source, semaphore.target, semaphore.credit) == (source, target, credit)
             if same and semaphore.number not in taken:
                 return semaphore.number
-        number = self.first + len(self.semaphores)
-        if number >= MAX_SEMAPHORES:
+        if number >= self.limit:
             raise TooManySemaphoresError(
-                f"the schedule needs more than {MAX_SEMAPHORES} semaphores", hint="fewer tiles in a loop body"
+                f"the schedule needs more than the {self.limit} semaphores of the machine",
+                hint="a smaller network, or a machine with more of them: --machine-key semaphores=1024",
             )
         self.semaphores.append(Semaphore(number, source, target, credit, CAPACITY))
         return number

@@ -165,8 +165,8 @@ def _recomputing(fit: Fit) -> list[Fit]:
 
 def _roomier(fit: Fit, tilings: Sequence[Tiling]) -> list[Fit]:
     """Where memory is short: ways to fit with all that is kept between the sweeps of a point in DRAM."""
-    kept = fit.scheduler.unit_home
-    between = frozenset(n for n, home in kept.items() if home.covers and home.buffer.bytes >= SMALL)
+    kept, movable = fit.scheduler.unit_home, {*fit.scheduler.candidates, *fit.choices.spilled}
+    between = frozenset(n for n, h in kept.items() if h.covers and h.buffer.bytes >= SMALL and n in movable)
     if not between or not (fit.short or fit.choices.tiling.tight):
         return []
     found: list[Fit] = []
@@ -407,8 +407,6 @@ def _cold(scheduler: Scheduler, alive: set[Buffer]) -> frozenset[Node]:
     for node, size in scheduler.candidates.items():
         if scheduler.home_buffer(node) not in alive or size < SMALL or accumulator(node) is not None:
             continue
-        if node.op in ("sum", "amax"):
-            continue  # what loops fold stays where they add to it
         near = [node, *scheduler.units.executed_users(node)]
         if node.op != "matmul_tn" and unit not in {scheduler.units.of[n][0] for n in near if n in scheduler.units.of}:
             found.append(node)
@@ -482,6 +480,5 @@ def _victim(scheduler: Scheduler, alive: set[Buffer], limits: Limits) -> Node | 
         if scheduler.home_buffer(n) in alive
         and n not in limits.keep
         and scheduler.candidates[n] >= SMALL
-        and (n.op not in ("sum", "amax") or n in scheduler.unit_home)  # what loops fold stays where they add to it
     ]
     return min(choices, key=rank, default=None)

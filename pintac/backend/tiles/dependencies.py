@@ -27,29 +27,30 @@ def span(view: View) -> tuple[int, int]:
 def dependencies(ops: Sequence[TileOp]) -> tuple[list[set[int]], list[set[int]], list[set[int]]]:
     """For each operation those it must follow, those that must follow it, and those of the iteration before.
 
-    Views of one buffer depend on each other where they overlap and one is written. Across iterations only what no loop
-    and no ring moves does.
+    Views of one buffer depend on each other where they overlap, or where loops move them differently, and one is
+    written. Across iterations only what no loop and no ring moves does.
     """
     before: list[set[int]] = [set() for _ in ops]
     after: list[set[int]] = [set() for _ in ops]
     again: list[set[int]] = [set() for _ in ops]
-    touched: dict[Buffer, list[tuple[int, int, int, bool]]] = defaultdict(list)
+    touched: dict[Buffer, list[tuple[int, View, int, int, bool]]] = defaultdict(list)
     accesses = [
         [*((v, *span(v), False) for v in op.reads()), *((v, *span(v), True) for v in op.writes())] for op in ops
     ]
     for i, found in enumerate(accesses):
         for view, low, high, write in found:
-            for j, l2, h2, w2 in touched[view.buffer]:
-                if j != i and (write or w2) and low <= h2 and l2 <= high:
+            for j, other, l2, h2, w2 in touched[view.buffer]:
+                apart = view.steps == other.steps and (low > h2 or l2 > high)
+                if j != i and (write or w2) and not apart:
                     before[i].add(j)
                     after[j].add(i)
         for view, low, high, write in found:
-            touched[view.buffer].append((i, low, high, write))
+            touched[view.buffer].append((i, view, low, high, write))
     for i, found in enumerate(accesses):
         for view, low, high, write in found:
             if view.steps or view.buffer.ring > 1 or view.buffer.space == Space.PSUM:
                 continue
-            for j, l2, h2, w2 in touched[view.buffer]:
+            for j, _, l2, h2, w2 in touched[view.buffer]:
                 if j >= i and (write or w2) and low <= h2 and l2 <= high:
                     again[i].add(j)
     return _reduced(before, after, again)

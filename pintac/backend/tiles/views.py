@@ -43,6 +43,8 @@ def compact_view(buffer: Buffer, shape: Sequence[int]) -> View:
 
 def narrow(view: V, axis: int, start: int, size: int, step: tuple[int, int] | None = None) -> V:
     """Rows start..start+size of an axis; `step` = (loop level, rows one iteration moves on)."""
+    if start < 0 or start + size > view.shape[axis]:
+        raise AssertionError(f"rows {start} to {start + size} of axis {axis} of {view}")
     if start == 0 and size == view.shape[axis] and (step is None or not step[1]):
         return view
     stride = view.strides[axis]
