@@ -37,7 +37,7 @@ def refresh(runs: Sequence[Run], store: Store) -> list[Finished]:
     if len({found.run.label for found in kept}) > 1:
         raise ValueError("runs of several configurations")
     checked = kept[0]
-    recorded = [step for step, _, _ in checked.result["history"]]
+    recorded = [step for step, *_ in checked.result["history"]]
     steps = next((step for step in recorded if step >= CHECKED_STEPS), int(checked.result["steps"]))
     costs = compared(checked, _train(checked.run, steps))
     return [store.save(found.run, {**found.result, **costs}, found.date) for found in kept]
@@ -45,8 +45,8 @@ def refresh(runs: Sequence[Run], store: Store) -> list[Finished]:
 
 def compared(kept: Finished, fresh: Mapping[str, Any]) -> dict[str, Any]:
     """The costs of a fresh start of a kept run. Raises ResultsError unless the losses of both are equal."""
-    recorded = {step: loss for step, loss, _ in kept.result["history"]}
-    pairs = [(step, loss, recorded[step]) for step, loss, _ in fresh["history"] if step in recorded]
+    recorded = {step: loss for step, loss, *_ in kept.result["history"]}
+    pairs = [(step, loss, recorded[step]) for step, loss, *_ in fresh["history"] if step in recorded]
     other = [entry for entry in pairs if not _equal(*entry[1:])]
     if not pairs or other:
         found = (

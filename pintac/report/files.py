@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
+from typing import TextIO
 
 from pintac.errors import PintacError
 from pintac.program import write_atomically
@@ -41,7 +43,7 @@ def read_text(source: str) -> tuple[str, str]:
 
 
 def check_writable(target: str | None) -> None:
-    """Refuse an output path before hours of work: its folder must exist. Raises `PintacError`."""
+    """Refuse an output path before hours of work: a file can be made in its folder. Raises `PintacError`."""
     if target is None or target == STDOUT:
         return
     path = Path(target)
@@ -49,3 +51,13 @@ def check_writable(target: str | None) -> None:
         raise PintacError(f"cannot write {target}: it is a folder")
     if not path.parent.is_dir():
         raise PintacError(f"cannot write {target}: there is no folder {path.parent}")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise PintacError(f"cannot write {target}: {path.parent}: {error.strerror}") from None
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """A message on stderr."""
+    print(text, file=stream or sys.stderr, flush=True)
