@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -93,6 +94,8 @@ class Log:
             self._file.write(json.dumps(finite(line), allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
+            with contextlib.suppress(OSError):  # what could not be written is not written now
+                self._file.close()
             self._file = None
             return f"{self.path} ends before step {row.step}: {error.strerror}"
         return None
