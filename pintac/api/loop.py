@@ -121,7 +121,8 @@ def drive(
                     outcome.history.append(row)
                     if log is not None and (failed := log.write(row)):
                         outcome.note(failed)
-                    outcome.stopped = told.verdict(row) if done < total else None
+                    reason = told.verdict(row)
+                    outcome.stopped = reason if done < total else None
                 if watch is not None and watch(loss, total):
                     outcome.stopped = _NOT_FINITE.format(done)
                 if save is not None and clock() - saved > CHECKPOINT_SECONDS:
