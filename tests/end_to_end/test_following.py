@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 import pintac
 from pintac.api.dry_run import dry_run
+from pintac.api.weights import save_weights
 from pintac.cli import main
 from pintac.errors import UsageError
 from pintac.frontend import load_step
@@ -169,6 +171,15 @@ def test_on_the_command_line(folder: Path, tiny_file: Path, capsys: Captured) ->
         assert main([*arguments, *wrong]) == 2
 
 
+def test_a_diverged_run_is_a_result(folder: Path, tiny_program: Program, capsys: Captured) -> None:
+    """Exit code 0, and everything says so."""
+    weights = {name: value * np.float32(1e30) for name, value in pintac.run(tiny_program, 1).weights.items()}
+    save_weights("w.safetensors", weights)
+    assert main(["run", "p.pinta", "--steps", "3", "--quiet", "--weights", "w.safetensors", "--json", "r.json"]) == 0
+    result = json.loads(Path("r.json").read_text())
+    assert result["l2_rel"] is None and result["nonfinite"] and result["stopped"] and result["diagnostics"]
+
+
 # --- how many steps -------------------------------------------------------------------------------------------------
 
 
@@ -209,3 +220,13 @@ def test_steps_behind_the_schedule_are_said(how: str, capsys: Captured) -> None:
 def test_once_beside_a_twin(capsys: Captured) -> None:
     pintac.train(inverse(2), 3, progress=False, twin=True)
     assert capsys.readouterr().err.count("no learning rate") == 1
+
+
+def test_the_example_of_the_documentation(folder: Path, tiny_file: Path, capsys: Captured) -> None:
+    text = (Path(pintac.__file__).parents[1] / "docs" / "HOWTO.md").read_text()
+    (example,) = re.findall(r"## Following a run\n\n```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {"pintac": pintac, "step": load_step(f"{tiny_file}:step")}
+    exec(example, names)
+    steps = [line["step"] for line in lines("run.jsonl")]
+    assert steps and steps == [row.step for row in names["r"].history] == list(range(100, steps[-1] + 1, 100))
+    assert len(capsys.readouterr().out.splitlines()) == len(steps)
