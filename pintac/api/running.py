@@ -19,7 +19,7 @@ from pintac.api.weights import PROBLEM_PREFIX, Arrays, answers, constants_of, to
 from pintac.errors import CheckpointError, PintacError, ProgramError, UsageError
 from pintac.program import Program
 from pintac.program import load as load_program
-from pintac.report.files import say
+from pintac.report.files import check_writable, say
 from pintac.report.step_cost import StepCost, step_cost
 from pintac.runtime.history import Row
 
@@ -148,6 +148,8 @@ def run_session(
 
     `history` is what a resumed run measured before; the loop adds to it.
     """
+    if checkpoint is not None:
+        check_writable(str(checkpoint))
     x, u = program.test_x, program.test_u
     names, cost = export(program), step_cost(program)  # before the run, which shall not be lost by what could fail
 

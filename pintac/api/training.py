@@ -154,6 +154,8 @@ def train_with(
 def _check(how: Compilation, run: TrainingRun) -> None:
     """Raises UsageError for arguments that do not go together."""
     floating = how.options.quant == "none"
+    if run.resume and run.checkpoint is None:
+        raise UsageError("which checkpoint shall be resumed?", hint="--checkpoint FILE --resume")
     if run.derivatives != "estimator":
         if run.derivatives not in DERIVATIVES:
             hint = suggest(run.derivatives, ["estimator", *DERIVATIVES])

@@ -197,6 +197,16 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
         check_writable(str(tmp_path / "f"))
 
 
+@pytest.mark.parametrize("engine", ["jit", "evaluator"])
+def test_checkpoints_are_checked_before_the_run(spec: str, engine: str) -> None:
+    with pytest.raises(pintac.PintacError, match="which checkpoint"):
+        pintac.train(load_step(spec), 1, engine=engine, resume=True, progress=False)
+    seen: list[int] = []
+    with pytest.raises(pintac.PintacError, match="no folder absent"):
+        pintac.train(load_step(spec), 1, checkpoint="absent/c", progress=False, callback=lambda s, m: seen.append(s))
+    assert not seen
+
+
 def test_checkpoints_and_logs_that_fail_end_no_run(
     spec: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
