@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from pintac.api.steps import positive
 from pintac.errors import PintacError, UsageError
-from pintac.report.files import check_writable, write_bytes
+from pintac.report.files import STDOUT, check_writable, write_bytes
 from pintac.runtime.history import Row, finite
 
 HISTORY_POINTS = 50  # measurements of a run, evenly spread over the steps, unless `every` says otherwise
@@ -32,14 +33,16 @@ class Following:
 
     def check(self, has_exact: bool) -> None:
         """Refuse what cannot be before any work is done. Raises UsageError, PintacError."""
-        if self.every is not None and (isinstance(self.every, bool) or self.every < 1):
-            raise UsageError(f"expected every so many steps, a positive whole number, got {self.every!r}")
+        if self.every is not None:
+            positive(self.every, "every so many steps, a positive whole number")
         if self.stop_below is not None:
             if not (math.isfinite(self.stop_below) and self.stop_below > 0):
                 raise UsageError(f"expected a positive error to stop below, got {self.stop_below!r}")
             if not has_exact:
                 raise UsageError("there is no l2 to stop below: the problem has no exact solution", hint="def exact")
         if self.log is not None:
+            if str(self.log) == STDOUT:
+                raise UsageError("a log is a file, that a resumed run goes on with", hint="--log run.jsonl")
             check_writable(str(self.log))
 
     def due(self, step: int, total: int) -> bool:
@@ -69,11 +72,15 @@ class Log:
     def __init__(self, path: str | Path, step: int) -> None:
         """`step`: steps done so far. Raises PintacError if the file cannot be written, or is no log to go on with."""
         self.path = Path(path)
-        write_bytes(str(path), "".join(self._kept(step)).encode())
-        self._file: TextIO | None = self.path.open("a")
+        if step:
+            write_bytes(str(path), "".join(self._kept(step)).encode())
+        try:
+            self._file: TextIO | None = self.path.open("a" if step else "w")
+        except OSError as error:
+            raise PintacError(f"cannot write {path}: {error.strerror}") from None
 
     def _kept(self, step: int) -> list[str]:
-        if step == 0 or not self.path.exists():
+        if not self.path.exists():
             return []
         kept = []
         try:

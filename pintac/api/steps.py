@@ -23,10 +23,15 @@ def total_steps(asked: int | None, optimizer: Mapping[str, Any] | None) -> int:
                 "how many steps? The schedule of the learning rate has no end", hint="steps=1000, --steps 1000"
             )
         return total
+    return positive(asked, "a positive whole number of steps")
+
+
+def positive(value: Any, expected: str) -> int:
+    """A whole number above 0. Raises UsageError: `expected` says what it should have been."""
     try:
-        total = 0 if isinstance(asked, bool) else operator.index(asked)
+        number = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        total = 0
-    if total < 1:
-        raise UsageError(f"expected a positive whole number of steps, got {asked!r}")
-    return total
+        number = 0
+    if number < 1:
+        raise UsageError(f"expected {expected}, got {value!r}")
+    return number

@@ -125,8 +125,10 @@ def float_error(step: TrainStep, weights: Mapping[str, np.ndarray], test: TestSe
 
 def try_out(step: TrainStep, weights: Mapping[str, np.ndarray], test: TestSet | None) -> None:
     """Evaluate a few points in torch: what is wrong with that is said before a run, not after it."""
+    from pintac.frontend import predict_float
+
     if test is not None:
-        float_error(step, weights, test.first(TRIED_POINTS))
+        predict_float(step, weights, test.x[:TRIED_POINTS])
 
 
 def with_float_error(step: TrainStep, result: Result, test: TestSet | None, both: bool = False) -> Result:

@@ -19,7 +19,7 @@ def summary(result: Mapping[str, Any]) -> str:
     steps, bits = r["steps"], r["bits"]
     where = f"{r['engine']}, machine {r['machine']}" if r["machine"] else r["engine"]
     add("run", f"{steps} steps, seed {r['seed']}, {f'bits {bits}' if bits else 'fp32'}, {where}")
-    if r["history"]:
+    if r["history"] and r["history"][-1][1] is not None:
         step, loss, _, values = r["history"][-1]
         beside = [other for at, other, *_ in r.get("history_twin") or () if at == step]
         add("loss", f"{loss:.3e} at step {step}" + "".join(f"  (float twin {other:.3e})" for other in beside))

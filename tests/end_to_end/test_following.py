@@ -109,7 +109,8 @@ def test_stop_below(how: str) -> None:
 
 
 def test_what_cannot_be_followed(tiny_program: Program, tiny_file: Path, tmp_path: Path) -> None:
-    for wrong in ({"every": 0}, {"every": True}, {"stop_below": 0.0}, {"stop_below": float("nan")}):
+    numbers = [{"every": 0}, {"every": True}, {"every": 2.0}, {"stop_below": 0.0}, {"stop_below": float("nan")}]
+    for wrong in (*numbers, {"log": "-"}):
         with pytest.raises(UsageError):
             pintac.run(tiny_program, 1, progress=False, **wrong)
     unknown = tmp_path / "unknown.py"

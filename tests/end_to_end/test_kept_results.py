@@ -79,6 +79,16 @@ def test_a_failing_float_error_is_a_note(spec: str, monkeypatch: pytest.MonkeyPa
     assert safetensors.numpy.load_file("w.safetensors")["0.weight"].shape == (8, 2)
 
 
+def test_a_failing_twin_is_a_note(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: twin._Steps) -> dict[str, float]:
+        raise RuntimeError("not enough memory")
+
+    monkeypatch.setattr(twin._Steps, "advance", fails)
+    result = pintac.train(load_step(spec), 2, progress=False, twin=True)
+    assert result.notes == ("float twin: RuntimeError: not enough memory",)
+    assert result.l2 and result.l2_float and result.l2_twin is None and not result.interrupted
+
+
 def test_ctrl_c_behind_the_run_keeps_it(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     infer = Session.infer
 
