@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,20 @@ def test_write_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_text(str(tmp_path / "f"), "file\n")
     assert capsys.readouterr().out == "out\n"
     assert read_text(str(tmp_path / "f")) == ("file\n", str(tmp_path / "f"))
+
+
+def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
+    """What is no file (/dev/null, /dev/stdout, a pipe) is written to, not replaced."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        check_writable(str(pipe))
+        write_text(str(pipe), "text\n")
+        assert os.read(reader, 100) == b"text\n" and pipe.is_fifo()
+    finally:
+        os.close(reader)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_files_that_cannot_be(tmp_path: Path) -> None:
