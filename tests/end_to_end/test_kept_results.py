@@ -205,6 +205,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(pintac.PintacError, match=r"cannot write .*/f: .*: Permission denied"):
         check_writable(str(tmp_path / "f"))
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(pintac.PintacError, match=r"cannot write .*/f: .*: Permission denied"):
+        check_writable(str(tmp_path / "f"))
 
 
 @pytest.mark.parametrize("engine", ["jit", "evaluator"])
