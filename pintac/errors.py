@@ -111,6 +111,13 @@ class ResultsError(PintacError):
     code = "results"
 
 
+class ComparisonError(ResultsError):
+    """Figures that should be equal and are not (exit code 4)."""
+
+    code = "comparison"
+    exit_code = 4
+
+
 def suggest(word: str, known: list[str]) -> str | None:
     """A "did you mean" hint for a mistyped name, or a list of what exists."""
     import difflib

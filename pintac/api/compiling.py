@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pintac import hazards
-from pintac.api.lowering import Lowered, lower
+from pintac.api.compilation import DEFAULT_BITS, Compilation
+from pintac.api.emitting import emit
+from pintac.api.lowering import Lowered
 from pintac.api.running import details
 from pintac.blocks import SMX_BLOCK
-from pintac.errors import ExecutionError, UsageError
+from pintac.errors import UsageError
 from pintac.ir import print_module
 from pintac.machine import Machine
-from pintac.passes import Observer, PipelineOptions
+from pintac.passes import Observer
 from pintac.program import Program
 from pintac.report.closing import closing_report
 from pintac.report.step_cost import step_cost
-from pintac.stream import executions
-from pintac.timeline import Timing, parameter_block, simulate
+from pintac.timeline import Timing, simulate
 
 if TYPE_CHECKING:
     from pintac.backend.tiles.tile import Item
     from pintac.frontend import TrainStep
-
-DEFAULT_BITS = "8/16/8/12"
-CHECKED = 500_000
-"""Instructions that an entry executes up to which it is checked for hazards: half a second."""
 
 
 def compile(
@@ -72,8 +68,7 @@ def compile(
     Raises ModelError, PassError, IRError with the user's line, MachineError, and DoesNotFitError for a step that the
     machine cannot hold.
     """
-    return build(
-        step,
+    how = Compilation.of(
         machine=machine,
         quant=quant,
         scheme=scheme,
@@ -84,10 +79,9 @@ def compile(
         passes=passes,
         observers=observers,
         verify=verify,
-        seed=seed,
-        weights=weights,
         effort=effort,
-    ).program
+    )
+    return build(step, how, seed=seed, weights=weights).program
 
 
 @dataclass(frozen=True)
@@ -160,107 +154,19 @@ class Compiled:
 
 def build(
     step: TrainStep,
+    how: Compilation | None = None,
     *,
-    machine: Machine | str | Path = "pinta",
-    quant: str = "diff",
-    scheme: str = "prs",
-    bits: str = DEFAULT_BITS,
-    saved: str = "smx",
-    block: str = SMX_BLOCK,
-    rows: str = "apart",
-    passes: str | None = None,
-    observers: Sequence[Observer] = (),
-    verify: str = "ends",
     seed: int = 0,
     weights: Mapping[str, np.ndarray] | None = None,
-    effort: float = 1.0,
+    **switches: Any,
 ) -> Compiled:
-    """As `compile`, with every level to look at; the program is made when it is asked for."""
-    if quant == "none":
+    """As `compile`, with every level to look at; the program is made when it is asked for.
+
+    `how` says it all at once; without it, `switches` are the keywords of `compile`.
+    """
+    chosen = how or Compilation.of(**switches)
+    if chosen.options.quant == "none":
         raise UsageError("quant 'none' is fp32 in torch: there is no program", hint="train takes it")
-    options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved, block=block, rows=rows)
-    where = as_machine(machine)
     start = time.perf_counter()
-    lowered = lower(
-        step, options, passes=passes, observers=observers, verify=verify, seed=seed, weights=weights, machine=where
-    )
-    return Compiled(lowered, where, time.perf_counter() - start, effort)
-
-
-def as_machine(machine: Machine | str | Path) -> Machine:
-    """A machine by itself, by name or by file. Raises MachineError."""
-    return machine if isinstance(machine, Machine) else Machine.load(machine)
-
-
-def emit(
-    lowered: Lowered,
-    machine: Machine,
-    watch: Callable[[str, list[Item]], None] | None = None,
-    effort: float = 1.0,
-) -> Program:
-    """The backend's part: graphs to a program without hazards. `watch` is told the tile schedule of each entry.
-
-    The costs that orders are searched by are not those of a simulation, and a longer search can find worse; so of
-    several the one that is fastest in a simulation is taken, the shortest of equals.
-    """
-    found: list[tuple[Program, list[tuple[str, list[Item]]]]] = []
-    for length in searches(effort):
-        seen: list[tuple[str, list[Item]]] = []
-        found.append((_after_one_search(lowered, machine, seen, length), seen))
-    program, schedules = min(found, key=lambda f: simulate(f[0]).cycles) if len(found) > 1 else found[0]
-    refuse_hazards(program)
-    if watch is not None:
-        for name, items in schedules:
-            watch(name, items)
-    return program
-
-
-def refuse_hazards(program: Program) -> None:
-    """Raise `ExecutionError`, a bug of the compiler, where the result of an entry depends on timing, or is wrong.
-
-    Entries of more than `CHECKED` instructions to execute would take seconds to look at and are not.
-    """
-    for entry, (start, stop) in program.entries.items():
-        if executions(program.table, start, stop, parameter_block(program)).sum() > CHECKED:
-            continue
-        verdict = hazards.check(program, entry)
-        if verdict.problems:
-            problem = verdict.problems[0]
-            origins = [program.debug[pc] for pc in problem.pcs if pc < len(program.debug) and program.debug[pc].file]
-            raise ExecutionError(
-                f"{verdict.name} in the entry {entry}: {problem.message}",
-                location=origins[-1] if origins else None,
-                hint="this is a bug of the compiler, please report it",
-            )
-
-
-def searches(effort: float) -> list[float]:
-    """Lengths of the searches that an effort stands for."""
-    lengths = []
-    length = 1.0
-    while length < effort:
-        lengths.append(length)
-        length *= 2
-    return [*lengths, effort]
-
-
-def _after_one_search(
-    lowered: Lowered, machine: Machine, schedules: list[tuple[str, list[Item]]], effort: float
-) -> Program:
-    """The program after one search of this length; its tile schedules are appended to `schedules`."""
-    from pintac.backend.lower import lower as lower_to_program
-
-    test = lowered.test
-    return lower_to_program(
-        lowered.graphs,
-        machine=machine,
-        init=lowered.init,
-        data=lowered.data,
-        params=lowered.params,
-        param_table=lowered.param_table,
-        test_x=None if test is None else test.x,
-        test_u=None if test is None else np.asarray(test.u, np.float32),
-        meta=lowered.meta,
-        watch=lambda name, items: schedules.append((name, items)),
-        effort=effort,
-    )
+    lowered = chosen.lower(step, seed, weights)
+    return Compiled(lowered, chosen.machine, time.perf_counter() - start, chosen.effort)

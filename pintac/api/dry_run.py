@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 
-from pintac.api.running import open_session, total_steps
+from pintac.api.running import open_session
+from pintac.api.steps import total_steps
 from pintac.program import Program
 from pintac.report.progress import duration
 
 
 def dry_run(program: Program, steps: int | None = None, engine: str = "jit", threads: int = 1) -> str:
     """Instructions, bytes and the time that `steps` steps would take here, measured on one step; ends in a newline."""
-    total = total_steps(program, steps)
+    total = total_steps(steps, program.meta.get("optimizer"))
     session = open_session(program, engine, 0, None, threads)
     work = session.work()
     session.step(1)  # compiles the engine

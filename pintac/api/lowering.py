@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pintac.api.precision import choose
+from pintac.api.weights import to_constants
 from pintac.errors import IRError, PassError
 from pintac.ir import Graph
 from pintac.machine import Machine
-from pintac.passes import Observer, Pass, PassManager, PipelineOptions, Verify, default_pipeline, parse_pipeline
+from pintac.passes import (
+    Observer,
+    Pass,
+    PassManager,
+    PipelineOptions,
+    Verify,
+    default_pipeline,
+    options_of,
+    parse_pipeline,
+)
 from pintac.program import FIRST_PARAMS
 from pintac.report import probe, purpose
 
@@ -73,9 +83,10 @@ def lower(
     """
     from pintac.frontend import initial_states, test_set, trace
 
-    chosen = options or PipelineOptions()
+    asked = pipeline(options or PipelineOptions(), passes)
     traced = trace(step)
-    steps, choice = choose(step, traced.step, pipeline(chosen, passes), machine or Machine.load("pinta"), weights)
+    test = test_set(step, outputs=traced.outputs)
+    steps, choice = choose(step, traced.step, asked, machine or Machine.load("pinta"), weights)
     graphs = {
         "step": PassManager(steps, [Verify(verify), *observers]).run(traced.step),
         "infer": PassManager([p for p in steps if p.name in INFER_PASSES], [Verify(verify)]).run(traced.infer),
@@ -85,12 +96,7 @@ def lower(
     meta = {
         "problem": step.name,
         "seed": seed,
-        "quant": chosen.quant,
-        "scheme": chosen.scheme,
-        "bits": chosen.bits,
-        "saved": chosen.saved,
-        "block": chosen.block,
-        **({"rows": chosen.rows} if chosen.rows != PipelineOptions.rows else {}),
+        **_switches(asked),
         "passes": str(PassManager(steps)),
         **({} if choice is None else {"precision": choice.to_dict()}),
         "optimizer": step.optimizer.attrs(),
@@ -102,6 +108,8 @@ def lower(
             name: {"state": state, "transposed": state in traced.layout.transposed}
             for name, state in traced.layout.aliases.items()
         },
+        **({"constants": to_constants(constants)} if (constants := traced.layout.constants()) else {}),
+        **_elsewhere(step, test),
     }
     return Lowered(
         graphs=graphs,
@@ -109,10 +117,30 @@ def lower(
         data=traced.data,
         params=(*FIRST_PARAMS, *names),
         param_table=parameter_table(step, names),
-        test=test_set(step),
+        test=test,
         layout=traced.layout,
         meta=meta,
     )
+
+
+def _switches(passes: Sequence[Pass]) -> dict[str, str | None]:
+    """The switches as results state them: of the passes that run, whatever the flags beside `--passes` were."""
+    ran = options_of(passes)
+    return {
+        "quant": ran.quant,
+        "scheme": ran.scheme,
+        "bits": None if ran.quant == "none" else ran.bits,
+        "saved": ran.saved,
+        "block": ran.block,
+        **({"rows": ran.rows} if ran.rows != PipelineOptions.rows else {}),
+    }
+
+
+def _elsewhere(step: TrainStep, test: TestSet | None) -> dict[str, Any]:
+    """Where the test points are, if they are others than the first term's, or fixed ones, or lie on a surface."""
+    if test is None or (test.inside and test.term == step.terms()[0].name):
+        return {}
+    return {"test": {"term": test.term, "inside": test.inside}}
 
 
 def _probe(graph: Graph) -> dict[str, str]:
@@ -175,8 +203,3 @@ def _schedule_steps(step: TrainStep) -> int:
     """The N of the schedule, 0 for one without an end."""
     attrs: Mapping[str, Any] = step.optimizer.attrs()
     return int(attrs["schedule"].get("steps", 0))
-
-
-def default_steps(step: TrainStep) -> int | None:
-    """How many steps a run has if nobody says: the N of the schedule, None for one without an end."""
-    return _schedule_steps(step) or None

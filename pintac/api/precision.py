@@ -25,12 +25,15 @@ import numpy as np
 
 from pintac.api.calibration import SEED, Calibration, Errors, before_budget, calibration_states
 from pintac.api.precision_cost import Costs
+from pintac.api.sources import sources
+from pintac.container import write_atomically
 from pintac.errors import PassError
 from pintac.ir import Graph, print_graph
 from pintac.machine import Machine
-from pintac.passes import Pass
+from pintac.passes import Pass, print_pipeline
 from pintac.passes.insert_smx import InsertSMX
 from pintac.passes.tensors import WIDTHS, parse_bits, print_bits, resolve_bits, role_of
+from pintac.runtime.cache import cache_folder
 
 if TYPE_CHECKING:
     from pintac.frontend import TrainStep
@@ -249,11 +252,7 @@ def _choose_or_reuse(
     weights: Mapping[str, np.ndarray] | None,
 ) -> Choice:
     """`search`, or its result from an earlier start: kept under a digest of all that decides it."""
-    from pintac.api.reuse import sources
-    from pintac.container import write_atomically
     from pintac.frontend import initial_states
-    from pintac.passes import print_pipeline
-    from pintac.runtime.cache import cache_folder
 
     digest = hashlib.sha256()
     parts = [sources(), costs.machine.to_toml(), print_graph(graph), print_pipeline(passes), step.init]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pintac.api.weights import PROBLEM_PREFIX, save_weights
+from pintac.api.weights import PROBLEM_PREFIX, answers, save_weights
 from pintac.errors import PintacError
 from pintac.report.files import write_text
 from pintac.report.step_cost import StepCost, stats_json
+from pintac.runtime.history import Row, finite
 
 if TYPE_CHECKING:
     from pintac.program import Program
@@ -36,7 +36,13 @@ class Result:
     saturated       whether a block ever exceeded the largest SMX exponent, `nonfinite` whether one ever held an
                     infinity or a NaN; None where no machine ran
     diagnostics     what was found to be wrong (docs/DIAGNOSTICS.md); None if nobody looked
-    history         (step, loss, l2) as they were shown; l2 is None where it was not measured
+    history         rows of (step, loss, l2, values), 50 of them or every so many steps: the l2 is that on the first
+                    1,024 test points, `values` has the weighted loss of each term (`loss:<term>`) and, by name, the
+                    problem's parameters of up to 16 elements
+    interrupted     whether Ctrl-C ended it, or its float twin
+    stopped         why it ended before its last step otherwise: the callback, `stop_below`, or weights that are no
+                    numbers any more
+    notes           what failed beside the training, which has cost no more than what they say
     """
 
     steps: int
@@ -49,10 +55,12 @@ class Result:
     cost: StepCost | None
     weights: Mapping[str, np.ndarray] = field(repr=False)
     l2_twin: float | None = None
-    history: tuple[tuple[int, float | None, float | None], ...] = field(default=(), repr=False)
+    history: tuple[Row, ...] = field(default=(), repr=False)
     sim_seconds_per_step: float | None = None
     compile_seconds: float | None = None
     interrupted: bool = False
+    stopped: str | None = None
+    notes: tuple[str, ...] = ()
     saturated: bool | None = None
     nonfinite: bool | None = None
     diagnostics: tuple[Mapping[str, Any], ...] | None = None
@@ -68,6 +76,11 @@ class Result:
     def energy(self) -> float | None:
         """Modelled joules of the whole run."""
         return None if self.cost is None else self.cost.energy_j_per_step * self.steps
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What an inverse problem has found: `problem.NAME` -> a number or a list, those of up to 16 elements."""
+        return answers(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """The trained masters as torch tensors: `net.load_state_dict(result.state_dict())`."""
@@ -94,6 +107,9 @@ class Result:
             "engine": self.engine,
             "machine": self.machine,
             "interrupted": self.interrupted,
+            "stopped": self.stopped,
+            "notes": list(self.notes),
+            "parameters": self.parameters,
             "saturated": self.saturated,
             "nonfinite": self.nonfinite,
             "diagnostics": None if self.diagnostics is None else [dict(found) for found in self.diagnostics],
@@ -103,11 +119,15 @@ class Result:
 
     def to_json(self) -> str:
         """`as_dict` as sorted JSON; numbers that are not finite (a run that diverged) are null."""
-        return json.dumps(_finite(self.as_dict()), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        return json.dumps(finite(self.as_dict()), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     def save_weights(self, path: str) -> None:
         """Write the trained masters as safetensors, in the names and layout of the state_dict."""
         save_weights(path, self.weights)
+
+    def save_program(self, path: str) -> None:
+        """Write the program that ran. Raises PintacError without one."""
+        self._program("a file").save(path)
 
     def save_stats(self, path: str) -> None:
         """Write timing, energy and stalls of one step as JSON. Raises PintacError without a program."""
@@ -123,12 +143,3 @@ class Result:
         if self.program is None:
             raise PintacError(f"this run executed no program, so there is nothing to make {what} of")
         return self.program
-
-
-def _finite(value: Any) -> Any:
-    """A JSON value with null for every number that is not finite."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

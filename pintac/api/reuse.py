@@ -1,9 +1,9 @@
 """Programs of earlier starts: the backend need not schedule again what it has scheduled before.
 
 A program is kept in the user's cache directory under a digest of everything that it is scheduled from: the graphs with
-their source lines, stored arrays, parameter table, machine, and the sources of this package. Start values and the seed
-that drew them are only carried, so they are put in afterwards: seeds of one configuration share a schedule. What is
-found is what the backend would give, bit for bit, and a change of anything else finds nothing.
+their source lines, stored arrays, parameter table, machine, effort, and the sources of this package. Start values and
+the seed that drew them are only carried, so they are put in afterwards: seeds of one configuration share a schedule.
+What is found is what the backend would give, bit for bit, and a change of anything else finds nothing.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import platform
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-import pintac
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.lowering import Lowered
+from pintac.api.sources import sources
 from pintac.container import write_atomically
 from pintac.errors import ProgramError
 from pintac.ir import print_module
@@ -33,17 +31,17 @@ KEPT = 32  # programs; the least recently used ones go
 CARRIED = ("seed",)  # keys of `meta` that no decision depends on
 
 
-def emit_or_reuse(lowered: Lowered, machine: Machine) -> Program:
+def emit_or_reuse(lowered: Lowered, machine: Machine, effort: float = 1.0) -> Program:
     """`emit`, or its result from an earlier start."""
     folder = cache_folder("programs")
     if folder is None:
-        return emit(lowered, machine)
-    path = folder / f"{_key(lowered, machine)}.pinta"
+        return emit(lowered, machine, effort=effort)
+    path = folder / f"{_key(lowered, machine, effort)}.pinta"
     with contextlib.suppress(OSError, ProgramError):  # missing or damaged: made again
         program = from_bytes(path.read_bytes())
         path.touch()
         return _started_from(program, lowered)
-    program = emit(lowered, machine)
+    program = emit(lowered, machine, effort=effort)
     with contextlib.suppress(OSError):  # a cache that cannot be written is no error
         write_atomically(path, program.to_bytes())
         _drop_old(folder)
@@ -62,7 +60,7 @@ def _drop_old(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _key(lowered: Lowered, machine: Machine) -> str:
+def _key(lowered: Lowered, machine: Machine, effort: float = 1.0) -> str:
     digest = hashlib.sha256()
 
     def add(name: str, content: bytes) -> None:
@@ -70,6 +68,7 @@ def _key(lowered: Lowered, machine: Machine) -> str:
 
     add("sources", sources().encode())
     add("machine", machine.to_toml().encode())
+    add("effort", repr(float(effort)).encode())
     for name, graph in lowered.graphs.items():
         add(f"graph {name}", print_module({name: graph}).encode())
     add("params", json.dumps(lowered.params).encode())
@@ -83,13 +82,3 @@ def _key(lowered: Lowered, machine: Machine) -> str:
     for name, array in arrays.items():
         add(f"{name} {array.dtype} {array.shape}", np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:32]
-
-
-@lru_cache(maxsize=1)
-def sources() -> str:
-    """Digest of every source file of the package, and of what else decides what the backend does."""
-    digest = hashlib.sha256(f"{platform.python_version()} {np.__version__}".encode())
-    root = Path(pintac.__file__).parent
-    for path in sorted([*root.rglob("*.py"), *root.rglob("*.toml")]):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pintac.api.loop import History, Outcome, drive
+from pintac.accuracy import l2_rel
+from pintac.api.following import Callback, Following
+from pintac.api.loop import Outcome, drive
 from pintac.api.result import Result
+from pintac.api.steps import total_steps
 from pintac.api.watching import Watch, watch_program
-from pintac.api.weights import to_states, to_weights
+from pintac.api.weights import PROBLEM_PREFIX, Arrays, answers, constants_of, to_states, to_weights
 from pintac.errors import CheckpointError, PintacError, ProgramError, UsageError
 from pintac.program import Program
 from pintac.program_file import load as load_program
-from pintac.report.step_cost import step_cost
+from pintac.report.files import check_writable, say
+from pintac.report.step_cost import StepCost, step_cost
+from pintac.runtime.history import Row
 
 if TYPE_CHECKING:
     from pintac.runtime.session import Session
@@ -41,6 +46,10 @@ def run(
     weights: Mapping[str, np.ndarray] | None = None,
     threads: int = 1,
     diagnostics: bool = True,
+    callback: Callback | None = None,
+    every: int | None = None,
+    log: str | Path | None = None,
+    stop_below: float | None = None,
 ) -> Result:
     """Train with a compiled program.
 
@@ -51,10 +60,18 @@ def run(
     checkpoint  file to write while running; `resume` goes on from it, bit for bit
     threads     of the jit engine: the same bits, sooner where as many processors are free
     diagnostics whether the run is looked at, and what is wrong with it said on stderr (docs/DIAGNOSTICS.md)
+    callback    called with the number of steps done and what was measured: `loss`, `l2`, the loss of each term as
+                `loss:<term>`, the problem's small parameters; when it returns true the run ends (`result.stopped`)
+    every       history, log and callback get every so many steps, and the last one (default: 50 of the run)
+    log         file to which the same is appended as a line of JSON; a resumed run goes on with it
+    stop_below  end the run when the l2 of such a step is below this
 
     Ctrl-C ends the run after the current step and returns what it has (`result.interrupted`).
     """
     loaded = program if isinstance(program, Program) else load(program)
+    total = total_steps(steps, loaded.meta.get("optimizer"))
+    following = Following(progress, callback, every, log, stop_below)
+    following.check(loaded.test_u is not None)
     used_seed = int(loaded.meta.get("seed", 0)) if seed is None else seed
     if resume and weights is not None:
         raise UsageError("a resumed run goes on with the weights of its checkpoint", hint="leave out the weights")
@@ -65,13 +82,8 @@ def run(
             f"{checkpoint} goes on with the random numbers of seed {session.seed}, not {seed}",
             hint=f"seed {session.seed}, or none",
         )
-    used_seed = session.seed
-    total = total_steps(loaded, steps)
-    watch = watch_program(session, loaded, used_seed) if diagnostics else None
-    outcome = drive_session(
-        session, loaded, total, progress=progress, checkpoint=checkpoint, history=history, watch=watch
-    )
-    return finish(session, loaded, outcome, engine=engine, seed=used_seed, watch=watch)
+    watch = watch_program(session, loaded, session.seed) if diagnostics else None
+    return run_session(session, loaded, total, following, checkpoint=checkpoint, history=history, watch=watch)
 
 
 def predict(
@@ -108,12 +120,12 @@ def open_session(
     session = Session(program, engine=engine, seed=seed, threads=threads)
     if weights is not None:
         shapes = {s.name: s.shape for s in program.symbols_of("state")}
-        for name, value in to_states(weights, export(program), shapes).items():
+        for name, value in to_states(weights, export(program), shapes, constants_of(program.meta)).items():
             session.state.write(name, value)
     return session
 
 
-def resume_session(session: Session, checkpoint: str | Path | None) -> History:
+def resume_session(session: Session, checkpoint: str | Path | None) -> list[Row]:
     """Go on from a checkpoint; the history until there."""
     if checkpoint is None:
         raise UsageError("which checkpoint shall be resumed?", hint="--checkpoint FILE --resume")
@@ -122,21 +134,24 @@ def resume_session(session: Session, checkpoint: str | Path | None) -> History:
     return list(session.load_checkpoint(checkpoint))
 
 
-def drive_session(
+def run_session(
     session: Session,
     program: Program,
     total: int,
+    following: Following,
     *,
-    progress: bool,
     checkpoint: str | Path | None,
-    history: History,
+    history: list[Row],
     watch: Watch | None = None,
-) -> Outcome:
-    """The training loop on a session, with the live error on the first test points.
+) -> Result:
+    """The training loop on a session, with the live error on the first test points, and its result.
 
     `history` is what a resumed run measured before; the loop adds to it.
     """
+    if checkpoint is not None:
+        check_writable(str(checkpoint))
     x, u = program.test_x, program.test_u
+    names, cost = export(program), step_cost(program)  # before the run, which shall not be lost by what could fail
 
     def live() -> float:
         assert x is not None and u is not None
@@ -146,55 +161,82 @@ def drive_session(
         assert checkpoint is not None
         session.save_checkpoint(checkpoint, history)
 
-    return drive(
+    if watch is not None:
+        watch.before_steps(total)
+    outcome = drive(
         SessionSteps(session),
         total,
         title=str(program.meta.get("problem", "program")),
-        progress=progress,
+        following=following,
         measure=None if x is None or u is None else live,
         macs=session.work().macs,
         save=None if checkpoint is None else save,
         history=history,
         watch=None if watch is None else watch.after_step,
     )
+    weights = {**constants_of(program.meta), **to_weights(session.state_arrays(), names)}
+    result = _result(session, program, outcome, cost, weights, watch)
+
+    def final() -> Result:
+        assert x is not None and u is not None
+        return replace(result, l2=l2_rel(session.infer(x), u))
+
+    return result if x is None or u is None else kept(result, "l2 on all test points", final)
 
 
 class SessionSteps:
     """A session as the training loop sees it."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
+        entries = session.program.meta.get("export") or {}
+        self._export = {name: entry for name, entry in entries.items() if name.startswith(PROBLEM_PREFIX)}
 
     @property
     def step_number(self) -> int:
-        return int(self.session.step_number)
+        return self.session.step_number
 
-    def advance(self) -> float | None:
+    def advance(self) -> dict[str, float]:
         self.session.step(1)
-        loss = self.session.metrics().get("loss")
-        return None if loss is None else float(loss)
+        return self.session.metrics()
+
+    def answers(self) -> dict[str, Any]:
+        states = {entry["state"]: self.session.state.read(entry["state"]) for entry in self._export.values()}
+        return answers(to_weights(states, self._export))
 
 
-def finish(
-    session: Session, program: Program, outcome: Outcome, *, engine: str, seed: int, watch: Watch | None = None
+def kept(result: Result, what: str, more: Callable[[], Result]) -> Result:
+    """The result of `more`; the one there is, with a note, if that fails: no run is lost by what comes after it."""
+    try:
+        return more()
+    except KeyboardInterrupt:
+        failed = replace(result, interrupted=True, notes=(*result.notes, f"{what}: interrupted"))
+    except Exception as error:  # noqa: BLE001  whatever it is, hours of training are worth more
+        message = str(error) if isinstance(error, PintacError) else f"{type(error).__name__}: {error}"
+        failed = replace(result, notes=(*result.notes, f"{what}: {message}"))
+    say(f"note: {failed.notes[-1]}")
+    return failed
+
+
+def _result(
+    session: Session, program: Program, outcome: Outcome, cost: StepCost, weights: Arrays, watch: Watch | None
 ) -> Result:
-    """The result of a run: the error on all test points, cost, trained weights."""
-    l2 = None
-    if program.test_x is not None and program.test_u is not None:
-        l2 = l2_rel(session.infer(program.test_x), program.test_u)
+    """What a run leaves, but for its error on all test points."""
     return Result(
         steps=session.step_number,
-        seed=seed,
-        engine=engine,
+        seed=session.seed,
+        engine=session.engine_name,
         machine=machine_name(program),
         bits=program.meta.get("bits"),
-        l2=l2,
+        l2=None,
         l2_float=None,
-        cost=step_cost(program),
-        weights=to_weights(session.state_arrays(), export(program)),
+        cost=cost,
+        weights=weights,
         history=tuple(outcome.history),
         sim_seconds_per_step=outcome.seconds_per_step,
         interrupted=outcome.interrupted,
+        stopped=outcome.stopped,
+        notes=tuple(outcome.notes),
         saturated=session.saturated,
         nonfinite=session.nonfinite,
         program=program,
@@ -210,6 +252,7 @@ def details(program: Program) -> dict[str, Any]:
     keys = ("problem", "quant", "scheme", "saved", "rows", "optimizer", "estimator", "terms", "precision")
     return {
         **{key: program.meta[key] for key in keys if key in program.meta},
+        "test": measured_at(program.meta, program.test_x),
         "program_bytes": len(program.code),
         "file_bytes": len(program.to_bytes()),
         "isa_hash": isa_hash(),
@@ -232,17 +275,12 @@ def machine_name(program: Program) -> str:
     return str(machine.get("name", "custom"))
 
 
-def total_steps(program: Program, steps: int | None) -> int:
-    """The steps asked for, or the N of the schedule."""
-    if steps is not None:
-        return steps
-    schedule = (program.meta.get("optimizer") or {}).get("schedule") or {}
-    if "steps" not in schedule:
-        raise UsageError("how many steps? The schedule of the learning rate has no end", hint="--steps 1000")
-    return int(schedule["steps"])
+def measured_at(meta: Mapping[str, Any], x: np.ndarray | None) -> dict[str, Any] | None:
+    """On how many points the error is measured, and of which term ("": a sampler of the problem's own).
 
-
-def l2_rel(u_hat: np.ndarray, u: np.ndarray) -> float:
-    """|u_hat - u| / |u| in float64; inf for values that are not finite."""
-    error = float(np.linalg.norm(u_hat.astype(np.float64) - u) / np.linalg.norm(u.astype(np.float64)))
-    return error if math.isfinite(error) else math.inf
+    `inside` is False where every term draws a fixed set or a surface. None for a problem without an exact solution.
+    """
+    if x is None:
+        return None
+    terms = meta.get("terms") or [{"name": ""}]
+    return {"points": len(x), "term": terms[0]["name"], "inside": True, **(meta.get("test") or {})}

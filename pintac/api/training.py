@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pintac.accuracy import l2_rel
 from pintac.api import running
-from pintac.api.compiling import DEFAULT_BITS, as_machine
+from pintac.api.compilation import DEFAULT_BITS, Compilation
 from pintac.api.evaluator import EvaluatorSession
+from pintac.api.following import Callback, Following
 from pintac.api.loop import drive
-from pintac.api.lowering import Lowered, default_steps, lower
+from pintac.api.lowering import Lowered
 from pintac.api.result import Result
 from pintac.api.reuse import emit_or_reuse
-from pintac.api.watching import watch_lowered
+from pintac.api.steps import total_steps
+from pintac.api.twin import DERIVATIVES, FloatRun, measured_on, try_out, with_float_error
+from pintac.api.watching import Watch, Watched, parameters_of
+from pintac.api.weights import PROBLEM_PREFIX, answers
 from pintac.blocks import SMX_BLOCK
 from pintac.errors import UsageError, suggest
 from pintac.machine import Machine
-from pintac.passes import Observer, PipelineOptions
-from pintac.passes.expand_operators import ExpandOperators
+from pintac.passes import Observer
+from pintac.report.probe import Probe, small
+from pintac.report.purpose import from_meta
 
 if TYPE_CHECKING:
-    from pintac.frontend import SampledStep, TestSet, TrainStep
+    from pintac.frontend import TrainStep
 
 ENGINES = ("jit", "reference", "evaluator")
-DERIVATIVES: Mapping[str, str] = {"autograd": "nested", "forward": "forward"}  # besides "estimator"
-TWIN_ROWS = 2048  # evaluations of the float twin at once: activations stay in cache
 
 
 def train(
@@ -53,9 +57,14 @@ def train(
     passes: str | None = None,
     observers: Sequence[Observer] = (),
     verify: str = "ends",
+    effort: float = 1.0,
     threads: int = 1,
     derivatives: str = "estimator",
     diagnostics: bool = True,
+    callback: Callback | None = None,
+    every: int | None = None,
+    log: str | Path | None = None,
+    stop_below: float | None = None,
 ) -> Result:
     """Train on the simulator.
 
@@ -70,145 +79,125 @@ def train(
 
     quant="none" is that fp32 run by itself: no program, so cycles and energy are None. There alone `derivatives` may be
     "autograd", exact derivatives of the residual by nested automatic differentiation in place of the estimator, or
-    "forward", the same by a forward Laplacian. The other arguments are those of `compile`, `checkpoint` and `resume`
-    those of `run`. `step.net` is not changed; see `Result.state_dict`.
+    "forward", the same by a forward Laplacian. The other arguments are those of `compile`, and those from `checkpoint`
+    and `resume` to `stop_below` those of `run`. `step.net` is not changed; see `Result.state_dict`.
     """
-    if derivatives != "estimator":
-        if derivatives not in DERIVATIVES:
-            hint = suggest(derivatives, ["estimator", *DERIVATIVES])
-            raise UsageError(f"there are no derivatives {derivatives!r}", hint=hint)
-        if quant != "none":
+    how = Compilation.of(
+        machine=machine,
+        quant=quant,
+        scheme=scheme,
+        bits=bits,
+        saved=saved,
+        block=block,
+        rows=rows,
+        passes=passes,
+        observers=observers,
+        verify=verify,
+        effort=effort,
+    )
+    return train_with(
+        step,
+        how,
+        TrainingRun(seed, engine, checkpoint, resume, weights, twin, threads, derivatives, diagnostics),
+        Following(progress, callback, every, log, stop_below),
+        steps,
+    )
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What `train` says of these arguments."""
+
+    seed: int = 0
+    engine: str = "jit"
+    checkpoint: str | Path | None = None
+    resume: bool = False
+    weights: Mapping[str, np.ndarray] | None = None
+    twin: bool = False
+    threads: int = 1
+    derivatives: str = "estimator"
+    diagnostics: bool = True
+
+
+def train_with(
+    step: TrainStep, how: Compilation, run: TrainingRun, following: Following, steps: int | None = None
+) -> Result:
+    """As `train`. Everything that can be wrong is tried before the first step; what fails after it is a note."""
+    _check(how, run)
+    total = total_steps(steps, step.optimizer.attrs())
+    following.check(step.problem.has_exact)
+    if how.options.quant == "none":
+        alone = FloatRun(step, seed=run.seed, weights=run.weights, derivatives=run.derivatives)
+        return alone.run(total, following, look=run.diagnostics)
+    start = time.perf_counter()
+    lowered = how.lower(step, run.seed, run.weights)
+    try_out(step, lowered.layout.export(lowered.init), lowered.test)
+    twin = FloatRun(step, seed=run.seed, weights=run.weights) if run.twin else None
+    if run.engine == "evaluator":
+        result = _train_evaluator(lowered, total, run, following, start)
+    else:
+        program = emit_or_reuse(lowered, how.machine, how.effort)
+        compile_seconds = time.perf_counter() - start
+        session = running.open_session(program, run.engine, run.seed, None, run.threads)
+        history = running.resume_session(session, run.checkpoint) if run.resume else []
+        watch = watch_lowered(session, lowered, run.seed) if run.diagnostics else None
+        result = running.run_session(
+            session, program, total, following, checkpoint=run.checkpoint, history=history, watch=watch
+        )
+        result = replace(result, compile_seconds=compile_seconds)
+    result = with_float_error(step, result, lowered.test)
+    if twin is None or result.interrupted:
+        return result
+    return running.kept(result, "float twin", lambda: _with_twin(result, twin, following.progress))
+
+
+def _check(how: Compilation, run: TrainingRun) -> None:
+    """Raises UsageError for arguments that do not go together."""
+    floating = how.options.quant == "none"
+    if run.resume and run.checkpoint is None:
+        raise UsageError("which checkpoint shall be resumed?", hint="--checkpoint FILE --resume")
+    if run.derivatives != "estimator":
+        if run.derivatives not in DERIVATIVES:
+            hint = suggest(run.derivatives, ["estimator", *DERIVATIVES])
+            raise UsageError(f"there are no derivatives {run.derivatives!r}", hint=hint)
+        if not floating:
             raise UsageError(
-                f"derivatives by {derivatives!r} are those of fp32 in torch, the machine has the estimator alone",
+                f"derivatives by {run.derivatives!r} are those of fp32 in torch, the machine has the estimator alone",
                 hint="quant='none', --quant none",
             )
-        if twin:
+        if run.twin:
             raise UsageError("the float twin is a run with the estimator", hint="train it by itself, quant='none'")
-    total = _total(step, steps)
-    if quant == "none":
-        if checkpoint is not None:
+    if floating:
+        if run.checkpoint is not None:
             raise UsageError("quant='none' trains in torch, without checkpoints")
-        return _train_float(step, total, seed=seed, progress=progress, weights=weights, derivatives=derivatives)
-    if engine not in ENGINES:
-        raise UsageError(f"there is no engine {engine!r}", hint=suggest(engine, list(ENGINES)))
-    if block != SMX_BLOCK and engine != "evaluator":
-        raise UsageError(f"the simulated machine has 4x4 blocks, not {block}", hint="--engine evaluator")
-    options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved, block=block, rows=rows)
-    target = as_machine(machine)
-    start = time.perf_counter()
-    lowered = lower(
-        step, options, passes=passes, observers=observers, verify=verify, seed=seed, weights=weights, machine=target
-    )
-    if engine == "evaluator":
-        if checkpoint is not None:
-            raise UsageError("the evaluator writes no checkpoints", hint="--engine jit")
-        result = _train_evaluator(lowered, total, seed=seed, progress=progress, start=start, diagnostics=diagnostics)
-    else:
-        program = emit_or_reuse(lowered, target)
-        compile_seconds = time.perf_counter() - start
-        session = running.open_session(program, engine, seed, None, threads)
-        history = running.resume_session(session, checkpoint) if resume else []
-        watch = watch_lowered(session, lowered, seed) if diagnostics else None
-        outcome = running.drive_session(
-            session, program, total, progress=progress, checkpoint=checkpoint, history=history, watch=watch
-        )
-        result = running.finish(session, program, outcome, engine=engine, seed=seed, watch=watch)
-        states = session.state_arrays()
-        result = replace(result, compile_seconds=compile_seconds, weights=lowered.layout.export(states))
-    result = replace(result, l2_float=_l2_of(step, result.weights, lowered.test))
-    if twin and not result.interrupted:
-        beside = _train_float(step, result.steps, seed=seed, progress=progress, weights=weights)
-        result = replace(result, l2_twin=beside.l2, details={**result.details, "history_twin": beside.history})
-    return result
-
-
-def _total(step: TrainStep, steps: int | None) -> int:
-    total = steps if steps is not None else default_steps(step)
-    if total is None:
+        return
+    if run.engine not in ENGINES:
+        raise UsageError(f"there is no engine {run.engine!r}", hint=suggest(run.engine, list(ENGINES)))
+    if how.options.block != SMX_BLOCK and run.engine != "evaluator":
         raise UsageError(
-            "how many steps? The schedule of the learning rate has no end", hint="steps=1000, --steps 1000"
+            f"the simulated machine has 4x4 blocks, not {how.options.block}", hint="--engine evaluator"
         )
-    if total < 1:
-        raise UsageError(f"expected a positive number of steps, got {total}")
-    return total
+    if run.engine == "evaluator" and run.checkpoint is not None:
+        raise UsageError("the evaluator writes no checkpoints", hint="--engine jit")
 
 
-def _l2_of(step: TrainStep, weights: Mapping[str, np.ndarray], test: TestSet | None) -> float | None:
-    """The error of fp32 weights through torch."""
-    if test is None:
-        return None
-    from pintac.frontend import predict_float
-
-    return running.l2_rel(predict_float(step, weights, test.x), test.u)
-
-
-class _TwinSteps:
-    """The float twin as the training loop sees it; its optimizer lives as long as the run."""
-
-    def __init__(self, twin: SampledStep, total: int) -> None:
-        self.step_number = 0
-        self._steps = twin.steps(total)
-
-    def advance(self) -> float | None:
-        loss = next(self._steps)
-        self.step_number += 1
-        return loss
+def _with_twin(result: Result, twin: FloatRun, progress: bool) -> Result:
+    """The result beside that of its float twin, trained as many steps; one that Ctrl-C ended gives no figure."""
+    beside = twin.run(result.steps, Following(progress), look=False)
+    if beside.interrupted:
+        note = f"float twin: interrupted after {beside.steps} of {result.steps} steps"
+        return replace(result, interrupted=True, notes=(*result.notes, note))
+    details = {**result.details, "history_twin": beside.history}
+    return replace(result, l2_twin=beside.l2, notes=(*result.notes, *beside.notes), details=details)
 
 
-def _train_float(
-    step: TrainStep,
-    total: int,
-    *,
-    seed: int,
-    progress: bool,
-    weights: Mapping[str, np.ndarray] | None,
-    derivatives: str = "estimator",
-) -> Result:
-    from pintac.frontend import test_set
+def watch_lowered(session: Watched, lowered: Lowered, seed: int) -> Watch:
+    """A watch over a session of a step that was lowered here."""
 
-    twin = _float_step(step, derivatives, seed, weights)
-    test = test_set(step)
-    few = None if test is None else replace(test, x=test.x[: running.LIVE_POINTS], u=test.u[: running.LIVE_POINTS])
+    def probe() -> Probe:
+        return Probe(small(lowered.graphs["step"]), from_meta(lowered.meta, "step"), lowered.data)
 
-    def live() -> float:
-        error = _l2_of(step, twin.weights(), few)
-        assert error is not None
-        return error
-
-    outcome = drive(
-        _TwinSteps(twin, total),
-        total,
-        title=f"{step.name} ({'float twin' if derivatives == 'estimator' else derivatives})",
-        progress=progress,
-        measure=None if few is None else live,
-    )
-    error = _l2_of(step, twin.weights(), test)
-    return Result(
-        steps=outcome.steps,
-        seed=seed,
-        engine="torch",
-        machine=None,
-        bits=None,
-        l2=error,
-        l2_float=error,
-        cost=None,
-        weights=twin.weights(),
-        history=tuple(outcome.history),
-        sim_seconds_per_step=outcome.seconds_per_step,
-        interrupted=outcome.interrupted,
-        details={"problem": step.name, "quant": "none", "derivatives": derivatives},
-    )
-
-
-def _float_step(step: TrainStep, derivatives: str, seed: int, weights: Mapping[str, np.ndarray] | None) -> SampledStep:
-    """The training step in torch. Automatic differentiation is refused what the estimator is refused."""
-    from pintac.frontend import AutodiffStep, SampledStep, trace
-
-    if derivatives == "estimator":
-        chunk = max(1, TWIN_ROWS // step.estimator.K)
-        return SampledStep(step, ExpandOperators().run, seed=seed, chunk=chunk, weights=weights)
-    ExpandOperators().run(trace(step).step)  # raises for residuals that mix points or nest derivatives
-    return AutodiffStep(step, DERIVATIVES[derivatives], seed=seed, weights=weights)
+    return Watch(session, probe, parameters_of(lowered.params, lowered.param_table, seed), lowered.meta)
 
 
 class _EvaluatorSteps:
@@ -219,35 +208,40 @@ class _EvaluatorSteps:
     def step_number(self) -> int:
         return self.session.step_number
 
-    def advance(self) -> float | None:
+    def advance(self) -> dict[str, float]:
         self.session.step()
-        return self.session.metrics().get("loss")
+        return self.session.metrics()
+
+    def answers(self) -> dict[str, Any]:
+        states = self.session.state_arrays()
+        return answers({name: value for name, value in states.items() if name.startswith(PROBLEM_PREFIX)})
 
 
-def _train_evaluator(
-    lowered: Lowered, total: int, *, seed: int, progress: bool, start: float, diagnostics: bool
-) -> Result:
-    session = EvaluatorSession(lowered, seed)
+def _train_evaluator(lowered: Lowered, total: int, run: TrainingRun, following: Following, start: float) -> Result:
+    session = EvaluatorSession(lowered, run.seed)
     compile_seconds = time.perf_counter() - start
     test = lowered.test
-    watch = watch_lowered(session, lowered, seed) if diagnostics else None
+    few = None if test is None else test.first(running.LIVE_POINTS)
+    watch = watch_lowered(session, lowered, run.seed) if run.diagnostics else None
+    if watch is not None:
+        watch.before_steps(total)
     outcome = drive(
         _EvaluatorSteps(session),
         total,
         title=f"{lowered.meta['problem']} (evaluator)",
-        progress=progress,
+        following=following,
+        measure=None if few is None else lambda: l2_rel(session.infer(few.x), few.u),
         watch=None if watch is None else watch.after_step,
     )
-    error = None if test is None else running.l2_rel(session.infer(test.x), test.u)
     keys = ("problem", "quant", "scheme", "saved", "block", "rows")
     details: dict[str, Any] = {key: lowered.meta[key] for key in keys if key in lowered.meta}
-    return Result(
+    result = Result(
         steps=session.step_number,
-        seed=seed,
+        seed=run.seed,
         engine="evaluator",
         machine=None,
         bits=lowered.meta["bits"],
-        l2=error,
+        l2=None,
         l2_float=None,
         cost=None,
         weights=lowered.layout.export(session.state_arrays()),
@@ -255,6 +249,13 @@ def _train_evaluator(
         sim_seconds_per_step=outcome.seconds_per_step,
         compile_seconds=compile_seconds,
         interrupted=outcome.interrupted,
+        stopped=outcome.stopped,
+        notes=tuple(outcome.notes),
         diagnostics=None if watch is None else watch.as_json(),
-        details=details,
+        details={**details, "test": None if test is None else measured_on(test)},
+    )
+    if test is None:
+        return result
+    return running.kept(
+        result, "l2 on all test points", lambda: replace(result, l2=l2_rel(session.infer(test.x), test.u))
     )

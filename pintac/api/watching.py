@@ -15,11 +15,10 @@ import numpy as np
 from pintac.errors import IRError
 from pintac.report import diagnostics
 from pintac.report.diagnostics import Finding, Settings, show
-from pintac.report.probe import Probe, Sample, from_text, small
+from pintac.report.probe import Probe, Sample, from_text
 from pintac.report.purpose import from_meta
 
 if TYPE_CHECKING:
-    from pintac.api.lowering import Lowered
     from pintac.program import Program
 
 SHARE = 0.02
@@ -73,6 +72,12 @@ class Watch:
         self._look_seconds = self._snapshot_seconds = 0.0
         self._last: Any = session.snapshot()
         self._next_snapshot = session.step_number + 1
+
+    def before_steps(self, total: int) -> None:
+        """What can be said before the first step of `total`."""
+        if "lr" in self._params(0):
+            for finding in diagnostics.spent(lambda t: self._params(t)["lr"], total):
+                self._found(finding)
 
     def after_step(self, loss: float | None, total: int) -> bool:
         """Look at the session after a step; whether training should stop."""
@@ -169,15 +174,6 @@ def due(step: int) -> bool:
     return step in (1, 2, 5)
 
 
-def watch_lowered(session: Watched, lowered: Lowered, seed: int) -> Watch:
-    """A watch over a session of a step that was lowered here."""
-
-    def probe() -> Probe:
-        return Probe(small(lowered.graphs["step"]), from_meta(lowered.meta, "step"), lowered.data)
-
-    return Watch(session, probe, _parameters(lowered.params, lowered.param_table, seed), lowered.meta)
-
-
 def watch_program(session: Watched, program: Program, seed: int) -> Watch:
     """A watch over a session of a program; one that does not hold its step as IR is watched by its loss alone."""
 
@@ -187,10 +183,12 @@ def watch_program(session: Watched, program: Program, seed: int) -> Watch:
         data = {name.removeprefix("data:"): array for name, array in program.data.items()}
         return Probe(from_text(program.meta["probe"]), from_meta(program.meta, "step"), data)
 
-    return Watch(session, probe, _parameters(program.params, program.param_table, seed), program.meta)
+    return Watch(session, probe, parameters_of(program.params, program.param_table, seed), program.meta)
 
 
-def _parameters(names: Sequence[str], table: np.ndarray, seed: int) -> Params:
+def parameters_of(names: Sequence[str], table: np.ndarray, seed: int) -> Params:
+    """The parameter block of each step from its table; the last row holds for all later ones."""
+
     def params(step: int) -> dict[str, float]:
         row = table[min(step, len(table) - 1)].view(np.float32)
         return {**dict(zip(names, map(float, row), strict=True)), "seed": seed, "step": step}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from pintac.errors import CheckpointError, suggest
+from pintac.errors import CheckpointError, ProgramError, suggest
 from pintac.report.files import write_bytes
 
 Arrays = dict[str, np.ndarray]
@@ -17,6 +18,7 @@ Export = Mapping[str, Mapping[str, Any]]
 """Name in the state_dict -> {"state": its state, "transposed": whether the state is its transpose}."""
 
 PROBLEM_PREFIX = "problem."  # parameters of the problem, which no state_dict of the network has
+MOST_ANSWERS = 16  # elements of a parameter that is reported
 
 
 def load_weights(path: str) -> Arrays:
@@ -33,6 +35,38 @@ def save_weights(path: str, weights: Mapping[str, np.ndarray]) -> None:
     write_bytes(path, safetensors.numpy.save(arrays))
 
 
+def to_constants(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the state_dict holds and nothing trains (buffers, frozen parameters), as a program keeps it: JSON."""
+    return {
+        name: {
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "values": base64.b64encode(np.array(array, order="C").tobytes()).decode(),
+        }
+        for name, array in sorted(arrays.items())
+    }
+
+
+def constants_of(meta: Mapping[str, Any]) -> Arrays:
+    """The arrays of `to_constants` that a program carries. Raises `ProgramError` for what is none."""
+    try:
+        return {
+            name: np.frombuffer(base64.b64decode(entry["values"]), np.dtype(entry["dtype"])).reshape(entry["shape"])
+            for name, entry in (meta.get("constants") or {}).items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ProgramError(f"the program's constants cannot be read: {error}") from None
+
+
+def answers(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What an inverse problem is asked for: the problem's own parameters of few elements, as numbers or lists."""
+    return {
+        name: value.tolist()
+        for name, value in sorted(weights.items())
+        if name.startswith(PROBLEM_PREFIX) and value.size <= MOST_ANSWERS
+    }
+
+
 def to_weights(states: Mapping[str, np.ndarray], export: Export) -> Arrays:
     """States in the names and layout of the state_dict."""
     weights: Arrays = {}
@@ -43,12 +77,27 @@ def to_weights(states: Mapping[str, np.ndarray], export: Export) -> Arrays:
     return weights
 
 
-def to_states(weights: Mapping[str, np.ndarray], export: Export, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
-    """Weights as states. Raises `CheckpointError` for one that is missing, unknown or of another shape."""
-    for name in weights:
-        if name not in export:
+def to_states(
+    weights: Mapping[str, np.ndarray],
+    export: Export,
+    shapes: Mapping[str, tuple[int, ...]],
+    constants: Mapping[str, np.ndarray] | None = None,
+) -> Arrays:
+    """Weights as states. Raises `CheckpointError` for one that is missing, unknown or of another shape.
+
+    `constants` may be among them, with the values that the program was compiled with.
+    """
+    fixed = constants or {}
+    for name, given in weights.items():
+        if name in fixed:
+            if not np.array_equal(given, fixed[name], equal_nan=fixed[name].dtype.kind == "f"):
+                raise CheckpointError(
+                    f"the weights hold other values of {name!r}, which is not trained, than the program",
+                    hint="compile the network that they belong to",
+                )
+        elif name not in export:
             raise CheckpointError(
-                f"the weights hold {name!r}, which the program lacks", hint=suggest(name, list(export))
+                f"the weights hold {name!r}, which the program lacks", hint=suggest(name, [*export, *fixed])
             )
     states: Arrays = {}
     for name, entry in export.items():

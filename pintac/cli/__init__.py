@@ -1,7 +1,7 @@
 """The command line: `pintac train | compile | run | predict | explain | reproduce | estimate | opt | asm | dis`.
 
-Data goes to stdout, messages to stderr. Exit codes: 0 ok, 1 an error in what was given, 2 usage, 3 a bug in pintac,
-4 a comparison that failed.
+Data goes to stdout, messages to stderr. Exit codes (docs/ARCHITECTURE.md): 0 done, 1 an error in what was given, or
+something beside a training run failed, 2 usage, 3 a bug in pintac, 4 a comparison that failed, 130 Ctrl-C.
 """
 
 from __future__ import annotations

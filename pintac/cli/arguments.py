@@ -43,6 +43,16 @@ def _up_to(most: float) -> Callable[[str], float]:
     return parse
 
 
+def _error(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return value
+
+
 def _seed(text: str) -> int:
     value = int(text) if text.isdigit() else -1
     if not 0 <= value < 2**32:
@@ -90,7 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("spec", metavar="NAME|FILE.py:OBJECT", nargs="?", help=SPEC_HELP)
     _compile_options(train)
     _pass_options(train)
+    _effort(train)
     _run_options(train, 0, "0", "evaluator")
+    train.add_argument("--save-program", metavar="F", help="write the program too, for pintac run, predict and explain")
     train.add_argument("--twin", choices=["float"], help="also train the fp32 torch twin on the same random numbers")
     train.add_argument(
         "--derivatives",
@@ -105,13 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     compile_.add_argument("--seed", type=_seed, default=0, metavar="S", help="seed of the initial weights (default 0)")
     _compile_options(compile_)
     _pass_options(compile_)
-    compile_.add_argument(
-        "--effort",
-        type=_up_to(1000),
-        default=1.0,
-        metavar="X",
-        help="search up to X times as long for the schedule, and take the fastest program found (default 1)",
-    )
+    _effort(compile_)
     compile_.add_argument("--emit", choices=["ir", "tiles", "asm", "bin"], default="bin", help="what to write")
     compile_.add_argument("-o", "--output", metavar="F", help="where to write it (text defaults to stdout)")
     compile_.add_argument("--json", metavar="F", help="write the compile report as JSON (- for stdout)")
@@ -257,6 +263,16 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _effort(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--effort",
+        type=_up_to(1000),
+        default=1.0,
+        metavar="X",
+        help="search up to X times as long for the schedule, and take the fastest program found (default 1)",
+    )
+
+
 def _pass_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("passes")
     group.add_argument("--passes", "--pipeline", dest="passes", metavar="P", help='such as "split-stein,dce"')
@@ -291,6 +307,15 @@ def _run_options(parser: argparse.ArgumentParser, seed: int | None, of: str, *mo
     group.add_argument("--weights", metavar="F", help="initial weights (safetensors)")
     group.add_argument("--checkpoint", metavar="F", help="write checkpoints here while running")
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint, bit for bit")
+    group.add_argument(
+        "--every", type=_positive, metavar="N", help="measure every N-th step for history and log (default: 50 times)"
+    )
+    group.add_argument(
+        "--log", metavar="F.jsonl", help="append a line of JSON for each of these steps; --resume goes on with it"
+    )
+    group.add_argument(
+        "--stop-below", type=_error, metavar="L2", help="end the run when the l2 error of such a step is below this"
+    )
     group.add_argument("--trace", metavar="F", help="write a Perfetto trace of one step")
     group.add_argument("--stats", metavar="F", help="write timing and energy statistics as JSON")
     group.add_argument("--json", metavar="F", help="write the result as JSON (- for stdout)")

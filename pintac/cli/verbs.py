@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pintac.errors import UsageError
-from pintac.report.files import check_writable, read_text, write_bytes, write_text
+from pintac.errors import PintacError, UsageError
+from pintac.report.files import check_writable, read_text, say, write_bytes, write_text
 
 if TYPE_CHECKING:
     from pintac.api import Result
+    from pintac.api.compilation import Compilation
+    from pintac.api.following import Following
     from pintac.frontend import TrainStep
-    from pintac.passes import Observer, Pass
+    from pintac.passes import Observer, Pass, PipelineOptions
 
 Options = argparse.Namespace
 
@@ -20,35 +23,36 @@ Options = argparse.Namespace
 def train(options: Options) -> int:
     """Train on the simulator; the result to stdout."""
     from pintac import api
+    from pintac.api.training import TrainingRun, train_with
 
     if _asked_about_passes(options):
         return 0
-    _check_run(options)
-    if (options.stats or options.trace or options.dry_run) and (
-        options.quant == "none" or options.engine == "evaluator"
-    ):
-        raise UsageError("there is no program to look at", hint="--stats, --trace and --dry-run need the simulator")
+    _check_run(options, "save_program")
+    looks = options.stats or options.trace or options.dry_run or options.save_program
+    if looks and (options.quant == "none" or options.engine == "evaluator"):
+        raise UsageError(
+            "there is no program to look at", hint="--stats, --trace, --save-program and --dry-run need the simulator"
+        )
+    _say_what_is_ignored(options)
     step = _step(options)
+    timing = _timing(options)
+    how = _compilation(options, timing)
     if options.dry_run:
-        program = api.compile(step, seed=options.seed, weights=_weights(options), **_compilation(options))
+        program = api.build(step, how, seed=options.seed, weights=_weights(options)).program
         write_text(None, api.dry_run(program, options.steps, options.engine, options.threads))
         return 0
-    timing = _timing(options)
-    result = api.train(
-        step,
-        options.steps,
+    run = TrainingRun(
         seed=options.seed,
         engine=options.engine,
-        threads=options.threads,
-        progress=not options.quiet,
         checkpoint=options.checkpoint,
         resume=options.resume,
         weights=_weights(options),
-        diagnostics=not options.no_diagnostics,
         twin=options.twin is not None,
+        threads=options.threads,
         derivatives=options.derivatives,
-        **_compilation(options, timing),
+        diagnostics=not options.no_diagnostics,
     )
+    result = train_with(step, how, run, _following(options), options.steps)
     _finish_timing(timing)
     return _report(options, result)
 
@@ -65,11 +69,7 @@ def compile(options: Options) -> int:
     _check_outputs(options, "json", "output")
     timing = _timing(options)
     compiled = api.build(
-        _step(options),
-        seed=options.seed,
-        weights=_weights(options),
-        effort=options.effort,
-        **_compilation(options, timing),
+        _step(options), _compilation(options, timing), seed=options.seed, weights=_weights(options)
     )
     if options.emit == "ir":
         write_text(options.output, compiled.ir())
@@ -102,11 +102,11 @@ def run(options: Options) -> int:
         seed=options.seed,
         engine=options.engine,
         threads=options.threads,
-        progress=not options.quiet,
         checkpoint=options.checkpoint,
         resume=options.resume,
         weights=_weights(options),
         diagnostics=not options.no_diagnostics,
+        **vars(_following(options)),
     )
     return _report(options, result)
 
@@ -182,23 +182,17 @@ def reproduce(options: Options) -> int:
 def estimate(options: Options) -> int:
     """Time, energy and cost of training runs; a table to stdout."""
     from pintac import api
-    from pintac.api.compiling import as_machine
+    from pintac.api.steps import total_steps
     from pintac.experiments import estimate as estimating
 
     if options.quant == "none":
         raise UsageError("fp32 in torch runs no program, so PINTA takes no time for it", hint="without --quant none")
+    if options.block != "4x4":
+        raise UsageError(f"the machine has 4x4 blocks, not {options.block}", hint="without --block")
     _check_outputs(options, "json")
     step = _step(options)
-    steps = estimating.steps_of(step, options.steps)
-    program = api.compile(
-        step,
-        machine=as_machine(options.machine).override(options.machine_key),
-        quant=options.quant,
-        scheme=options.scheme,
-        bits=options.bits,
-        saved=options.saved,
-        rows=options.rows,
-    )
+    steps = total_steps(options.steps, step.optimizer.attrs())
+    program = api.build(step, _compilation(options)).program
     found = estimating.estimate(
         program,
         options.spec,
@@ -232,7 +226,8 @@ def opt(options: Options) -> int:
     graphs = parse_module(*read_text(options.input))
     timing = _timing(options)
     for name, graph in graphs.items():
-        observers: list[Observer] = [Verify(options.verify), *_dumps(options), *timing]
+        dumps = _dumps(options, name if len(graphs) > 1 else "")
+        observers: list[Observer] = [Verify(options.verify), *dumps, *timing]
         graphs[name] = PassManager(passes, observers).run(graph)
     write_text(options.output, print_module(graphs))
     _finish_timing(timing)
@@ -286,22 +281,51 @@ def _is_file(spec: str) -> bool:
     return ":" in spec or spec.endswith(".py")
 
 
-def _compilation(options: Options, timing: list[Any] | None = None) -> dict[str, Any]:
-    """Arguments of `api.compile`."""
-    from pintac.api.compiling import as_machine
+def _switches(options: Options) -> PipelineOptions:
+    """What is compiled, as the flags say it."""
+    from pintac.passes import PipelineOptions
 
-    return {
-        "machine": as_machine(options.machine).override(options.machine_key),
-        "quant": options.quant,
-        "scheme": options.scheme,
-        "bits": options.bits,
-        "saved": options.saved,
-        "block": options.block,
-        "rows": options.rows,
-        "passes": options.passes,
-        "verify": options.verify,
-        "observers": [*_dumps(options), *(timing or [])],
-    }
+    switches = {key: getattr(options, key) for key in ("quant", "scheme", "saved", "block", "rows")}
+    return PipelineOptions.from_bits(options.bits, **switches)
+
+
+def _compilation(options: Options, timing: list[Any] | None = None) -> Compilation:
+    """How it is compiled; `estimate` has no flags for passes and effort."""
+    from pintac.api.compilation import Compilation, as_machine
+
+    machine = as_machine(options.machine).override(options.machine_key)
+    if "passes" not in options:
+        return Compilation(_switches(options), machine)
+    observers = [*_dumps(options), *(timing or [])]
+    return Compilation(_switches(options), machine, options.passes, observers, options.verify, options.effort)
+
+
+def _following(options: Options) -> Following:
+    from pintac.api.following import Following
+
+    return Following(
+        progress=not options.quiet, every=options.every, log=options.log, stop_below=options.stop_below
+    )
+
+
+_OF_PROGRAMS = (
+    "bits", "saved", "block", "rows", "machine", "machine_key", "engine", "threads", "effort", "passes",
+    "dump_ir_after", "dump_ir_after_all", "dump_ir_after_change", "time_passes",
+)  # fmt: skip
+
+
+def _say_what_is_ignored(options: Options) -> None:
+    """A note on flags of programs beside `--quant none`, which has none."""
+    if options.quant != "none":
+        return
+    from pintac.cli.arguments import build_parser
+
+    default = build_parser().parse_args(["train"])
+    of_file = options.spec is not None and _is_file(options.spec)
+    names = [*_OF_PROGRAMS, *(["scheme"] if of_file else [])]  # a built-in problem makes its layers by the scheme
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) != getattr(default, name)]
+    if given:
+        say(f"note: --quant none is fp32 in torch, without a program: no effect of {', '.join(given)}")
 
 
 def _weights(options: Options) -> Any:
@@ -312,10 +336,10 @@ def _weights(options: Options) -> Any:
     return load_weights(options.weights)
 
 
-def _check_run(options: Options) -> None:
+def _check_run(options: Options, *more: str) -> None:
     if options.resume and not options.checkpoint:
         raise UsageError("which checkpoint shall be resumed?", hint="--checkpoint FILE --resume")
-    _check_outputs(options, "json", "stats", "trace", "output", "checkpoint")
+    _check_outputs(options, "json", "stats", "trace", "output", "checkpoint", "log", *more)
 
 
 def _check_outputs(options: Options, *names: str) -> None:
@@ -328,14 +352,13 @@ def _check_outputs(options: Options, *names: str) -> None:
 
 
 def _pipeline(options: Options) -> tuple[Pass, ...]:
-    from pintac.passes import PipelineOptions, default_pipeline, parse_pipeline
+    from pintac.passes import default_pipeline, parse_pipeline
 
     if options.passes is not None:
         return parse_pipeline(options.passes)
     if options.verb == "opt":
         return ()
-    switches = {key: getattr(options, key) for key in ("quant", "scheme", "saved", "block", "rows")}
-    return default_pipeline(PipelineOptions.from_bits(options.bits, **switches))
+    return default_pipeline(_switches(options))
 
 
 def _with_bits(options: Options, passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
@@ -346,7 +369,7 @@ def _with_bits(options: Options, passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
         return passes
     from pintac.api.precision import resolve
 
-    return resolve(_step(options), passes, _compilation(options)["machine"], _weights(options))
+    return resolve(_step(options), passes, _compilation(options).machine, _weights(options))
 
 
 def _asked_about_passes(options: Options) -> bool:
@@ -364,7 +387,8 @@ def _asked_about_passes(options: Options) -> bool:
     return True
 
 
-def _dumps(options: Options) -> list[Observer]:
+def _dumps(options: Options, graph: str = "") -> list[Observer]:
+    """Dumps as asked for; `graph` names the files of one graph of several."""
     wanted = options.dump_ir_after or options.dump_ir_after_all or options.dump_ir_after_change
     if not wanted:
         if options.dump_dir:
@@ -378,6 +402,7 @@ def _dumps(options: Options) -> list[Observer]:
             everything=options.dump_ir_after_all,
             on_change=options.dump_ir_after_change,
             directory=options.dump_dir,
+            prefix=f"{graph}." if graph else "",
             write=None if options.dump_dir else sys.stderr.write,
         )
     ]
@@ -400,21 +425,31 @@ def _finish_timing(timing: list[Any]) -> None:
 
 
 def _report(options: Options, result: Result) -> int:
-    """Everything a finished run leaves: text, JSON, statistics, trace, weights."""
+    """Everything a finished run leaves, what cost most first. What cannot be written takes nothing else with it."""
     from pintac.cli import EXIT_INTERRUPTED
     from pintac.report.summary import summary
 
+    failed = bool(result.notes)
+
+    def leave(target: str | None, write: Callable[[str], object]) -> None:
+        nonlocal failed
+        if target:
+            try:
+                write(target)
+            except PintacError as error:
+                failed = True
+                say(f"pintac {options.verb}: error: {error}")
+
+    leave(options.output, result.save_weights)
+    leave(options.json, lambda target: write_text(target, result.to_json()))
+    leave(getattr(options, "save_program", None), result.save_program)
+    leave(options.stats, result.save_stats)
+    leave(options.trace, result.save_trace)
     text = summary(result.as_dict())
     if options.json == "-":
         sys.stderr.write(text)
     else:
         write_text(None, text)
-    if options.json:
-        write_text(options.json, result.to_json())
-    if options.output:
-        result.save_weights(options.output)
-    if options.stats:
-        result.save_stats(options.stats)
-    if options.trace:
-        result.save_trace(options.trace)
-    return EXIT_INTERRUPTED if result.interrupted else 0
+    if result.interrupted:
+        return EXIT_INTERRUPTED
+    return PintacError.exit_code if failed else 0

@@ -185,7 +185,7 @@ def _machine(program: Program) -> Machine:
 
 def measure(arguments: Mapping[str, Any], flags: Mapping[str, str], problem: str = "poisson2d") -> dict[str, Any]:
     """Costs of a configuration in every shape: compiles its program (seconds to a minute)."""
-    from pintac.api.compiling import as_machine
+    from pintac.api.compilation import as_machine
     from pintac.api.lowering import lower
     from pintac.api.reuse import emit_or_reuse
     from pintac.frontend import load_step

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pintac.errors import ResultsError
+from pintac.errors import ComparisonError
 from pintac.experiments.runs import Run
 from pintac.experiments.store import Finished, Store
 
@@ -28,8 +28,8 @@ CHECKED_STEPS = 60
 def refresh(runs: Sequence[Run], store: Store) -> list[Finished]:
     """Take over today's costs into the kept ones of `runs`, seeds of one configuration; those that were renewed.
 
-    The losses of one of them are compared; seeds have equal programs but for the initial weights. Raises ResultsError
-    if a loss differs: then the runs themselves have to be made again.
+    The losses of one of them are compared; seeds have equal programs but for the initial weights. Raises
+    ComparisonError if a loss differs: then the runs themselves have to be made again.
     """
     kept = [found for found in map(store.load, runs) if found is not None and found.run.has_program]
     if not kept:
@@ -37,22 +37,22 @@ def refresh(runs: Sequence[Run], store: Store) -> list[Finished]:
     if len({found.run.label for found in kept}) > 1:
         raise ValueError("runs of several configurations")
     checked = kept[0]
-    recorded = [step for step, _, _ in checked.result["history"]]
+    recorded = [step for step, *_ in checked.result["history"]]
     steps = next((step for step in recorded if step >= CHECKED_STEPS), int(checked.result["steps"]))
     costs = compared(checked, _train(checked.run, steps))
     return [store.save(found.run, {**found.result, **costs}, found.date) for found in kept]
 
 
 def compared(kept: Finished, fresh: Mapping[str, Any]) -> dict[str, Any]:
-    """The costs of a fresh start of a kept run. Raises ResultsError unless the losses of both are equal."""
-    recorded = {step: loss for step, loss, _ in kept.result["history"]}
-    pairs = [(step, loss, recorded[step]) for step, loss, _ in fresh["history"] if step in recorded]
+    """The costs of a fresh start of a kept run. Raises ComparisonError unless the losses of both are equal."""
+    recorded = {step: loss for step, loss, *_ in kept.result["history"]}
+    pairs = [(step, loss, recorded[step]) for step, loss, *_ in fresh["history"] if step in recorded]
     other = [entry for entry in pairs if not _equal(*entry[1:])]
     if not pairs or other:
         found = (
             f"step {other[0][0]} has the loss {other[0][1]}, recorded is {other[0][2]}" if other else "none to compare"
         )
-        raise ResultsError(
+        raise ComparisonError(
             f"{kept.run.name}: the first steps are others than the recorded ones: {found}",
             hint="remove the file and make the run again",
         )

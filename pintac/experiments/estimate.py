@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pintac.errors import UsageError
 from pintac.experiments.hardware import host
 from pintac.experiments.hardware.rows import FORWARD, METHOD_NAMES, NESTED, SAMPLED, WATTS_PER_CORE, HostRow
 from pintac.program import Program
 from pintac.timeline import program_machine, simulate
 
 if TYPE_CHECKING:
-    from pintac.frontend import TrainStep
+    pass
 
 JOULES_PER_KWH = 3.6e6
 BUDGET, TIMEOUT = 1.0, 120.0
@@ -96,16 +95,6 @@ class Estimate:
         """Everything, sorted."""
         content = {"inputs": dict(self.inputs), "lines": [line.as_dict() for line in self.lines], "note": NOTE}
         return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-
-def steps_of(step: TrainStep, steps: int | None) -> int:
-    """The steps of a run: as asked for, else the schedule's. Raises UsageError for a schedule without an end."""
-    from pintac.api.lowering import default_steps
-
-    found = steps if steps is not None else default_steps(step)
-    if found is None:
-        raise UsageError("how many steps has a run? The schedule of the learning rate has no end", hint="--steps 1000")
-    return found
 
 
 def estimate(

@@ -41,7 +41,8 @@ def plotted(figure: Figure, results: Results) -> list[dict[str, Any]]:
         if step is None or summary.l2 is None or not math.isfinite(summary.l2):
             continue
         runs = [
-            [[done * step, l2] for done, _, l2 in run.result["history"] if l2 is not None] for run in summary.finished
+            [[done * step, l2] for done, _, l2, *_ in run.result["history"] if l2 is not None]
+            for run in summary.finished
         ]
         shown.append(
             {

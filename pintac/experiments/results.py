@@ -225,7 +225,7 @@ def l2_of(run: Finished) -> float:
 
 def first_step(run: Finished, level: float) -> int | None:
     """The first step of the history with an error of at most `level`."""
-    return next((int(step) for step, _, l2 in run.result["history"] if l2 is not None and l2 <= level), None)
+    return next((int(step) for step, _, l2, *_ in run.result["history"] if l2 is not None and l2 <= level), None)
 
 
 def geometric_mean(values: Iterable[float]) -> float:

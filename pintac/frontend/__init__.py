@@ -1,5 +1,6 @@
 """The only room that imports torch: layers, problems, operators; tracing to IR; the float twin."""
 
+from pintac.accuracy import l2_rel
 from pintac.frontend.adapters import builtin_step, load_step
 from pintac.frontend.autodiff import AutodiffStep
 from pintac.frontend.baselines import Baselines, trivial_baselines
@@ -10,7 +11,7 @@ from pintac.frontend.operators import dt, grad, laplacian
 from pintac.frontend.problem import Adam, Problem, Term, TrainStep
 from pintac.frontend.samplers import At, Ball, Boundary, Points, Product, Sampler, Sphere, Uniform
 from pintac.frontend.schedules import constant, cosine_decay, linear_decay
-from pintac.frontend.testset import TestSet, l2_rel, predict_float, test_set
+from pintac.frontend.testset import TestSet, predict_float, test_set
 from pintac.frontend.tracing import TracedStep, trace
 from pintac.frontend.twin import SampledStep
 from pintac.frontend.weights import as_tensors, initial_states, initialize_

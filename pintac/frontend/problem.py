@@ -89,13 +89,27 @@ class Problem:
         return result
 
     def test_sampler(self) -> Sampler:
-        """Where the error is measured: by default the sampler of the first term."""
-        return self.terms()[0].sampler
+        """Where the error is measured: by default the sampler of the first term that draws inside (`test_term`)."""
+        return test_term(self.terms())[0].sampler
 
     @property
     def has_exact(self) -> bool:
         """Whether `exact` is defined."""
         return callable(getattr(self, "exact", None))
+
+
+def test_term(terms: Sequence[Term]) -> tuple[Term, bool]:
+    """(the term on whose points the error is measured, whether they are drawn inside).
+
+    The first one whose sampler is neither a fixed set nor a surface; the first one if there is none.
+    """
+    for term in terms:
+        if term.sampler.fixed_points is None and not term.sampler.on_surface:
+            return term, True
+    return terms[0], False
+
+
+test_term.__test__ = False  # type: ignore[attr-defined]  # not a test case for pytest
 
 
 @dataclass(frozen=True)

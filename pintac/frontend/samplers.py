@@ -70,6 +70,11 @@ class Sampler(ABC):
         """The number of points for samplers that have one, None for those that draw any number."""
         return None
 
+    @property
+    def on_surface(self) -> bool:
+        """Whether the points have fewer dimensions than the space: a boundary, a sphere, a fixed coordinate."""
+        return False
+
     @abstractmethod
     def emit(self, draws: Draws, n: int) -> Node:
         """IR of n points: f32[n, dim]. The builder has a default location."""
@@ -146,6 +151,10 @@ class Boundary(Sampler):
             )
         self.axes = tuple(sorted({axis % self.dim for axis in chosen}))
 
+    @property
+    def on_surface(self) -> bool:
+        return True
+
     def emit(self, draws: Draws, n: int) -> Node:
         b = draws.builder
         x = _in_box(draws, self.box, n)
@@ -191,12 +200,20 @@ class Sphere(Sampler):
         x = unit if self.radius == 1.0 else b.mul(unit, self.radius)
         return x if self.center is None else b.add(x, _row(b, self.center))
 
+    @property
+    def on_surface(self) -> bool:
+        return True
+
     def emit(self, draws: Draws, n: int) -> Node:
         return self._place(draws.builder, self._direction(draws, n))
 
 
 class Ball(Sphere):
     """Uniform in a ball of dimension `dim`: a random direction times U^(1/dim)."""
+
+    @property
+    def on_surface(self) -> bool:
+        return False
 
     def emit(self, draws: Draws, n: int) -> Node:
         b = draws.builder
@@ -215,6 +232,10 @@ class At(Sampler):
             raise ModelError(f"At needs finite coordinates, got {values!r}", location=user_location())
         self.values = tuple(float(value) for value in values)
         self.dim = len(self.values)
+
+    @property
+    def on_surface(self) -> bool:
+        return True
 
     def emit(self, draws: Draws, n: int) -> Node:
         return draws.builder.broadcast(_row(draws.builder, self.values), (n, self.dim))
@@ -270,6 +291,10 @@ class Product(Sampler):
     def fixed_points(self) -> int | None:
         counts = [count for part in self.parts if (count := part.fixed_points) is not None]
         return min(counts) if counts else None
+
+    @property
+    def on_surface(self) -> bool:
+        return any(part.on_surface for part in self.parts)
 
     def emit(self, draws: Draws, n: int) -> Node:
         columns = [part.emit(draws, n) for part in self.parts]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from pintac import rng
+from pintac.accuracy import l2_rel
 from pintac.errors import ModelError
 from pintac.frontend.locate import function_location
-from pintac.frontend.problem import TrainStep
+from pintac.frontend.problem import Problem, TrainStep, test_term
 from pintac.frontend.weights import Layout
 
 TEST_POINTS = 16384
@@ -24,18 +25,26 @@ TEST_SEED = 0
 
 @dataclass(frozen=True)
 class TestSet:
-    """Points x [n, d] and exact values u [n, m], float32 and float64."""
+    """Points x [n, d] and exact values u [n, m], float32 and float64.
+
+    `term` is the one whose points these are, "" for those of a sampler of the problem's own. `inside` is False where
+    every term draws a fixed set or a surface, so that these points may say nothing about the rest of the domain.
+    """
 
     __test__ = False  # not a test case for pytest
 
     x: np.ndarray
     u: np.ndarray
+    term: str = ""
+    inside: bool = True
 
     def l2_rel(self, u_hat: np.ndarray) -> float:
-        """|u_hat - u|_2 / |u|_2 over all points and components; `u_hat` is [n, m]."""
-        if u_hat.shape != self.u.shape:
-            raise ModelError(f"the solution has the shape {u_hat.shape}, exact values have {self.u.shape}")
+        """The error of `u_hat` [n, m]."""
         return l2_rel(u_hat, self.u)
+
+    def first(self, n: int) -> TestSet:
+        """The first `n` of its points."""
+        return replace(self, x=self.x[:n], u=self.u[:n])
 
     def l2_constant(self) -> float:
         """The error of the best constant: a trivial column of every accuracy table."""
@@ -47,16 +56,12 @@ class TestSet:
         return l2_rel(design @ np.linalg.lstsq(design, self.u, rcond=None)[0], self.u)
 
 
-def l2_rel(u_hat: np.ndarray, u: np.ndarray) -> float:
-    """|u_hat - u|_2 / |u|_2 in float64."""
-    return float(np.linalg.norm(np.asarray(u_hat, np.float64) - u) / np.linalg.norm(np.asarray(u, np.float64)))
-
-
-def test_set(step: TrainStep, n: int = TEST_POINTS) -> TestSet | None:
+def test_set(step: TrainStep, n: int = TEST_POINTS, outputs: int | None = None) -> TestSet | None:
     """The test set of a problem, None if it has no exact solution. `exact` is evaluated in float64.
 
     Points come from the stream `test`, drawn by the problem's `test_sampler` (a fixed point set is used whole).
-    Raises ModelError when `exact` gives something else than [n, m].
+    Raises ModelError when `exact` gives something else than [n, m], with m = `outputs` if that is given: the columns
+    of u.
     """
     problem = step.problem
     if not problem.has_exact:
@@ -72,18 +77,43 @@ def test_set(step: TrainStep, n: int = TEST_POINTS) -> TestSet | None:
             location=function_location(problem.exact),  # type: ignore[attr-defined]
             hint="keep the column: sum(-1, keepdim=True), x[:, i:i+1]",
         )
-    return TestSet(x, u.numpy())
+    if outputs is not None and u.shape[1] != outputs:
+        raise ModelError(
+            f"exact(x) gives {_columns(u.shape[1])}, u has {_columns(outputs)}",
+            location=function_location(problem.exact),  # type: ignore[attr-defined]
+            hint="exact(x) is the whole solution, in the order of the network's outputs: torch.cat([u, v], 1)",
+        )
+    if type(problem).test_sampler is not Problem.test_sampler:
+        return TestSet(x, u.numpy())
+    term, inside = test_term(step.terms())
+    return TestSet(x, u.numpy(), term.name, inside)
+
+
+def _columns(count: int) -> str:
+    return f"{count} column{'' if count == 1 else 's'}"
 
 
 test_set.__test__ = False  # type: ignore[attr-defined]
 
 
 def predict_float(step: TrainStep, weights: Mapping[str, np.ndarray], x: np.ndarray, batch: int = 4096) -> np.ndarray:
-    """u at x [n, d] through torch in float32 with `weights` (torch's names and layout): [n, m]."""
-    net, problem = copy.deepcopy((step.net, step.problem))
-    layout = Layout.of(net, problem)
-    with torch.no_grad():
-        for name, parameter in layout.parameters.items():
-            parameter.copy_(torch.from_numpy(np.array(weights[name])))
-        parts = [problem.u(net, torch.from_numpy(x[i : i + batch])) for i in range(0, len(x), batch)]
+    """u at x [n, d] through torch in float32 with `weights` (torch's names and layout): [n, m].
+
+    The module computes with them while this runs and has its own values again afterwards.
+    """
+    with torch.no_grad(), _holding(Layout.of(step.net, step.problem), weights):
+        parts = [step.problem.u(step.net, torch.from_numpy(x[i : i + batch])) for i in range(0, len(x), batch)]
     return torch.cat(parts).numpy()
+
+
+@contextmanager
+def _holding(layout: Layout, weights: Mapping[str, np.ndarray]) -> Iterator[None]:
+    """Parameters with other values: a module that keeps an activation in an attribute cannot be copied."""
+    own = {name: parameter.data for name, parameter in layout.parameters.items()}
+    try:
+        for name, parameter in layout.parameters.items():
+            parameter.data = torch.from_numpy(np.array(weights[name], np.float32))
+        yield
+    finally:
+        for name, parameter in layout.parameters.items():
+            parameter.data = own[name]

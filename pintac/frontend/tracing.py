@@ -45,6 +45,12 @@ class TracedStep:
     data: Mapping[str, np.ndarray]
     layout: Layout
 
+    @property
+    def outputs(self) -> int | None:
+        """The components of u; None where it is no function of the points."""
+        u = self.infer.outputs.get("u")
+        return None if u is None else u.shape[1]
+
 
 def trace(step: TrainStep, *, infer_rows: int = INFER_ROWS, points: Mapping[str, int] | None = None) -> TracedStep:
     """Trace a training step. `points` overrides the number of points of terms, by name.

@@ -60,6 +60,14 @@ class SampledStep:
         self._graphs: dict[int | None, tuple[Graph, Arrays]] = {}
         self._drawn: dict[tuple[object, ...], np.ndarray] = {}
         self._drawn_step = -1
+        self.term_losses: dict[str, float] = {}
+        """Of the last `loss_and_gradients`, weighted."""
+
+    def trace(self) -> None:
+        """Trace everything that a step evaluates, for whatever is wrong to be said before the first one."""
+        for term in self.terms:
+            for start, stop in self._chunks(term):
+                self._graph(None if stop - start == term.count else stop - start)
 
     # ---- the loss
 
@@ -75,16 +83,22 @@ class SampledStep:
         """The loss of step t and its gradients by state, chunk by chunk."""
         gradients = {name: torch.zeros_like(state) for name, state in self.states.items()}
         total = 0.0
+        self.term_losses = {term.name: 0.0 for term in self.terms}
         for term in self.terms:
-            size = min(self.chunk or term.count, term.count)
-            for start in range(0, term.count, size):
-                part = self._part(term, t, _Rows(start, min(start + size, term.count), term.count))
+            for start, stop in self._chunks(term):
+                part = self._part(term, t, _Rows(start, stop, term.count))
                 found = torch.autograd.grad(part, list(self.states.values()), allow_unused=True)
                 total += float(part.detach())
+                self.term_losses[term.name] += float(part.detach())
                 for name, gradient in zip(self.states, found, strict=True):
                     if gradient is not None:
                         gradients[name] += gradient
         return total, gradients
+
+    def _chunks(self, term: Term) -> list[tuple[int, int]]:
+        """(start, stop) of the points of what is evaluated at once."""
+        size = min(self.chunk or term.count, term.count)
+        return [(start, min(start + size, term.count)) for start in range(0, term.count, size)]
 
     def _part(self, term: Term, t: int, rows: _Rows) -> Tensor:
         residual = self._residual(term, t, rows)

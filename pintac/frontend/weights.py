@@ -121,6 +121,14 @@ class Layout:
                 result[name] = np.array(value.detach().numpy())
         return result
 
+    def constants(self) -> Arrays:
+        """What else the state_dict holds: buffers and frozen parameters, in torch's names and layout."""
+        return {
+            name: np.array(value.detach().numpy())
+            for name, value in self.net.state_dict().items()
+            if name not in self.aliases
+        }
+
     def tensors(self, states: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """`export` as torch tensors, without the parameters of the problem: for `net.load_state_dict`."""
         return as_tensors({name: v for name, v in self.export(states).items() if not name.startswith(PROBLEM_PREFIX)})

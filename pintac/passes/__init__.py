@@ -8,6 +8,7 @@ from pintac.passes.pipeline import (
     PipelineOptions,
     default_pipeline,
     make_pass,
+    options_of,
     parse_pipeline,
     print_pipeline,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Verify",
     "default_pipeline",
     "make_pass",
+    "options_of",
     "parse_pipeline",
     "print_pipeline",
 ]

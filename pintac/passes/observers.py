@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pintac.container import write_atomically
 from pintac.errors import PassError, suggest
 from pintac.ir import Graph
 from pintac.ir.text import print_graph
@@ -23,8 +22,8 @@ class Dump(Observer):
     """Writes the IR after passes: those in `after`, all of them, or those that changed something.
 
     Into `directory` as `003-insert-smx.ir` (the number is the pass's place in the pipeline; `000-input.ir` is what went
-    in), each file whole or not at all; without a directory to `write`, under a headline. The text has no addresses and
-    no times, so that dumps of two runs can be compared.
+    in), `prefix` before that, each file whole or not at all; without a directory to `write`, under a headline. The text
+    has no addresses and no times, so that dumps of two runs can be compared.
     """
 
     def __init__(
@@ -34,6 +33,7 @@ class Dump(Observer):
         everything: bool = False,
         on_change: bool = False,
         directory: str | Path | None = None,
+        prefix: str = "",
         write: Callable[[str], object] | None = None,
     ) -> None:
         if directory is None and write is None:
@@ -42,6 +42,7 @@ class Dump(Observer):
         self.everything = everything
         self.on_change = on_change
         self.directory = Path(directory) if directory is not None else None
+        self.prefix = prefix
         self.write = write
         self._last = ""
 
@@ -65,24 +66,17 @@ class Dump(Observer):
 
     def _emit(self, index: int, name: str, text: str) -> None:
         if self.directory is not None:
-            write_whole(self.directory / f"{index:03d}-{name}.ir", text)
+            write_whole(self.directory / f"{self.prefix}{index:03d}-{name}.ir", text)
         else:
             assert self.write is not None
-            self.write(f"// ---- {index:03d}-{name}\n{text}")
+            self.write(f"// ---- {self.prefix}{index:03d}-{name}\n{text}")
 
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a text file so that nobody ever sees half of it. Raises PassError when it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_atomically(path, text.encode())
     except OSError as error:
         raise PassError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -237,6 +237,36 @@ def default_pipeline(options: PipelineOptions | None = None) -> tuple[Pass, ...]
     )
 
 
+def options_of(passes: Iterable[Pass]) -> PipelineOptions:
+    """The switches that a pipeline amounts to, whoever wrote it: for the default one, those that it was made of.
+
+    Without insert-smx `quant` is none; without reorder-tt `scheme` is none.
+    """
+    form, found = "none", PipelineOptions(quant="none", scheme="none")
+    for pass_ in passes:
+        if isinstance(pass_, SplitStein):
+            form = pass_.form
+        elif isinstance(pass_, ReorderTT):
+            found = dataclasses.replace(found, scheme=pass_.order)
+        elif isinstance(pass_, PackRows):
+            found = dataclasses.replace(found, rows="packed")
+        elif isinstance(pass_, InsertSMX):
+            found = dataclasses.replace(
+                found,
+                quant={"plus-minus": "diff", "even-odd": "even-odd", "none": "naive"}[form],
+                weight=pass_.weight,
+                base=pass_.base,
+                delta=pass_.delta,
+                grad=pass_.grad,
+                saved=pass_.saved,
+                block=pass_.block,
+                tensors=pass_.bits,
+                budget=pass_.budget if pass_.policy == "auto" else None,
+                objective=pass_.objective,
+            )
+    return found
+
+
 def _check(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise PassError(f"{what} cannot be {value!r}", hint=suggest(value, list(choices)))

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
 
+from pintac.errors import PassError
+from pintac.passes import PipelineOptions, options_of, parse_pipeline
 from pintac.report.probe import Counts, Noise, Place, Sample
 from pintac.report.rank import Followed
 
@@ -98,19 +100,28 @@ def show(finding: Finding, stream: TextIO | None = None) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run was started with, for cures: `bits` W/B/D/G, `quant`, `sigma` of the estimator."""
+    """What a run was started with, for cures: `bits` W/B/D/G, `tensors` those of single ones, `quant`, `sigma` of the
+    estimator."""
 
     bits: tuple[int, int, int, int] = (8, 16, 8, 12)
     quant: str = "diff"
     sigma: float | None = None
+    tensors: str = ""
 
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> Settings:
-        """From what a program says about itself."""
-        parts = [int(part) for part in str(meta.get("bits", "8/16/8/12")).split("/") if part.isdigit()]
-        bits = (parts[0], parts[1], parts[2], parts[3]) if len(parts) == 4 else cls.bits
+        """From what a program says about itself: the passes that made it know the bits, chosen ones too."""
         sigma = (meta.get("estimator") or {}).get("sigma")
-        return cls(bits, str(meta.get("quant", "diff")), None if sigma is None else float(sigma))
+        try:
+            ran = options_of(parse_pipeline(str(meta["passes"])))
+        except (KeyError, PassError):  # written by hand
+            ran = PipelineOptions()
+        return cls(
+            (ran.weight, ran.base, ran.delta, ran.grad),
+            str(meta.get("quant", ran.quant)),
+            None if sigma is None else float(sigma),
+            ran.tensors,
+        )
 
     @property
     def small_sigma(self) -> bool:
@@ -124,7 +135,11 @@ class Settings:
             return None
         bits = [*self.bits]
         bits[role] = wider
-        return f"--bits {'/'.join(map(str, bits))}"
+        return self.flag(*bits)
+
+    def flag(self, *bits: int) -> str:
+        """`--bits` with these bits by role, and those of single tensors as they are."""
+        return f"--bits {'/'.join(map(str, bits))}{f',{self.tensors}' if self.tensors else ''}"
 
 
 def _either(*cures: str | None) -> str:
@@ -153,7 +168,7 @@ def masking(sample: Sample, settings: Settings) -> Iterator[Finding]:
 
 def _set_bits(settings: Settings, delta: int) -> str | None:
     w, b, d, g = settings.bits
-    return f"--bits {w}/{b}/{delta}/{g} (perturbed values {delta})" if d < delta else None
+    return f"{settings.flag(w, b, delta, g)} (perturbed values {delta})" if d < delta else None
 
 
 def rounding(samples: Sequence[Sample], settings: Settings) -> Iterator[Finding]:
@@ -305,6 +320,20 @@ def losses(history: Sequence[float], settings: Settings, ended: bool) -> Iterato
             _either("--quant diff" if settings.quant == "naive" else "another lr", "--twin float shows whether "
                     "quantisation has a part in it"),
             n, height, PLATEAU_HEIGHT,
+        )  # fmt: skip
+
+
+def spent(rate: Callable[[int], float], total: int) -> Iterator[Finding]:
+    """Steps at the end of a run of `total` whose learning rate, `rate(t)` for t = 0, 1, ..., is 0."""
+    last = total
+    while last and rate(last - 1) == 0.0:
+        last -= 1
+    if last < total:
+        yield Finding(
+            "no learning rate",
+            f"the learning rate is 0 from step {last + 1} to step {total}: these steps change no weight",
+            _either(f"--steps {last}" if last else None, f"a schedule of {total} steps"),
+            last + 1, float(total - last), 0.0,
         )  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
+from typing import TextIO
 
 from pintac.errors import PintacError
 from pintac.program import write_atomically
@@ -21,9 +23,13 @@ def write_text(target: str | None, text: str) -> None:
 
 
 def write_bytes(target: str, content: bytes) -> None:
-    """Write a file atomically. Raises `PintacError` if it cannot be written."""
+    """Write a file atomically; to a device or a pipe as it is. Raises `PintacError` if it cannot be written."""
+    path = Path(target)
     try:
-        write_atomically(Path(target), content)
+        if _special(path):
+            path.write_bytes(content)
+        else:
+            write_atomically(path, content)
     except OSError as error:
         raise PintacError(f"cannot write {target}: {error.strerror}") from None
 
@@ -41,11 +47,27 @@ def read_text(source: str) -> tuple[str, str]:
 
 
 def check_writable(target: str | None) -> None:
-    """Refuse an output path before hours of work: its folder must exist. Raises `PintacError`."""
+    """Refuse an output path before hours of work: a file can be made in its folder. Raises `PintacError`."""
     if target is None or target == STDOUT:
         return
     path = Path(target)
-    if path.is_dir():
-        raise PintacError(f"cannot write {target}: it is a folder")
-    if not path.parent.is_dir():
-        raise PintacError(f"cannot write {target}: there is no folder {path.parent}")
+    try:
+        if path.is_dir():
+            raise PintacError(f"cannot write {target}: it is a folder")
+        if not path.parent.is_dir():
+            raise PintacError(f"cannot write {target}: there is no folder {path.parent}")
+        if not _special(path):
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+    except OSError as error:
+        raise PintacError(f"cannot write {target}: {path.parent}: {error.strerror}") from None
+
+
+def _special(path: Path) -> bool:
+    """Whether something is there that is no file, and that a file shall not replace: /dev/null, a pipe."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """A message on stderr."""
+    print(text, file=stream or sys.stderr, flush=True)

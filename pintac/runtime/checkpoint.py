@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from pintac.container import SealError, seal, unseal, write_atomically
 from pintac.errors import CheckpointError
+from pintac.runtime.history import History, Row, finite
 
 KEY = "pintac-checkpoint"
 FORMAT = 1
@@ -22,7 +22,7 @@ class Checkpoint:
     """Everything that a step reads from earlier steps.
 
     `step` counts finished steps, `status` holds the sticky flags, `arrays` states and metrics by symbol name,
-    `history` what was measured on the way: rows of (step, loss, l2).
+    `history` what was measured on the way.
     """
 
     program_digest: str
@@ -30,7 +30,7 @@ class Checkpoint:
     seed: int
     status: int
     arrays: Mapping[str, np.ndarray]
-    history: Sequence[tuple[int, float | None, float | None]] = ()
+    history: History = ()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file, whole or not at all. Raises `CheckpointError` if it cannot be written."""
@@ -40,7 +40,7 @@ class Checkpoint:
             "step": self.step,
             "seed": self.seed,
             "status": self.status,
-            "history": [[step, *map(_finite, measured)] for step, *measured in self.history],
+            "history": finite(self.history),
         }
         content, _digest = seal(KEY, header, self.arrays)
         try:
@@ -66,10 +66,5 @@ def load_checkpoint(path: str | os.PathLike[str], program_digest: str) -> Checkp
             f"{path} belongs to another program ({header['program'][:12]}, this one is {program_digest[:12]})",
             hint="resume with the program, machine and options that wrote it",
         )
-    history = tuple((step, loss, l2) for step, loss, l2 in header.get("history", ()))
+    history = tuple(Row(*row) for row in header.get("history", ()))
     return Checkpoint(header["program"], header["step"], header["seed"], header["status"], arrays, history)
-
-
-def _finite(value: float | None) -> float | None:
-    """None for what JSON has no number for."""
-    return None if value is None or not math.isfinite(value) else value

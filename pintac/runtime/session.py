@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,12 +11,11 @@ from pintac.errors import CheckpointError, ExecutionError
 from pintac.program import Program, Symbol
 from pintac.runtime.checkpoint import Checkpoint, load_checkpoint
 from pintac.runtime.engine import Engine, make_engine
+from pintac.runtime.history import History
 from pintac.runtime.state import MachineState, describe
 from pintac.runtime.work import Work, count_work
 
 STEP, INFER = "step", "infer"
-History = Sequence[tuple[int, float | None, float | None]]
-"""Rows of (step, loss, l2)."""
 
 
 class Session:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pintac.api import compiling
-from pintac.api.compiling import emit, searches
+from pintac.api import emitting
+from pintac.api.emitting import emit, searches
 from pintac.api.lowering import lower
 from pintac.backend.ordering.repeat import repeated
 from pintac.backend.tiles import vpu
@@ -75,8 +75,8 @@ def test_more_effort_never_makes_a_slower_program(monkeypatch: pytest.MonkeyPatc
         made.append(one_search(*arguments))
         return made[-1]
 
-    one_search = compiling._after_one_search
-    monkeypatch.setattr(compiling, "_after_one_search", noted)
+    one_search = emitting._after_one_search
+    monkeypatch.setattr(emitting, "_after_one_search", noted)
     shown: list[str] = []
     program = emit(lowered, machine, lambda entry, items: shown.append(entry), effort=3)
     cycles = [simulate(p).cycles for p in made]

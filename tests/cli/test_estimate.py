@@ -77,6 +77,7 @@ def test_without_measuring(cli: Cli, tiny: str) -> None:
         (["poisson2d", "--runs", "3", "--kwh-price", "-1"], "a number from 0"),
         (["poisson2d", "--runs", "3", "--kwh-price", "cheap"], "a number from 0"),
         (["poisson2d", "--runs", "3", "--kwh-price", "0.3", "--quant", "none"], "runs no program"),
+        (["poisson2d", "--runs", "3", "--kwh-price", "0.3", "--block", "8x8"], "4x4 blocks, not 8x8"),
         (["--runs", "3", "--kwh-price", "0.3"], "what shall be trained"),
     ],
 )

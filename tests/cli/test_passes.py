@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from pintac.api.lowering import lower
+from pintac.frontend import load_step
 from pintac.ir import parse_module, print_module
 from pintac.passes import PASSES, default_pipeline, parse_pipeline
 from tests.cli.support import Cli
@@ -54,6 +57,33 @@ def test_dumps(cli: Cli, tiny: str) -> None:
     assert print_module(last) == print_module({"step": parse_module(Path("x.ir").read_text())["step"]})
     done = cli("compile", tiny, "--emit", "ir", "--passes", HALF, "--dump-ir-after", "split-stein", "-o", "y.ir")
     assert done.err.startswith("// ---- 002-split-stein\ngraph @step") and done.err.count("// ----") == 1
+
+
+def test_dumps_of_several_graphs(cli: Cli, tiny: str) -> None:
+    """Each graph has files of its own, which everybody may read."""
+    assert cli("compile", tiny, "--emit", "ir", "--passes", "expand-operators", "-o", "x.ir").code == 0
+    dump = ("opt", "x.ir", "--passes", "dce,canonicalize", "--dump-ir-after-all")
+    assert cli(*dump, "--dump-dir", "dumps", "-o", "y.ir").code == 0
+    files = {path.name: path for path in Path("dumps").iterdir()}
+    stages = ("000-input.ir", "001-dce.ir", "002-canonicalize.ir")
+    assert set(files) == {f"{graph}.{stage}" for graph in ("step", "infer") for stage in stages}
+    for name, path in files.items():
+        assert list(parse_module(path.read_text())) == [name.partition(".")[0]]
+        assert path.stat().st_mode & 0o777 == 0o644
+    assert "// ---- infer.001-dce\n" in cli(*dump).err
+
+
+def test_metadata_are_those_of_the_passes_that_ran(cli: Cli, tiny: str) -> None:
+    """Flags beside an explicit pipeline have no say, so they are not what a result states."""
+    passes = cli("compile", "--print-pipeline", "--quant", "even-odd", "--bits", "8/12/4/12,0.base=16").out.strip()
+    run = ("--engine", "evaluator", "--steps", "1", "--quiet", "--json", "-")
+    done = cli("train", tiny, "--passes", passes, "--bits", "16/16/16/16", "--scheme", "sequential", *run)
+    result = json.loads(done.out)
+    assert (result["quant"], result["scheme"], result["bits"]) == ("even-odd", "prs", "8/12/4/12,0.base=16")
+    flags = cli("train", tiny, "--quant", "even-odd", "--bits", "8/12/4/12,0.base=16", *run)
+    assert json.loads(flags.out)["history"] == result["history"]
+    meta = lower(load_step(tiny), passes=passes.split(",insert-smx")[0]).meta
+    assert (meta["quant"], meta["bits"]) == ("none", None)
 
 
 def test_time_passes_goes_to_stderr(cli: Cli, tiny: str) -> None:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pintac.api.following import Following
 from pintac.api.loop import drive
 from pintac.api.result import Result
 from pintac.errors import PintacError
 from pintac.report.files import check_writable, read_text, write_text
 from pintac.report.progress import Lines, Tick, describe, duration, make_progress
 from pintac.report.step_cost import StepCost
+from pintac.runtime.history import Row
+
+QUIET = Following(progress=False)
 
 
 def test_progress_lines_are_sparse() -> None:
@@ -63,6 +68,20 @@ def test_write_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert read_text(str(tmp_path / "f")) == ("file\n", str(tmp_path / "f"))
 
 
+def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
+    """What is no file (/dev/null, /dev/stdout, a pipe) is written to, not replaced."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        check_writable(str(pipe))
+        write_text(str(pipe), "text\n")
+        assert os.read(reader, 100) == b"text\n" and pipe.is_fifo()
+    finally:
+        os.close(reader)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_files_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(PintacError, match="is not a text file"):
@@ -89,9 +108,9 @@ def test_result_totals_and_json() -> None:
 
 def test_a_diverged_run_is_valid_json() -> None:
     fields = dict(steps=1, seed=1, engine="jit", machine="tiny", bits="8/16/8/12", l2_float=None, weights={}, cost=None)
-    text = Result(l2=math.inf, history=((1, math.nan, None),), **fields).to_json()
+    text = Result(l2=math.inf, history=(Row(1, math.nan, None, {"loss:a": math.inf}),), **fields).to_json()
     result = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert result["l2_rel"] is None and result["history"] == [[1, None, None]]
+    assert result["l2_rel"] is None and result["history"] == [[1, None, None, {"loss:a": None}]]
 
 
 class Counter:
@@ -101,14 +120,17 @@ class Counter:
         self.step_number = start
         self.on_step = on_step
 
-    def advance(self) -> float:
+    def advance(self) -> dict[str, float]:
         self.step_number += 1
         self.on_step(self.step_number)
-        return 1.0 / self.step_number
+        return {"loss": 1.0 / self.step_number}
+
+    def answers(self) -> dict[str, object]:
+        return {}
 
 
 def test_loop_counts_from_the_start_of_training() -> None:
-    outcome = drive(Counter(start=7), 10, title="x", progress=False)
+    outcome = drive(Counter(start=7), 10, title="x", following=QUIET)
     assert outcome.steps == 3 and not outcome.interrupted
     assert [row[0] for row in outcome.history] == [8, 9, 10]
 
@@ -120,18 +142,18 @@ def test_loop_measures_evenly() -> None:
         counter,
         500,
         title="x",
-        progress=False,
+        following=QUIET,
         measure=lambda: measured.append(counter.step_number) or 0.5,
         clock=lambda: 0.0,
     )
     assert measured == list(range(10, 501, 10)) == [row[0] for row in outcome.history]
-    assert outcome.history[-1] == (500, 1 / 500, 0.5)
+    assert outcome.history[-1] == (500, 1 / 500, 0.5, {})
 
 
 def test_ctrl_c_finishes_the_step_and_saves() -> None:
     saved: list[int] = []
     counter = Counter(lambda n: signal.raise_signal(signal.SIGINT) if n == 3 else None)
-    outcome = drive(counter, 10, title="x", progress=False, save=lambda: saved.append(counter.step_number))
+    outcome = drive(counter, 10, title="x", following=QUIET, save=lambda: saved.append(counter.step_number))
     assert outcome.interrupted and counter.step_number == 3 and saved == [3]
 
 
@@ -139,7 +161,7 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
     before = signal.getsignal(signal.SIGINT)
     counter = Counter(lambda n: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
-        drive(counter, 10, title="x", progress=False)
+        drive(counter, 10, title="x", following=QUIET)
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -150,6 +172,6 @@ def test_the_first_step_is_timed_apart() -> None:
     def pass_time(n: int) -> None:
         now[0] += 10.0 if n == 1 else 1.0
 
-    assert drive(Counter(pass_time), 5, title="x", progress=False, clock=lambda: now[0]).seconds_per_step == 1.0
+    assert drive(Counter(pass_time), 5, title="x", following=QUIET, clock=lambda: now[0]).seconds_per_step == 1.0
     now[0] = 0.0
-    assert drive(Counter(pass_time), 1, title="x", progress=False, clock=lambda: now[0]).seconds_per_step == 10.0
+    assert drive(Counter(pass_time), 1, title="x", following=QUIET, clock=lambda: now[0]).seconds_per_step == 10.0

@@ -57,6 +57,19 @@ def test_float_has_no_cycles(cli: Cli, tiny: str) -> None:
     assert result["l2_rel"] == result["l2_rel_float"] > 0
 
 
+def test_flags_without_effect_are_said(cli: Cli, tiny: str) -> None:
+    run = ("train", tiny, "--quant", "none", "--steps", "1", "--quiet")
+    flags = {"--bits": "8/8/8/8", "--rows": "packed", "--machine": "tiny", "--engine": "reference", "--threads": "2"}
+    flags |= {"--scheme": "sequential", "--effort": "2", "--saved": "f32", "--machine-key": "sram_kib=192"}
+    done = cli(*run, *(part for flag in flags.items() for part in flag))
+    assert done.code == 0 and done.err.startswith("note: --quant none is fp32 in torch") and done.err.count("\n") == 1
+    assert set(done.err.split(" of ")[1].strip().split(", ")) == set(flags)
+    assert cli(*run, "--bits", "8/16/8/12", "--seed", "3").err == ""
+    small = ["--set", "width=8", "--set", "K=4", "--set", "interior=2", "--set", "boundary=2"]
+    built_in = cli("train", "poisson2d", *small, *run[2:], "--scheme", "dense")
+    assert built_in.code == 0 and built_in.err == "", "a built-in problem makes its layers by the scheme"
+
+
 def test_weights_out_and_in(cli: Cli, tiny: str) -> None:
     """Trained weights have the names of the state_dict and are where the next run starts."""
     assert cli("train", tiny, "--engine", "evaluator", "--steps", "2", "-o", "w.safetensors", "--quiet").code == 0

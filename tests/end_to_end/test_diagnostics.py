@@ -12,6 +12,7 @@ import pytest
 import pintac
 from pintac.api import watching
 from pintac.frontend import load_step
+from pintac.passes import PipelineOptions, default_pipeline, print_pipeline
 from pintac.program import Program
 from pintac.report import diagnostics
 from pintac.report.diagnostics import Finding, Settings
@@ -117,6 +118,30 @@ def test_the_projection_is_that_of_the_tangent_space() -> None:
         seen = followed([Factored(*"xbag")], values)  # type: ignore[arg-type]
         np.testing.assert_allclose(seen.within, share * seen.whole, atol=1e-9)
         assert seen.whole == pytest.approx(float((gradient**2).sum())) and seen.rank == 2
+
+
+def test_cures_start_from_the_bits_that_ran() -> None:
+    def of(bits: str, **more: str) -> Settings:
+        passes = print_pipeline(default_pipeline(PipelineOptions.from_bits(bits, **more)))
+        return Settings.of({"bits": bits, "passes": passes, "estimator": {"sigma": 0.01}})
+
+    single = of("8/8/8/12,2.delta=4", quant="naive")
+    assert single == Settings((8, 8, 8, 12), "naive", 0.01, "2.delta=4")
+    assert single.with_bits(2) == "--bits 8/8/12/12,2.delta=4" and of("16/16/16/16").with_bits(0) is None
+    chosen = "insert-smx{weight=12,base=12,delta=8,grad=8,saved=smx}"  # what auto:0.05 may have come to
+    assert Settings.of({"bits": "auto:0.05", "passes": chosen}).bits == (12, 12, 8, 8)
+    assert Settings.of({}).bits == Settings.of({"passes": "no-such-pass"}).bits == (8, 16, 8, 12)
+
+
+def test_steps_without_a_rate() -> None:
+    def found(rates: list[float]) -> list[Finding]:
+        return list(diagnostics.spent(lambda t: rates[t], len(rates)))
+
+    assert found([1.0, 0.0, 0.5]) == [] and found([1.0]) == []
+    (one,) = found([1.0, 0.0, 0.5, 0.0, 0.0])
+    assert (one.step, one.value) == (4, 2.0) and "--steps 3, or a schedule of 5 steps" in one.cure
+    (none,) = found([0.0, 0.0])
+    assert none.step == 1 and none.cure == "a schedule of 2 steps"
 
 
 def test_divergence_and_plateau() -> None:

@@ -51,9 +51,21 @@ def test_everything_a_program_is_scheduled_from_is_in_its_key(
     keys.add(reuse._key(lowered, MACHINE.replace(sram_kib=192)))
     keys.add(reuse._key(replace(lowered, param_table=lowered.param_table[:-1]), MACHINE))
     keys.add(reuse._key(replace(lowered, data={"more": np.ones(4, np.float32)}), MACHINE))
+    keys.add(reuse._key(lowered, MACHINE, 2.0))
+    assert reuse._key(lowered, MACHINE, 1) == reuse._key(lowered, MACHINE)
     monkeypatch.setattr(reuse, "sources", lambda: "edited")
     keys.add(reuse._key(lowered, MACHINE))
-    assert len(keys) == 7
+    assert len(keys) == 8
+
+
+def test_an_effort_has_a_program_of_its_own(
+    folder: Path, lowered: Lowered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emit, efforts = reuse.emit, []
+    monkeypatch.setattr(reuse, "emit", lambda *a, effort: (efforts.append(effort), emit(*a, effort=effort))[1])
+    for effort in (0.0, 1.0, 0.0):
+        reuse.emit_or_reuse(lowered, MACHINE, effort)
+    assert efforts == [0.0, 1.0] and len(list(folder.iterdir())) == 2
 
 
 def test_seeds_and_start_values_share_a_schedule(

@@ -138,3 +138,21 @@ def test_resume_goes_on_as_it_began(folder: Path, capsys: Captured) -> None:
     Path("x.csv").write_text("0.25,0.5\n")
     code, _, err = run(capsys, "predict", "p.pinta", "x.csv", "--checkpoint", "c", "--weights", "w.safetensors")
     assert code == 2 and "not allowed with" in err
+
+
+def test_train_leaves_its_program(folder: Path, tiny_file: Path, capsys: Captured) -> None:
+    """The very one that compile makes with that effort; its weights go with it."""
+    train = ("train", f"{tiny_file}:step", "--quiet", "--effort", "0")
+    code, _, err = run(capsys, *train, "--save-program", "t.pinta", "-o", "w.safetensors", "--json", "r.json")
+    assert code == 0, err
+    assert run(capsys, "compile", f"{tiny_file}:step", "--effort", "0", "-o", "q.pinta")[0] == 0
+    assert Path("t.pinta").read_bytes() == Path("q.pinta").read_bytes()
+    result = json.loads(Path("r.json").read_text())
+    assert result["program_digest"] == load("t.pinta").digest
+    Path("x.csv").write_text("0.25,0.5\n")
+    assert run(capsys, "predict", "t.pinta", "x.csv", "--weights", "w.safetensors")[0] == 0
+    for without in (["--quant", "none"], ["--engine", "evaluator"]):
+        code, _, err = run(capsys, *train, *without, "--save-program", "u.pinta")
+        assert code == 2 and "there is no program" in err and not Path("u.pinta").exists()
+    code, _, err = run(capsys, *train, "--save-program", "absent/u.pinta")
+    assert code == 1 and "no folder absent" in err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pintac import blocks
-from pintac.api.compiling import as_machine
+from pintac.api.compilation import as_machine
 from pintac.api.lowering import Lowered, lower
 from pintac.api.reuse import emit_or_reuse
 from pintac.experiments.blocks import bytes_per_element, contracted, shape_cost, traffic

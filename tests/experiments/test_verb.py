@@ -158,7 +158,8 @@ def test_other_losses_are_another_run(tmp_path: Path) -> None:
     renewed = costs.compared(kept, fresh)
     assert renewed["cycles_per_step"] == 150 and "l2_rel" not in renewed
     fresh["history"] = [[20, 3.0, None], [40, 2.0000002, None]]
-    with pytest.raises(ResultsError, match=r"step 40 has the loss 2\.0000002, recorded is 2\.0"):
+    with pytest.raises(ResultsError, match=r"step 40 has the loss 2\.0000002, recorded is 2\.0") as caught:
         costs.compared(kept, fresh)
+    assert caught.value.exit_code == 4
     with pytest.raises(ResultsError, match="none to compare"):
         costs.compared(kept, {**fresh, "history": []})

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pintac import rng
+from pintac.accuracy import l2_rel
 from pintac.errors import ModelError
 from pintac.frontend import (
     Adam,
@@ -29,7 +30,7 @@ from pintac.frontend.operators import dt, grad, laplacian
 from pintac.frontend.problem import Problem, Term
 from pintac.frontend.problems import poisson2d
 from pintac.frontend.samplers import Points, Uniform
-from pintac.frontend.testset import TestSet, l2_rel
+from pintac.frontend.testset import TestSet
 from pintac.frontend.tracing import trace
 from pintac.ir.evaluate import evaluate
 from pintac.passes.expand_operators import ExpandOperators

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing
 from pathlib import Path
 
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 
 import pintac.passes
 from pintac.errors import PassError
-from pintac.passes import PASSES, PipelineOptions, default_pipeline, make_pass, parse_pipeline, print_pipeline
+from pintac.passes import (
+    PASSES,
+    PipelineOptions,
+    default_pipeline,
+    make_pass,
+    options_of,
+    parse_pipeline,
+    print_pipeline,
+)
 from pintac.passes.insert_smx import InsertSMX
 from pintac.passes.pipeline import option_fields
 from pintac.passes.reorder_tt import ReorderTT
@@ -124,3 +133,27 @@ def test_switches_that_do_not_exist(make: object) -> None:
     with pytest.raises(PassError) as caught:
         make()  # type: ignore[operator]
     assert caught.value.hint
+
+
+BITS = ("8/16/8/12", "4/8/12/16,2.delta=4,*.base=12", "auto:0.05", "auto:0.1:energy,0.base=16")
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_pipeline_says_what_it_was_made_of(bits: str) -> None:
+    """What results state is read from the passes: for the default pipeline the switches themselves."""
+    for quant, scheme, saved, block, rows in itertools.product(
+        ("diff", "even-odd", "naive"), ("prs", "sequential", "dense"), ("smx", "f32"), ("4x4", "1x16"),
+        ("apart", "packed"),
+    ):  # fmt: skip
+        if rows == "packed" and quant != "even-odd":
+            continue
+        options = PipelineOptions.from_bits(bits, quant=quant, scheme=scheme, saved=saved, block=block, rows=rows)
+        assert options_of(default_pipeline(options)) == options
+        assert options_of(parse_pipeline(print_pipeline(default_pipeline(options)))).bits == options.bits
+
+
+def test_a_pipeline_without_a_pass_says_so() -> None:
+    assert options_of(default_pipeline(PipelineOptions(quant="none"))).quant == "none"
+    found = options_of(parse_pipeline("expand-operators,split-stein{form=even-odd},insert-smx{grad=16}"))
+    assert (found.quant, found.scheme, found.bits, found.rows) == ("even-odd", "none", "8/16/8/16", "apart")
+    assert options_of(()).quant == "none"

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pintac.api.following import Following
 from pintac.api.loop import drive
 from pintac.api.running import SessionSteps
 from pintac.errors import CheckpointError, ExecutionError, PintacError
@@ -149,7 +150,7 @@ def test_control_c_stops_after_the_step_and_saves(tmp_path: Path) -> None:
         SessionSteps(run),
         6,
         title="toy",
-        progress=False,
+        following=Following(progress=False),
         measure=interrupted_measurement,
         save=lambda: run.save_checkpoint(tmp_path / "c"),
     )

@@ -1,0 +1,112 @@
+"""Who is told of a run while it runs, and what ends it early."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from pintac.api.steps import positive
+from pintac.errors import PintacError, UsageError
+from pintac.report.files import STDOUT, check_writable, write_bytes
+from pintac.runtime.history import Row, finite
+
+HISTORY_POINTS = 50  # measurements of a run, evenly spread over the steps, unless `every` says otherwise
+
+Callback = Callable[[int, Mapping[str, Any]], object]
+"""Gets the number of steps done and what was measured (`metrics_of`); what it returns is true if the run shall end."""
+
+
+@dataclass(frozen=True)
+class Following:
+    """What `run` and `train` say of these arguments."""
+
+    progress: bool = True
+    callback: Callback | None = None
+    every: int | None = None
+    log: str | Path | None = None
+    stop_below: float | None = None
+
+    def check(self, has_exact: bool) -> None:
+        """Refuse what cannot be before any work is done. Raises UsageError, PintacError."""
+        if self.every is not None:
+            positive(self.every, "every so many steps, a positive whole number")
+        if self.stop_below is not None:
+            if not (math.isfinite(self.stop_below) and self.stop_below > 0):
+                raise UsageError(f"expected a positive error to stop below, got {self.stop_below!r}")
+            if not has_exact:
+                raise UsageError("there is no l2 to stop below: the problem has no exact solution", hint="def exact")
+        if self.log is not None:
+            if str(self.log) == STDOUT:
+                raise UsageError("a log is a file, that a resumed run goes on with", hint="--log run.jsonl")
+            check_writable(str(self.log))
+
+    def due(self, step: int, total: int) -> bool:
+        """Whether this step is measured."""
+        return step == total or step % (self.every or max(1, total // HISTORY_POINTS)) == 0
+
+    def verdict(self, row: Row) -> str | None:
+        """Tell the callback; why the run shall end, None if it shall go on."""
+        if self.callback is not None and self.callback(row.step, metrics_of(row)):
+            return f"by the callback after step {row.step}"
+        if self.stop_below is not None and row.l2 is not None and row.l2 < self.stop_below:
+            return f"after step {row.step}: l2 {row.l2:.3e} is below {self.stop_below:g}"
+        return None
+
+
+def metrics_of(row: Row) -> dict[str, Any]:
+    """What was measured: `loss` and `l2` (None if unknown), `loss:<term>`, the problem's small parameters by name."""
+    return {"loss": row.loss, "l2": row.l2, **row.values}
+
+
+class Log:
+    """A JSON object a line, as the run goes. The lines of a resumed run go on where its checkpoint was.
+
+    A log that can no longer be written ends; the run does not.
+    """
+
+    def __init__(self, path: str | Path, step: int) -> None:
+        """`step`: steps done so far. Raises PintacError if the file cannot be written, or is no log to go on with."""
+        self.path = Path(path)
+        if step:
+            write_bytes(str(path), "".join(self._kept(step)).encode())
+        try:
+            self._file: TextIO | None = self.path.open("a" if step else "w")
+        except OSError as error:
+            raise PintacError(f"cannot write {path}: {error.strerror}") from None
+
+    def _kept(self, step: int) -> list[str]:
+        if not self.path.exists():
+            return []
+        kept = []
+        try:
+            lines = self.path.read_text().splitlines(keepends=True)
+            for line in lines:
+                if line.endswith("\n") and int(json.loads(line)["step"]) <= step:  # the last one may be torn
+                    kept.append(line)
+        except (OSError, ValueError, TypeError, KeyError):
+            raise PintacError(f"cannot go on with {self.path}: it is no log of a run", hint="another --log") from None
+        return kept
+
+    def write(self, row: Row) -> str | None:
+        """Add a line; what is to be said if that was not possible."""
+        if self._file is None:
+            return None
+        line = {"step": row.step, **metrics_of(row)}
+        try:
+            self._file.write(json.dumps(finite(line), allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # what could not be written is not written now
+                self._file.close()
+            self._file = None
+            return f"{self.path} ends before step {row.step}: {error.strerror}"
+        return None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
