@@ -105,7 +105,8 @@ class Recorder(TorchDispatchMode):
         if tensor.requires_grad and isinstance(tensor, nn.Parameter):
             raise Unsupported(
                 "a parameter that belongs neither to the network nor to the problem",
-                "register it in the nn.Module, or make it an attribute of the Problem, so that it is trained",
+                "register it in the nn.Module, or make it an attribute of the Problem (several: nn.ParameterList, "
+                "nn.ModuleDict), so that it is trained",
             )
         key = (id(tensor), tensor._version)
         known = self._constants.get(key)

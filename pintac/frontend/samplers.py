@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from pintac.errors import ModelError
-from pintac.frontend.locate import user_location
+from pintac.frontend.locate import function_location, user_code, user_location
 from pintac.ir import Builder, Location, Node
 from pintac.ir.evaluate import evaluate
 from pintac.rng import STREAM_POINTS
@@ -78,7 +78,7 @@ class Sampler(ABC):
         """The points that the compiled step sees: float32 [n, dim], bit for bit."""
         builder = Builder("sample")
         draws = Draws(builder, term, stream)
-        with builder.at(Location.synthetic("sampler")):
+        with builder.at(Location.synthetic("sampler")), user_code(function_location(self.emit)):
             builder.output("x", self.emit(draws, n))
         return np.asarray(
             evaluate(builder.finish(), draws.data, {"seed": seed, "step": step}, mode="smx")["x"], dtype=np.float32

@@ -12,9 +12,11 @@ from torch import nn
 from pintac.errors import ModelError
 from pintac.frontend.estimators import SecondDifference, Stein
 from pintac.frontend.operators import dt, grad, laplacian
-from pintac.frontend.problem import Adam, Problem, Term, TrainStep
+from pintac.frontend.optimizers import SGD, Adam, AdamW
+from pintac.frontend.problem import Problem, Term, TrainStep
 from pintac.frontend.recorder import Recorder
 from pintac.frontend.samplers import Points, Uniform
+from pintac.frontend.schedules import exponential_decay, linear_decay, piecewise, warmup
 from pintac.frontend.tracing import trace
 from pintac.frontend.weights import Layout
 from tests.frontend.support import make_step, mlp, trace_residual
@@ -325,6 +327,15 @@ class Mixed(Problem):
         return u(x)
 
 
+class OnlyValue:
+    def value(self, t: int) -> float:
+        return 1.0
+
+
+def torch_scheduler() -> object:
+    return torch.optim.lr_scheduler.StepLR(torch.optim.Adam(mlp(1, 1).parameters()), 5)
+
+
 class Twice(Mixed):
     def terms(self) -> list[Term]:
         return [Term("a", Uniform(BOX), self.r, points=2), Term("a", Uniform(BOX), self.r, points=2)]
@@ -354,6 +365,30 @@ class Twice(Mixed):
         (lambda: TrainStep(mlp(1, 1), Twice(), Adam(), Stein()).terms(), "same name", None),
         (lambda: Adam(lr=-1.0), "lr > 0", None),
         (lambda: Adam(schedule=3), "not a schedule", "linear_decay"),
+        (lambda: Adam(schedule=lambda t: 0.1), "not a schedule", "piecewise"),
+        (lambda: Adam(schedule=OnlyValue()), "it has no attrs()", "exponential_decay"),
+        (lambda: Adam(schedule=torch_scheduler()), "lr_scheduler.StepLR runs in torch", "exponential_decay"),
+        (lambda: Adam(schedule=torch.optim.lr_scheduler.StepLR), "lr_scheduler.StepLR runs in torch", "warmup"),
+        (lambda: Adam(1e-3, schedule=linear_decay(5, lr_min=1e-2)), "above the learning rate", None),
+        (lambda: linear_decay(5, lr_min=-1.0), "lr_min is a learning rate", None),
+        (lambda: linear_decay(2.5), "positive number of steps", None),
+        (lambda: exponential_decay(1.5, 10, 100), "rate in (0, 1]", None),
+        (lambda: exponential_decay(0.5, 0, 100), "positive number of steps", None),
+        (lambda: piecewise({}), "from step 0 on", "5000"),
+        (lambda: piecewise({10: 1.0}), "from step 0 on", "5000"),
+        (lambda: piecewise({0: 1.0, 10: "half"}), "from step 0 on", "5000"),
+        (lambda: piecewise([1.0]), "from step 0 on", "5000"),
+        (lambda: warmup(0), "positive number of steps", None),
+        (lambda: warmup(5, then=0.1), "not a schedule", "cosine_decay"),
+        (lambda: SGD(lr=0.0), "lr > 0", None),
+        (lambda: SGD(nesterov=True), "needs momentum", "0.9"),
+        (lambda: AdamW(betas=(0.9,)), "two betas", None),
+        (lambda: AdamW(weight_decay=-1.0), "weight_decay >= 0", None),
+        (lambda: TrainStep(mlp(1, 1), Mixed(), SGD, Stein()), "the class SGD", "SGD(1e-3)"),
+        (lambda: TrainStep(mlp(1, 1), Mixed(), torch.optim.LBFGS, Stein()), "LBFGS", "load_state_dict"),
+        (lambda: SecondDifference(K=64, time_dims=2), "a list of coordinates, got 2", "[2]"),
+        (lambda: SecondDifference(K=64, time_dims="x"), "a list of coordinates", "[2]"),
+        (lambda: SecondDifference(K=64, time_dims=[0.5]), "a list of coordinates", "[2]"),
         (lambda: Stein(K=7), "even number", "256 pairs"),
         (lambda: SecondDifference(K=0), "even number", "pairs"),
         (lambda: Stein(sigma=0.0), "sigma", None),

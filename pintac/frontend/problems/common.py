@@ -7,7 +7,8 @@ from torch import nn
 from pintac.errors import UsageError, suggest
 from pintac.frontend.estimators import Estimator, OrthonormalDirections, QuasiRandom, SecondDifference, Stein
 from pintac.frontend.layers import TTLinear
-from pintac.frontend.problem import Adam, Problem, TrainStep
+from pintac.frontend.optimizers import Adam
+from pintac.frontend.problem import Problem, TrainStep
 from pintac.frontend.schedules import linear_decay
 
 ESTIMATORS: dict[str, type[Estimator]] = {
