@@ -73,7 +73,7 @@ class EagerStep:
         with torch.no_grad():
             for name, parameter in self.layout.parameters.items():
                 value = states[name].T if name in self.layout.transposed else states[name]
-                parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+                parameter.data = torch.from_numpy(np.array(value, order="C")).to(dtype)
         self.net.to(dtype)
         # residuals of a problem with parameters are those of the copy, which holds the trained ones
         self.terms = self.problem.terms() if trained_along else step.terms()

@@ -1,10 +1,10 @@
-"""Numbers as users give them: Python's, NumPy's and tensors of one element, but no booleans."""
+"""Numbers and arrays as users give them: Python's, NumPy's and torch's; booleans are no numbers."""
 
 from __future__ import annotations
 
 import math
 import operator
-from typing import SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 import torch
@@ -30,3 +30,9 @@ def as_real(value: object) -> float | None:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
     return number if math.isfinite(number) else None
+
+
+def as_array(value: object, dtype: type[np.floating[Any]]) -> np.ndarray:
+    """An array of its own of anything that is one. Raises ValueError or TypeError for what is none."""
+    plain = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    return np.array(plain, dtype, order="C")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pintac.errors import ModelError
 from pintac.frontend.estimators import Estimator
 from pintac.frontend.locate import function_location, user_code, user_location
-from pintac.frontend.numbers import as_count, as_real
+from pintac.frontend.numbers import as_array, as_count, as_real
 from pintac.frontend.optimizers import Optimizer, advice
 from pintac.frontend.samplers import Sampler
 from pintac.ir import Location
@@ -88,8 +88,8 @@ class Term:
 def _rows(values: object) -> np.ndarray | None:
     """float32 [n, k] of an array or tensor [n] or [n, k]; None for anything else."""
     try:
-        array = np.array(values.detach() if isinstance(values, Tensor) else values, np.float32)
-    except (TypeError, ValueError, RuntimeError):
+        array = as_array(values, np.float32)
+    except (TypeError, ValueError):
         return None
     array = array[:, None] if array.ndim == 1 else array
     return array if array.ndim == 2 and array.size and np.isfinite(array).all() else None

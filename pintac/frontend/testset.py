@@ -12,6 +12,7 @@ import torch
 from pintac import rng
 from pintac.errors import ModelError
 from pintac.frontend.locate import function_location, user_code
+from pintac.frontend.numbers import as_array
 from pintac.frontend.problem import Problem, TrainStep
 from pintac.frontend.samplers import Sampler
 from pintac.frontend.weights import Layout
@@ -102,8 +103,8 @@ def _given(step: TrainStep) -> TestSet | None:
         return None
     dim = step.terms()[0].sampler.dim
     try:
-        x, u = (np.array(part.detach() if isinstance(part, torch.Tensor) else part, np.float64) for part in data)
-    except (TypeError, ValueError, RuntimeError) as error:
+        x, u = (as_array(part, np.float64) for part in data)
+    except (TypeError, ValueError) as error:
         raise ModelError(
             f"test_data() must give (x, u): {error}", location=place, hint="two arrays, x [n, d] and u [n, m]"
         ) from None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import pintac
 from pintac.errors import ModelError
 from pintac.frontend.estimators import SecondDifference, Stein
+from pintac.frontend.locate import is_user_file
 from pintac.frontend.operators import dt, grad, laplacian
 from pintac.frontend.optimizers import SGD, Adam, AdamW
 from pintac.frontend.problem import Problem, Term, TrainStep
@@ -428,6 +432,54 @@ def test_an_attribute_error_of_the_user_is_the_users() -> None:
         return laplacian(u, x) * "".no_such_attribute  # type: ignore[attr-defined]  # here
 
     check(residual, "# here", "AttributeError", "")
+
+
+def test_errors_inside_libraries_are_placed_at_the_users_line() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return u(x) * float(np.linalg.inv(np.zeros((2, 2)))[0, 0])  # here
+
+    check(residual, "# here", "LinAlgError", "")
+
+
+@pytest.mark.parametrize(
+    ("file", "users"),
+    [
+        (np.__file__, False),
+        (str(Path(np.__file__).parents[1] / "scipy" / "linalg" / "basic.py"), False),
+        (torch.__file__, False),
+        (inspect.__file__, False),
+        ("/home/me/torchlike/model.py", True),
+        (f"{Path(torch.__file__).parent}_tools/model.py", True),
+        (f"{Path(pintac.__file__).parent}_models/pde.py", True),
+        ("/home/me/my_dataclasses.py", True),
+        (str(Path(pintac.__file__).parent / "frontend" / "problems" / "poisson2d.py"), True),
+        (str(Path(pintac.__file__).parent / "frontend" / "twin.py"), False),
+    ],
+)
+def test_whose_file_it_is(file: str, users: bool) -> None:
+    assert is_user_file(file) is users
+
+
+def test_a_submodule_called_problem_is_refused() -> None:
+    """Its names are those of the problem's own parameters, which no state_dict of the network has."""
+    net = nn.Module()
+    net.problem = nn.Linear(2, 1)
+    net.forward = net.problem.forward  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match=r"parameter 'problem\.weight'") as caught:
+        trace(make_step(net))
+    assert "another name" in (caught.value.hint or "")
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    term = Term("a", Uniform(BOX), len, points=np.int64(5), weight=np.float32(2))  # type: ignore[arg-type]
+    assert term.count == 5 and type(term.count) is int and type(term.weight) is float and term.weight == 2.0
+    assert type(SecondDifference(K=np.int32(8), sigma=np.float32(0.5)).sigma) is float
+    assert type(SecondDifference(time_dims=[np.int64(-1)]).attrs(3)["time_dims"][0]) is int  # type: ignore[index]
+    assert linear_decay(np.int64(7)).attrs() == {"kind": "linear", "steps": 7}
+    assert type(Adam(np.float64(0.5)).lr) is float and Adam(torch.tensor(0.5)).lr == 0.5
+    for wrong in (True, np.bool_(True), "5", np.ones(2, int), 5.0):
+        with pytest.raises(ModelError, match="positive number of points"):
+            Term("a", Uniform(BOX), len, points=wrong)  # type: ignore[arg-type]
 
 
 def test_points_of_another_dimension() -> None:
