@@ -62,6 +62,17 @@ class Swapped(nn.Module):
         return self.last(torch.cat([b, a * b], -1))
 
 
+class Arctan(nn.Module):
+    """An activation of many operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.atan(self.first(x)))
+
+
 def mlp(outputs: int = 1) -> nn.Module:
     return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, outputs))
 
@@ -84,6 +95,10 @@ WAVE = (
     Term("boundary", Boundary(SQUARE, axes=[0]), lambda u, x: u(x), points=4),
 )
 PRODUCT = (Term("pde", Uniform(SQUARE), lambda u, x: u(x) * grad(u, x)[..., 0], points=6),)
+ANGLES = (
+    Term("pde", Uniform(SQUARE), lambda u, x: laplacian(u, x) - torch.sign(x[:, :1] - 0.5), points=8),
+    Term("boundary", Boundary(SQUARE), lambda u, x: u(x) - torch.atan2(x[:, 1:] - 0.5, x[:, :1] - 0.5), points=5),
+)
 CUT = (
     Term("pde", Uniform(SQUARE), lambda u, x: laplacian(u, x) - 1, points=8),
     Term("start", Boundary(SQUARE), values_and_rate, points=4),
@@ -99,6 +114,7 @@ STEPS: dict[str, Callable[[], TrainStep]] = {
     "wave": lambda: step(mlp(), Equation(*WAVE), SecondDifference(K=16, sigma=0.01)),
     "three outputs": lambda: step(mlp(3), Equation(*PRODUCT)),
     "features cut": lambda: step(Swapped(), Equation(*CUT)),
+    "angles": lambda: step(Arctan(), Equation(*ANGLES)),
     "a coefficient": lambda: step(mlp(), Equation(coefficient=True)),
 }
 QUANTISATIONS: dict[str, dict[str, str]] = {
