@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pintac.frontend import Ball as Ball
     from pintac.frontend import Boundary as Boundary
     from pintac.frontend import Estimator as Estimator
+    from pintac.frontend import Mixture as Mixture
     from pintac.frontend import OrthonormalDirections as OrthonormalDirections
     from pintac.frontend import Points as Points
     from pintac.frontend import Problem as Problem
@@ -61,6 +62,7 @@ _EXPORTS = {
     "Boundary": "pintac.frontend",
     "Estimator": "pintac.frontend",
     "Machine": "pintac.machine",
+    "Mixture": "pintac.frontend",
     "OrthonormalDirections": "pintac.frontend",
     "PintacError": "pintac.errors",
     "Points": "pintac.frontend",

@@ -9,7 +9,7 @@ from pintac.frontend.layers import TTLinear, to_dense
 from pintac.frontend.operators import dt, grad, laplacian
 from pintac.frontend.optimizers import SGD, Adam, AdamW
 from pintac.frontend.problem import Problem, Term, TrainStep
-from pintac.frontend.samplers import At, Ball, Boundary, Points, Product, Sampler, Sphere, Uniform
+from pintac.frontend.samplers import At, Ball, Boundary, Mixture, Points, Product, Sampler, Sphere, Uniform
 from pintac.frontend.schedules import constant, cosine_decay, exponential_decay, linear_decay, piecewise, warmup
 from pintac.frontend.testset import TestSet, l2_rel, predict_float, test_set
 from pintac.frontend.tracing import TracedStep, trace
@@ -27,6 +27,7 @@ __all__ = [
     "Boundary",
     "EagerStep",
     "Estimator",
+    "Mixture",
     "OrthonormalDirections",
     "Points",
     "Problem",

@@ -251,6 +251,24 @@ def test_weights_that_do_not_fit(cli: Cli, tiny: str) -> None:
     refused(cli(*run, "--weights", "given.safetensors"), "0.weight")
 
 
+def test_weights_of_other_types(cli: Cli, tiny: str) -> None:
+    """Half the bits are read, and what is no number of ours is refused."""
+    import numpy as np
+    import safetensors.torch
+    import torch
+
+    from pintac.api.weights import load_weights
+
+    weights = {"a": torch.tensor([[1.5, -3.0]]), "b": torch.tensor(0.25)}
+    for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.float32):
+        safetensors.torch.save_file({name: w.to(dtype) for name, w in weights.items()}, "given.safetensors")
+        found = load_weights("given.safetensors")
+        assert all(np.array_equal(found[name], w.numpy()) for name, w in weights.items())
+        assert all(value.shape == weights[name].shape for name, value in found.items())
+    safetensors.torch.save_file({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, "given.safetensors")
+    refused(cli("train", tiny, "--quant", "none", "--steps", "1", "--weights", "given.safetensors"), "F8_E4M3", "type")
+
+
 def test_outputs_are_checked_before_the_work(cli: Cli, tiny: str) -> None:
     for option in ("--json", "--stats", "--trace", "-o", "--checkpoint"):
         refused(cli("train", tiny, option, "absent/out"), "there is no folder absent")

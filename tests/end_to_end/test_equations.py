@@ -14,6 +14,7 @@ from pintac import (
     Adam,
     At,
     Boundary,
+    Mixture,
     OrthonormalDirections,
     Problem,
     Product,
@@ -99,6 +100,11 @@ ANGLES = (
     Term("pde", Uniform(SQUARE), lambda u, x: laplacian(u, x) - torch.sign(x[:, :1] - 0.5), points=8),
     Term("boundary", Boundary(SQUARE), lambda u, x: u(x) - torch.atan2(x[:, 1:] - 0.5, x[:, :1] - 0.5), points=5),
 )
+EDGE = Boundary(SQUARE)
+NEUMANN = (
+    Term("pde", Mixture(Uniform(SQUARE), Uniform([(1.0, 2.0), (0.0, 1.0)])), lambda u, x: laplacian(u, x), points=8),
+    Term("flux", EDGE, lambda u, x: (grad(u, x)[:, 0] * EDGE.normal(x)).sum(-1, keepdim=True) - 1, points=5),
+)
 CUT = (
     Term("pde", Uniform(SQUARE), lambda u, x: laplacian(u, x) - 1, points=8),
     Term("start", Boundary(SQUARE), values_and_rate, points=4),
@@ -115,6 +121,7 @@ STEPS: dict[str, Callable[[], TrainStep]] = {
     "three outputs": lambda: step(mlp(3), Equation(*PRODUCT)),
     "features cut": lambda: step(Swapped(), Equation(*CUT)),
     "angles": lambda: step(Arctan(), Equation(*ANGLES)),
+    "neumann on an L": lambda: step(mlp(), Equation(*NEUMANN)),
     "a coefficient": lambda: step(mlp(), Equation(coefficient=True)),
 }
 QUANTISATIONS: dict[str, dict[str, str]] = {
