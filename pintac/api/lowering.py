@@ -143,16 +143,16 @@ def parameter_table(step: TrainStep, names: Sequence[str]) -> np.ndarray:
     The last row holds for every later step: the schedule has settled, and the rate is 0 or bias corrections are 1 in
     fp32. Raises PassError for a scalar that is not known here, ModelError for a table of more than LONGEST_TABLE rows.
     """
-    known = step.optimizer.scalars()
+    known = step.scalars()
     unknown = set(names) - set(known)
     if unknown:
         raise PassError(f"the step reads the parameters {', '.join(sorted(unknown))}, which nothing provides")
     settled = step.optimizer.settled
-    needed = [] if step.optimizer.rate(settled) == 0.0 else [known[name].settled for name in names]
-    rows = max([settled, *needed]) + 1
+    at_rest = step.optimizer.rate(settled) == 0.0  # nothing else matters from then on
+    rows = max([settled, *(known[name].settled for name in names if not at_rest)]) + 1
     if rows > LONGEST_TABLE:
         raise ModelError(
-            f"the optimizer's numbers change over {rows:,} steps, a program holds {LONGEST_TABLE:,}",
+            f"the numbers of the optimizer change over {rows:,} steps, a program holds {LONGEST_TABLE:,}",
             location=step.location,
             hint="a schedule of fewer steps; betas further from 1",
         )

@@ -109,7 +109,7 @@ class EagerStep:
                 with active.use_derivatives(derivatives):
                     residual = term.evaluate(derivatives.field, x[rows], start)
                 columns = residual.numel() // residual.shape[0]
-                part = term.weight * (residual**2).sum() / (term.count * columns)
+                part = term.weight_at(t) * (residual**2).sum() / (term.count * columns)
                 part.backward()
                 total += part.item()
         return total

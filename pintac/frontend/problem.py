@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,8 +14,10 @@ from pintac.errors import ModelError
 from pintac.frontend.estimators import Estimator
 from pintac.frontend.locate import function_location, user_code, user_location
 from pintac.frontend.numbers import as_array, as_count, as_real
-from pintac.frontend.optimizers import Optimizer, advice
+from pintac.frontend.optimizers import Optimizer, Scalar, advice
 from pintac.frontend.samplers import Sampler
+from pintac.frontend.schedules import NAMES as SCHEDULES
+from pintac.frontend.schedules import Schedule, rate_of, settled
 from pintac.ir import Location
 
 Residual = Callable[..., Tensor]
@@ -24,6 +27,8 @@ Residual = Callable[..., Tensor]
 @dataclass(frozen=True)
 class Term:
     """One term of the loss: weight * mean over points and components of residual(u, x)^2.
+
+    `weight` is a number, or a schedule of the weights of steps t = 0, 1, 2, ...: `piecewise({0: 1.0, 1000: 300.0})`.
 
     `points` are drawn anew from `sampler` at every step; it may be left out for samplers with a fixed set.
     `residual(u, x)` gets the solution u, a function [N, d] -> [N, m], and the points x [N, d]; it returns [N, k]
@@ -35,7 +40,7 @@ class Term:
     sampler: Sampler
     residual: Residual
     points: int | None = None
-    weight: float = 1.0
+    weight: float | Schedule = 1.0
     values: np.ndarray | None = field(default=None, repr=False, compare=False)
     location: Location = field(default_factory=user_location, repr=False, compare=False)
 
@@ -59,10 +64,16 @@ class Term:
         if fixed is not None and count != fixed:
             raise refuse(f"asks for {count} points of a fixed set of {fixed}", "leave points out to use them all")
         weight = as_real(self.weight)
-        if weight is None or weight <= 0:
-            raise refuse(f"needs a positive weight, got {self.weight!r}")
+        if weight is not None and weight > 0:
+            object.__setattr__(self, "weight", weight)
+        elif weight is not None or not isinstance(self.weight, Schedule) or isinstance(self.weight, type):
+            raise refuse(f"needs a positive weight, got {self.weight!r}", f"a number, or a schedule: {SCHEDULES}")
+        else:
+            with user_code(self.location):
+                weights = [self.weight_at(t) for t in (0, settled(self.weight))]
+            if not all(math.isfinite(value) and value >= 0 for value in weights) or not any(weights):
+                raise refuse(f"needs weights that are positive, the schedule gives {weights}")
         object.__setattr__(self, "points", count)
-        object.__setattr__(self, "weight", weight)
         if self.values is not None:
             if fixed is None:
                 raise refuse("has values, but its points are drawn anew at every step", "values belong to Points(...)")
@@ -77,6 +88,15 @@ class Term:
         """The number of points."""
         assert self.points is not None
         return self.points
+
+    def weight_at(self, t: int) -> float:
+        """The weight in the loss of step t."""
+        return self.weight if isinstance(self.weight, float) else rate_of(self.weight, 1.0, t)
+
+    def attrs(self, points: int) -> dict[str, object]:
+        """Description for the IR, at a number of points."""
+        weight = self.weight if isinstance(self.weight, float) else {"schedule": self.weight.attrs()}
+        return {"name": self.name, "points": points, "weight": weight}
 
     def evaluate(self, u: Callable[[Tensor], Tensor], x: Tensor, start: int = 0) -> Tensor:
         """The residual at x, the points of this term from number `start` on."""
@@ -185,6 +205,17 @@ class TrainStep:
         if id(self.problem) not in self._terms:
             self._terms[id(self.problem)] = self.problem, self._checked_terms()
         return list(self._terms[id(self.problem)][1])
+
+    def scalars(self) -> dict[str, Scalar]:
+        """Everything that the parameter block may hold, by name: the optimizer's, and weights that are scheduled."""
+        scheduled = {term.name: term for term in self.terms() if not isinstance(term.weight, float)}
+        return {
+            **self.optimizer.scalars(),
+            **{
+                f"weight:{name}": Scalar(term.weight_at, settled(term.weight))  # type: ignore[arg-type]
+                for name, term in scheduled.items()
+            },
+        }
 
     def _checked_terms(self) -> list[Term]:
         with user_code(function_location(self.problem.terms)):

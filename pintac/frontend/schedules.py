@@ -128,17 +128,17 @@ class Piecewise:
 
 @dataclass(frozen=True)
 class Warmup:
-    """(t + 1) / n in the first n steps, then another schedule from its own step 0 on."""
+    """In n equal steps up to what another schedule begins with, then that one from its own step 0 on."""
 
     n: int
     then: Schedule
 
     def value(self, t: int) -> float:
-        return (t + 1) / self.n if t < self.n else self.then.value(t - self.n)
+        return self.then.value(0) * (t + 1) / self.n if t < self.n else self.then.value(t - self.n)
 
     def rate(self, lr: float, t: int) -> float:
         """As `value`, with the bound that `then` may have."""
-        return lr * (t + 1) / self.n if t < self.n else rate_of(self.then, lr, t - self.n)
+        return rate_of(self.then, lr, max(0, t - self.n)) * min(t + 1, self.n) / self.n
 
     def attrs(self) -> dict[str, object]:
         then = self.then.attrs()
@@ -233,7 +233,7 @@ def piecewise(factors: Mapping[int, float]) -> Piecewise:
 
 
 def warmup(n: int, then: Schedule | None = None) -> Warmup:
-    """lr (t + 1) / n in the first n steps, then `then` (default: constant) from its step 0 on.
+    """lr (t + 1) / n in the first n steps, then `then` (default: constant) from its step 0 on, which it leads up to.
 
     Raises ModelError for n < 1.
     """

@@ -134,7 +134,7 @@ class _Part:
         else:
             self._keys = [f"residual:{term.name}" for term in terms]
             self._scales = [
-                term.weight / (graph.outputs[key].shape[1] * term.count)
+                term.weight_at(0) / (graph.outputs[key].shape[1] * term.count)
                 for term, key in zip(terms, self._keys, strict=True)
             ]
         needed = ancestors(*(graph.outputs[key] for key in self._keys))

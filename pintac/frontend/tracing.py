@@ -93,7 +93,7 @@ def trace_step(
         {
             "name": step.name,
             "dims": terms[0].sampler.dim,
-            "terms": [{"name": t.name, "points": counts[t.name], "weight": float(t.weight)} for t in terms],
+            "terms": [term.attrs(counts[term.name]) for term in terms],
             "estimator": estimator or step.estimator.attrs(terms[0].sampler.dim, uses_dt),
             "optimizer": step.optimizer.attrs(),
         }

@@ -93,7 +93,7 @@ class SampledStep:
 
     def _part(self, term: Term, t: int, rows: _Rows) -> Tensor:
         residual = self._residual(term, t, rows)
-        return term.weight * (residual**2).sum() / (rows.total * residual.shape[1])
+        return term.weight_at(t) * (residual**2).sum() / (rows.total * residual.shape[1])
 
     def _residual(self, term: Term, t: int, rows: _Rows) -> Tensor:
         graph, data = self._all() if rows.whole else self._some(term, rows.stop - rows.start)

@@ -402,6 +402,9 @@ class Twice(Mixed):
         (lambda: Term("a", Uniform(BOX), len, points=0), "positive number of points", None),
         (lambda: Term("a", Uniform(BOX), 3, points=2), "residual function", None),
         (lambda: Term("a", Uniform(BOX), len, points=2, weight=-1.0), "positive weight", None),
+        (lambda: Term("a", Uniform(BOX), len, points=2, weight=float("nan")), "positive weight", "piecewise"),
+        (lambda: Term("a", Uniform(BOX), len, points=2, weight="1"), "positive weight", "piecewise"),
+        (lambda: Term("a", Uniform(BOX), len, points=2, weight=piecewise({0: 0.0})), "weights that are positive", None),
         (lambda: Term("a", Points([[0.0], [1.0]]), len, points=3), "fixed set of 2", "leave points out"),
     ],
 )

@@ -11,9 +11,8 @@ from pintac.frontend.optimizers import Adam
 from pintac.frontend.problem import Problem, TrainStep
 from pintac.frontend.schedules import linear_decay
 
-ESTIMATORS: dict[str, type[Estimator]] = {
-    estimator.kind: estimator for estimator in (Stein, SecondDifference, OrthonormalDirections, QuasiRandom)
-}
+_KINDS = (Stein, SecondDifference, OrthonormalDirections, QuasiRandom)
+ESTIMATORS: dict[str, type[Estimator]] = {estimator.kind: estimator for estimator in _KINDS}
 """Estimators by the name that the option `estimator` takes."""
 
 SCHEMES = ("prs", "sequential", "dense")
