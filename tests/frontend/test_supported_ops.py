@@ -89,17 +89,16 @@ CASES = {
         + torch.logical_xor(2.0 * (x[:, :1] > 0.7), x[:, 1:] > 0.3) * 5.0
     ),
     "masked fill": lambda x, w, s: (x @ w).masked_fill(x[:, :1] > 0.5, 2.0),
-    "sign heaviside": lambda x, w, s: (
-        torch.sign(x @ w) + torch.sgn(x[:, :1] - x[:, :1]) + torch.heaviside(x[:, :1] - 0.5, s) * (x @ w)
-    ),
+    "sign": lambda x, w, s: torch.sign(x @ w) * (x @ w) + torch.sgn(x[:, :1] - x[:, :1]),
+    "heaviside": lambda x, w, s: torch.heaviside(x[:, :1] - 0.5, s) * (x @ w) + torch.heaviside(0.0 * x[:, :1], s),
     "atan": lambda x, w, s: torch.atan(x @ w) + torch.atan(1e3 * x[:, :1]) + torch.atan(-1e-6 * x[:, :1]),
     "atan2": lambda x, w, s: (
         torch.atan2(x @ w, x[:, :1] - 0.5)
         + torch.atan2(x[:, :1] - 0.5, x[:, 1:] - 0.5)
         + torch.atan2(x[:, :1] - x[:, :1], -x[:, 1:])
         + torch.atan2(x[:, :1] - 0.5, x[:, :1] - x[:, :1])
-        + torch.atan2(x[:, :1] - x[:, :1], x[:, :1] - x[:, :1])
     ),
+    "atan2 of nothing": lambda x, w, s: torch.atan2(x[:, :1] - x[:, :1], x[:, :1] - x[:, :1]) + x @ w,
     "batched linear": lambda x, w, s: F.linear(torch.stack([x, x * x], 1), w.T, s).prod(1),
     "linear on parts of the features": lambda x, w, s: (
         F.linear(torch.cat([x @ w, x @ w], 1).reshape(-1, 3, 2), w.T, s).tanh().flatten(1)
@@ -203,7 +202,7 @@ KINKED = {"gelu", "erf", "relu", "elu", "leaky relu", "abs", "minimum maximum", 
 STACKED = {"batched linear", "batched matmul"}  # rows of a stack would share SMX blocks (NUMERICS 4)
 BRANCHING = {
     "where", "where with numbers", "logic", "logical functions", "booleans", "numbers as booleans", "masked fill",
-    "sign heaviside", "atan2",
+    "sign", "heaviside", "atan2", "atan2 of nothing",
 }  # fmt: skip
 
 
