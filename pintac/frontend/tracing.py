@@ -1,6 +1,6 @@
 """From a `TrainStep` to IR: the graph `step` (points and residuals of each term) and the graph `infer` (u at points).
 
-Networks and residuals run once on sampled points under a recorder (`recorder.py`): every operation becomes IR with the
+Networks and residuals run once on sampled points under a recorder (`dispatch.py`): every operation becomes IR with the
 line of user code that asked for it. TT layers and the operators grad, laplacian and dt are leaves. Shapes are those of
 the step; Python control flow on shapes and constants is resolved here.
 """
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from pintac.errors import IRError, ModelError
 from pintac.frontend import active
-from pintac.frontend.layers import TTLinear
+from pintac.frontend.dispatch import Calls, Operations
+from pintac.frontend.layers import TTLinear, use_tracer
 from pintac.frontend.locate import function_location, is_own_fault, traceback_location, user_code
 from pintac.frontend.problem import Term, TrainStep
-from pintac.frontend.recorder import Calls, Recorder
+from pintac.frontend.recorder import Recorder
 from pintac.frontend.samplers import Draws
 from pintac.frontend.traced import GRADIENT_SHAPE, Abandoned, Poisoned, Traced, Unsupported, model_error
 from pintac.frontend.weights import Layout
@@ -137,10 +138,10 @@ def _recording(
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(active.use_tracer(derivatives))
+            stack.enter_context(use_tracer(derivatives))
             stack.enter_context(active.use_derivatives(derivatives))
             stack.enter_context(Calls(recorder))
-            stack.enter_context(recorder)
+            stack.enter_context(Operations(recorder))
             yield
     except Abandoned:
         pass  # reported where it happened

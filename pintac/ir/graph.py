@@ -1,4 +1,4 @@
-"""Graphs of the IR: locations, nodes, graphs. All immutable; `builder.py` makes new ones.
+"""Graphs of the IR: locations, nodes, graphs, and their text. All immutable; `builder.py` makes new ones.
 
 Every op has one result, so a value is the node that makes it.
 """
@@ -14,6 +14,7 @@ from typing import Any
 from pintac.errors import IRError, suggest
 from pintac.ir.ops import Attrs
 from pintac.ir.types import TensorType
+from pintac.ir.words import json_text, key_text, quoted, value_text
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*\Z")
 """What a node may be called, so that the text form can write it."""
@@ -101,8 +102,6 @@ class Graph:
         return tuple(node for node in self.nodes if node.op in ops)
 
     def __str__(self) -> str:
-        from pintac.ir.text import print_graph
-
         return print_graph(self)
 
 
@@ -122,3 +121,26 @@ def pruned(graph: Graph) -> Graph:
     """The graph with only the nodes, the same ones, that its outputs are computed from."""
     needed = ancestors(*graph.outputs.values())
     return Graph(graph.name, tuple(node for node in graph.nodes if node in needed), graph.outputs, graph.attrs)
+
+
+def print_graph(graph: Graph) -> str:
+    """Canonical text of a graph, ending in a newline."""
+    meta = ", ".join(f"{key_text(name)}={json_text(value)}" for name, value in graph.attrs.items())
+    lines = [f"graph @{graph.name} " + (f"{{{meta}}} {{" if meta else "{")]
+    lines += ["  " + print_node(node) for node in graph.nodes]
+    lines += [f"  output {quoted(key)} = %{node.name}" for key, node in graph.outputs.items()]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def print_module(graphs: Mapping[str, Graph]) -> str:
+    """Text of several graphs, one after another."""
+    return "\n".join(print_graph(graph) for graph in graphs.values())
+
+
+def print_node(node: Node) -> str:
+    """The line of one node."""
+    operands = f"({', '.join('%' + operand.name for operand in node.operands)})" if node.operands else ""
+    attrs = ", ".join(f"{key_text(name)}={value_text(value)}" for name, value in node.attrs.items())
+    column = f":{node.loc.col}" if node.loc.col else ""
+    location = f"loc({quoted(node.loc.file)}:{node.loc.line}{column})"
+    return f"%{node.name} = {node.op}{operands}{f' {{{attrs}}}' if attrs else ''} : {node.type} {location}"

@@ -1,4 +1,4 @@
-"""The text form of graphs: the printer, and the parser that is its inverse.
+"""The text form of graphs: the parser, the inverse of `print_graph`, and comparison.
 
 `parse_graph(print_graph(g))` equals g structurally, and canonical text prints back to itself. Strings are JSON strings,
 floats print so that they read back to the same bits. Errors point at file, line and column of the text.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -20,69 +18,11 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 from pintac.errors import IRError, suggest
 from pintac.ir.builder import Builder
 from pintac.ir.graph import Graph, Location, Node
-from pintac.ir.ops import OPS, AttrValue
+from pintac.ir.ops import OPS
 from pintac.ir.types import DTYPES, TensorType
+from pintac.ir.words import json_text
 
-_BARE_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 _WORDS = {"true": True, "false": False, "null": None, "inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-
-# ---------------------------------------------------------------------------------------------- printing
-
-
-def print_graph(graph: Graph) -> str:
-    """Canonical text of a graph, ending in a newline."""
-    meta = ", ".join(f"{_key(name)}={_json(value)}" for name, value in graph.attrs.items())
-    lines = [f"graph @{graph.name} " + (f"{{{meta}}} {{" if meta else "{")]
-    lines += ["  " + print_node(node) for node in graph.nodes]
-    lines += [f"  output {_string(key)} = %{node.name}" for key, node in graph.outputs.items()]
-    return "\n".join([*lines, "}"]) + "\n"
-
-
-def print_module(graphs: Mapping[str, Graph]) -> str:
-    """Text of several graphs, one after another."""
-    return "\n".join(print_graph(graph) for graph in graphs.values())
-
-
-def print_node(node: Node) -> str:
-    """The line of one node."""
-    operands = f"({', '.join('%' + operand.name for operand in node.operands)})" if node.operands else ""
-    attrs = ", ".join(f"{_key(name)}={_value(value)}" for name, value in node.attrs.items())
-    column = f":{node.loc.col}" if node.loc.col else ""
-    location = f"loc({_string(node.loc.file)}:{node.loc.line}{column})"
-    return f"%{node.name} = {node.op}{operands}{f' {{{attrs}}}' if attrs else ''} : {node.type} {location}"
-
-
-def _string(text: str) -> str:
-    return json.dumps(text)
-
-
-def _key(name: str) -> str:
-    return name if _BARE_KEY.match(name) else _string(name)
-
-
-def _scalar(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _string(value)
-    return repr(value)
-
-
-def _value(value: AttrValue) -> str:
-    if not isinstance(value, tuple):
-        return _scalar(value)
-    return f"({', '.join(map(_scalar, value))}{',' if len(value) == 1 else ''})"
-
-
-def _json(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_string(key)}: {_json(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_json, value)) + "]"
-    return _scalar(value)
-
 
 # ---------------------------------------------------------------------------------------------- comparing
 
@@ -105,7 +45,7 @@ def _structure(graph: Graph) -> tuple[object, ...]:
         for node in graph.nodes
     ]
     outputs = [(key, node.name) for key, node in graph.outputs.items()]
-    return graph.name, nodes, outputs, _json(graph.attrs)
+    return graph.name, nodes, outputs, json_text(graph.attrs)
 
 
 # ---------------------------------------------------------------------------------------------- parsing

@@ -13,7 +13,7 @@ import numpy as np
 
 from pintac.errors import PassError, suggest
 from pintac.ir import Graph
-from pintac.ir.text import print_graph
+from pintac.ir.graph import print_graph
 from pintac.ir.verify import verify
 from pintac.passes.base import Pass
 from pintac.passes.manager import Observer

@@ -19,8 +19,9 @@ from pintac import smx
 from pintac.backend.axes import Axes
 from pintac.ir import Builder, Graph, Location, Node, ancestors
 from pintac.ir.evaluate import Array, BlockValue, Evaluator, SmxValue, Value
+from pintac.ir.graph import print_graph
 from pintac.ir.ops import AttrValue
-from pintac.ir.text import parse_graph, print_graph
+from pintac.ir.text import parse_graph
 from pintac.passes.dataflow import descendants, without_dead
 from pintac.report.purpose import NO_LAYER, Purpose
 from pintac.report.rank import Followed, factored, followed

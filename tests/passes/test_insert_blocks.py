@@ -13,8 +13,8 @@ from pintac.errors import IRError, PassError, UsageError
 from pintac.frontend import load_step
 from pintac.ir import Builder, Graph, Node
 from pintac.ir.evaluate import evaluate
-from pintac.ir.graph import Location
-from pintac.ir.text import graphs_equal, parse_graph, print_graph
+from pintac.ir.graph import Location, print_graph
+from pintac.ir.text import graphs_equal, parse_graph
 from pintac.ir.verify import verify
 from pintac.passes import parse_pipeline
 from pintac.passes.insert_smx import InsertSMX

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pintac.frontend.aten.table import SUPPORTED, Arguments, Rule, aten, broadcasting_pair, rule
+from pintac.frontend.recorder import Recorder
 from pintac.frontend.traced import Traced, Unsupported
 from pintac.ir import Builder, Node
-
-if TYPE_CHECKING:
-    from pintac.frontend.recorder import Recorder
 
 
 def _scaled(r: Recorder, value: object, alpha: float) -> object:

@@ -7,19 +7,17 @@ node, or a list of nodes for operations with several results, or raises `Unsuppo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pintac.frontend.recorder import Recorder
 from pintac.frontend.traced import GRADIENT_SHAPE, Traced, Unsupported, op_name
 from pintac.ir import Node
 
-if TYPE_CHECKING:
-    from pintac.frontend.recorder import Recorder
-
 Arguments = Mapping[str, Any]
-Rule = Callable[["Recorder", Arguments, Any], "Node | list[Node]"]
+Rule = Callable[[Recorder, Arguments, Any], "Node | list[Node]"]
 
 aten = torch.ops.aten
 
