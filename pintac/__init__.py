@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from pintac.api import run as run
     from pintac.api import train as train
     from pintac.errors import PintacError as PintacError
+    from pintac.frontend import SGD as SGD
     from pintac.frontend import Adam as Adam
+    from pintac.frontend import AdamW as AdamW
     from pintac.frontend import At as At
     from pintac.frontend import Ball as Ball
     from pintac.frontend import Boundary as Boundary
     from pintac.frontend import Estimator as Estimator
+    from pintac.frontend import Mixture as Mixture
     from pintac.frontend import OrthonormalDirections as OrthonormalDirections
     from pintac.frontend import Points as Points
     from pintac.frontend import Problem as Problem
@@ -39,9 +42,12 @@ if TYPE_CHECKING:
     from pintac.frontend import constant as constant
     from pintac.frontend import cosine_decay as cosine_decay
     from pintac.frontend import dt as dt
+    from pintac.frontend import exponential_decay as exponential_decay
     from pintac.frontend import grad as grad
     from pintac.frontend import laplacian as laplacian
     from pintac.frontend import linear_decay as linear_decay
+    from pintac.frontend import piecewise as piecewise
+    from pintac.frontend import warmup as warmup
     from pintac.machine import Machine as Machine
     from pintac.program import Program as Program
 
@@ -50,11 +56,13 @@ __version__ = "0.1.0"
 # Public name -> the module it is defined in.
 _EXPORTS = {
     "Adam": "pintac.frontend",
+    "AdamW": "pintac.frontend",
     "At": "pintac.frontend",
     "Ball": "pintac.frontend",
     "Boundary": "pintac.frontend",
     "Estimator": "pintac.frontend",
     "Machine": "pintac.machine",
+    "Mixture": "pintac.frontend",
     "OrthonormalDirections": "pintac.frontend",
     "PintacError": "pintac.errors",
     "Points": "pintac.frontend",
@@ -63,6 +71,7 @@ _EXPORTS = {
     "Program": "pintac.program",
     "QuasiRandom": "pintac.frontend",
     "Result": "pintac.api",
+    "SGD": "pintac.frontend",
     "Sampler": "pintac.frontend",
     "SecondDifference": "pintac.frontend",
     "Sphere": "pintac.frontend",
@@ -76,13 +85,16 @@ _EXPORTS = {
     "cosine_decay": "pintac.frontend",
     "dt": "pintac.frontend",
     "explain": "pintac.api",
+    "exponential_decay": "pintac.frontend",
     "grad": "pintac.frontend",
     "laplacian": "pintac.frontend",
     "linear_decay": "pintac.frontend",
     "load": "pintac.api",
+    "piecewise": "pintac.frontend",
     "predict": "pintac.api",
     "run": "pintac.api",
     "train": "pintac.api",
+    "warmup": "pintac.frontend",
 }
 
 __all__ = ["__version__", *_EXPORTS]

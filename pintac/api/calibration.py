@@ -106,6 +106,7 @@ class Calibration:
             self.nodes.setdefault(names[node.name], []).append(node)
         self.tensors = tuple(self.nodes)
         self.roles = {name: role_of(name) for name in self.tensors}
+        self.scalars = {name: scalar(0) for name, scalar in step.scalars().items()}
         self.states = tuple(states if states is not None else calibration_states(step))
         self.keys = tuple((state.name, what) for state in self.states for what in (*self.terms, GRADIENT))
         self._runs = [_Run(self, number, state) for number, state in enumerate(self.states)]
@@ -233,7 +234,7 @@ class _Run:
         self.calibration = calibration
         self.graph = calibration.graph
         self.state = state
-        self.params = {"seed": SEED, "step": number}
+        self.params = {"seed": SEED, "step": number, **calibration.scalars}
         self.feeds = {**calibration.data, **state.arrays}
         self.evaluator = _Rounding(self.params)
         self.values: dict[Node, Value] = {}

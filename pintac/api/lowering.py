@@ -10,7 +10,7 @@ import numpy as np
 
 from pintac.api.precision import choose
 from pintac.api.weights import to_constants
-from pintac.errors import IRError, PassError
+from pintac.errors import IRError, ModelError, PassError
 from pintac.ir import Graph
 from pintac.machine import Machine
 from pintac.passes import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 INFER_PASSES = ("reorder-tt", "insert-smx", "canonicalize", "dce", "fold-accumulate")
 """The passes that also apply to the forward graph; the others are about the training step."""
 
-LONGEST_TABLE = 50_000  # rows of a parameter table whose values never settle
+LONGEST_TABLE = 1 << 21  # rows of a parameter table: some 40 MB of a program
 
 
 @dataclass(frozen=True)
@@ -165,37 +165,29 @@ def with_moments(graphs: Mapping[str, Graph], states: Mapping[str, np.ndarray]) 
     return dict(sorted(init.items()))
 
 
-def scalars(step: TrainStep, t: int) -> dict[str, float]:
-    """The parameter block of step t = 0, 1, ...: learning rate and Adam's bias corrections 1 / (1 - beta^(t+1))."""
-    adam = step.optimizer
-    return {
-        "lr": adam.rate(t),
-        "bc1": 1.0 / (1.0 - adam.beta1 ** (t + 1)),
-        "bc2": 1.0 / (1.0 - adam.beta2 ** (t + 1)),
-    }
-
-
 def parameter_table(step: TrainStep, names: Sequence[str]) -> np.ndarray:
     """uint32 [T, 2 + len(names)]: seed 0, the step number, then each scalar as fp32 bits.
 
-    T is as small as it can be: the last row holds for every later step (the rate has reached 0, or nothing changes
-    any more in fp32). Raises PassError for a scalar that is not known here.
+    The last row holds for every later step: the schedule has settled, and the rate is 0 or bias corrections are 1 in
+    fp32. Raises PassError for a scalar that is not known here, ModelError for a table of more than LONGEST_TABLE rows.
     """
-    unknown = set(names) - set(scalars(step, 0))
+    known = step.scalars()
+    unknown = set(names) - set(known)
     if unknown:
         raise PassError(f"the step reads the parameters {', '.join(sorted(unknown))}, which nothing provides")
-    rows: list[tuple[float, ...]] = []
-    for t in range(LONGEST_TABLE):
-        values = scalars(step, t)
-        row = tuple(float(np.float32(values[name])) for name in names)
-        if len(rows) > _schedule_steps(step) and row == rows[-1]:
-            break
-        rows.append(row)
-        if values["lr"] == 0.0 and t >= _schedule_steps(step):
-            break
-    table = np.zeros((len(rows), len(FIRST_PARAMS) + len(names)), np.uint32)
-    table[:, 1] = np.arange(len(rows))
-    table[:, 2:] = np.array(rows, np.float32).reshape(len(rows), len(names)).view(np.uint32)
+    settled = step.optimizer.settled
+    at_rest = step.optimizer.rate(settled) == 0.0  # nothing else matters from then on
+    rows = max([settled, *(known[name].settled for name in names if not at_rest)]) + 1
+    if rows > LONGEST_TABLE:
+        raise ModelError(
+            f"the numbers of the optimizer change over {rows:,} steps, a program holds {LONGEST_TABLE:,}",
+            location=step.location,
+            hint="a schedule of fewer steps; betas further from 1",
+        )
+    table = np.zeros((rows, len(FIRST_PARAMS) + len(names)), np.uint32)
+    table[:, 1] = np.arange(rows)
+    for column, name in enumerate(names, len(FIRST_PARAMS)):
+        table[:, column] = np.fromiter((known[name](t) for t in range(rows)), np.float32, rows).view(np.uint32)
     return table
 
 

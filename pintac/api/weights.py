@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,29 @@ Arrays = dict[str, np.ndarray]
 Export = Mapping[str, Mapping[str, Any]]
 """Name in the state_dict -> {"state": its state, "transposed": whether the state is its transpose}."""
 
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", **{f"I{8 * n}": f"<i{n}" for n in (1, 2, 4, 8)}}
+_TYPES |= {"BOOL": "?", **{f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)}}
+
 PROBLEM_PREFIX = "problem."  # parameters of the problem, which no state_dict of the network has
 MOST_ANSWERS = 16  # elements of a parameter that is reported
 
 
 def load_weights(path: str) -> Arrays:
-    """The arrays of a safetensors file. Raises `CheckpointError`."""
+    """The arrays of a safetensors file; bfloat16 as float32. Raises `CheckpointError`."""
     try:
-        return dict(safetensors.numpy.load_file(path))
+        entries = safetensors.deserialize(Path(path).read_bytes())
+        return {name: _array(entry) for name, entry in entries}
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"cannot read weights from {path}: {error}", hint="a safetensors file") from None
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} holds numbers of a type that is not read: {error}", hint="float32") from None
+
+
+def _array(entry: Mapping[str, Any]) -> np.ndarray:
+    if entry["dtype"] == "BF16":  # the upper half of a float32
+        halves = np.frombuffer(entry["data"], "<u2").astype(np.uint32) << np.uint32(16)
+        return halves.view(np.float32).reshape(entry["shape"])
+    return np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
 def save_weights(path: str, weights: Mapping[str, np.ndarray]) -> None:

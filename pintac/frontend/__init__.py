@@ -8,16 +8,19 @@ from pintac.frontend.eager import EagerStep
 from pintac.frontend.estimators import Estimator, OrthonormalDirections, QuasiRandom, SecondDifference, Stein
 from pintac.frontend.layers import TTLinear, to_dense
 from pintac.frontend.operators import dt, grad, laplacian
-from pintac.frontend.problem import Adam, Problem, Term, TrainStep
-from pintac.frontend.samplers import At, Ball, Boundary, Points, Product, Sampler, Sphere, Uniform
-from pintac.frontend.schedules import constant, cosine_decay, linear_decay
+from pintac.frontend.optimizers import SGD, Adam, AdamW
+from pintac.frontend.problem import Problem, Term, TrainStep
+from pintac.frontend.samplers import At, Ball, Boundary, Mixture, Points, Product, Sampler, Sphere, Uniform
+from pintac.frontend.schedules import constant, cosine_decay, exponential_decay, linear_decay, piecewise, warmup
 from pintac.frontend.testset import TestSet, predict_float, test_set
 from pintac.frontend.tracing import TracedStep, trace
 from pintac.frontend.twin import SampledStep
 from pintac.frontend.weights import as_tensors, initial_states, initialize_
 
 __all__ = [
+    "SGD",
     "Adam",
+    "AdamW",
     "At",
     "AutodiffStep",
     "Ball",
@@ -25,6 +28,7 @@ __all__ = [
     "Boundary",
     "EagerStep",
     "Estimator",
+    "Mixture",
     "OrthonormalDirections",
     "Points",
     "Problem",
@@ -46,6 +50,7 @@ __all__ = [
     "constant",
     "cosine_decay",
     "dt",
+    "exponential_decay",
     "grad",
     "initial_states",
     "initialize_",
@@ -53,9 +58,11 @@ __all__ = [
     "laplacian",
     "linear_decay",
     "load_step",
+    "piecewise",
     "predict_float",
     "test_set",
     "to_dense",
     "trace",
     "trivial_baselines",
+    "warmup",
 ]

@@ -1,6 +1,6 @@
-"""What the running code means by u, grad and laplacian: a tracer, a sampled estimator, or (default) exact autograd.
+"""What the running code means by grad and laplacian: a tracer, a sampled estimator, or (default) exact autograd.
 
-TTLinear and the operators ask here, so that one residual serves the compiler, the float twin and plain torch.
+The operators ask here, so that one residual serves the compiler, the float twin and plain torch.
 """
 
 from __future__ import annotations
@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from pintac.frontend.layers import TTLinear
 
 Function = Callable[[Tensor], Tensor]
 
@@ -34,24 +31,12 @@ class Derivatives(Protocol):
         ...
 
 
-class LayerTracer(Protocol):
-    """A tracer that takes TT layers as leaves."""
-
-    def tt_linear(self, layer: TTLinear, x: Tensor) -> Tensor: ...
-
-
 _DERIVATIVES: ContextVar[Derivatives | None] = ContextVar("derivatives", default=None)
-_TRACER: ContextVar[LayerTracer | None] = ContextVar("tracer", default=None)
 
 
 def derivatives() -> Derivatives | None:
     """The derivatives in force, None for exact autograd."""
     return _DERIVATIVES.get()
-
-
-def tracer() -> LayerTracer | None:
-    """The tracer in force, None in eager torch."""
-    return _TRACER.get()
 
 
 @contextmanager
@@ -62,13 +47,3 @@ def use_derivatives(value: Derivatives) -> Iterator[None]:
         yield
     finally:
         _DERIVATIVES.reset(token)
-
-
-@contextmanager
-def use_tracer(value: LayerTracer) -> Iterator[None]:
-    """Inside, TT layers are recorded instead of computed."""
-    token = _TRACER.set(value)
-    try:
-        yield
-    finally:
-        _TRACER.reset(token)

@@ -6,15 +6,14 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
 from pintac.errors import ModelError, PintacError, UsageError, suggest
-from pintac.frontend.locate import function_location, traceback_location
+from pintac.frontend.locate import function_location, user_code
 from pintac.frontend.problem import Problem, TrainStep
 from pintac.frontend.problems import BUILTIN, options_of
 from pintac.ir import Location
@@ -114,28 +113,13 @@ def _call_factory(path: Path, name: str, function: Callable[..., object], option
             location=function_location(function),
             hint=f"give them defaults, or call it in the file: step = {name}(...)",
         )
-    with _user_code(path):
+    with user_code(Location(str(path), 1)):
         value = function(**arguments)
     if not isinstance(value, TrainStep):
         raise ModelError(
             f"{path}:{name}() returns a {type(value).__name__}, not a TrainStep", location=function_location(function)
         )
     return value
-
-
-@contextmanager
-def _user_code(path: Path) -> Iterator[None]:
-    """Whatever the user's file raises is shown with its line, the original as the cause."""
-    try:
-        yield
-    except PintacError:
-        raise
-    except SyntaxError as error:
-        place = Location(error.filename or str(path), error.lineno or 0)
-        raise ModelError(f"SyntaxError: {error.msg}", location=place) from error
-    except Exception as error:
-        location = traceback_location(error.__traceback__, Location(str(path), 1))
-        raise ModelError(f"{type(error).__name__}: {error}", location=location) from error
 
 
 def load_module(path: Path) -> ModuleType:
@@ -152,7 +136,7 @@ def load_module(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses of the file look their module up there
     sys.path.insert(0, str(full.parent))  # the file may import its neighbours, as when it is run
     try:
-        with _user_code(path):
+        with user_code(Location(str(path), 1)):
             spec.loader.exec_module(module)
     except PintacError:
         del sys.modules[name]

@@ -19,8 +19,8 @@ from pintac.errors import ModelError
 from pintac.frontend import active
 from pintac.frontend.problem import Problem, Term, TrainStep
 from pintac.frontend.tracing import trace_step
-from pintac.frontend.twin import adam_of
-from pintac.frontend.weights import Layout, initial_states
+from pintac.frontend.twin import chunk_of
+from pintac.frontend.weights import Layout, initial_states, problem_parameters
 from pintac.ir import Graph, ancestors
 
 _POINTS_STRIDE = 1 << 8  # key of the draw at the j-th points of term t: t + 256 j, as in the compiled step
@@ -67,18 +67,20 @@ class EagerStep:
         graph, _ = trace_step(step)
         self._plans = [_plans(graph, step, term) for term in step.terms()]
         self.net, self.problem = copy.deepcopy((step.net, step.problem))
+        trained_along = any(True for _ in problem_parameters(step.problem))
         self.layout = Layout.of(self.net, self.problem)
         states = initial_states(step, seed, weights)
         with torch.no_grad():
             for name, parameter in self.layout.parameters.items():
                 value = states[name].T if name in self.layout.transposed else states[name]
-                parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+                parameter.data = torch.from_numpy(np.array(value, order="C")).to(dtype)
         self.net.to(dtype)
-        self.terms = self.problem.terms()
-        self.optimizer = adam_of(step, list(self.layout.parameters.values()))
+        # residuals of a problem with parameters are those of the copy, which holds the trained ones
+        self.terms = self.problem.terms() if trained_along else step.terms()
+        self.optimizer = step.optimizer.in_torch(list(self.layout.parameters.values()))
 
     def run(self, t: int) -> float:
-        """Step t: loss, gradients, Adam. Returns the loss."""
+        """Step t: loss, gradients, optimizer. Returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.step.optimizer.rate(t)
         loss = self._backward(t)
@@ -100,14 +102,14 @@ class EagerStep:
         for number, term in enumerate(self.terms):
             x = torch.from_numpy(term.sampler.sample(term.count, self.seed, t, number)).to(self.dtype)
             draws = _Draws(self, number, term, t)
-            size = min(self.chunk or term.count, term.count)
+            size = chunk_of(term, self.chunk)
             for start in range(0, term.count, size):
                 rows = slice(start, min(start + size, term.count))
                 derivatives = EagerDerivatives(self, draws, rows)
                 with active.use_derivatives(derivatives):
-                    residual = term.residual(derivatives.field, x[rows])
+                    residual = term.evaluate(derivatives.field, x[rows], start)
                 columns = residual.numel() // residual.shape[0]
-                part = term.weight * (residual**2).sum() / (term.count * columns)
+                part = term.weight_at(t) * (residual**2).sum() / (term.count * columns)
                 part.backward()
                 total += part.item()
         return total

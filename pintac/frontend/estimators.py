@@ -6,13 +6,13 @@ All operators on one (u, x) share the samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pintac.errors import ModelError
 from pintac.frontend.locate import user_location
+from pintac.frontend.numbers import as_count, as_real
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,29 @@ class Estimator:
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if isinstance(self.K, bool) or not isinstance(self.K, int) or self.K < 2 or self.K % 2:
+        evaluations = as_count(self.K, least=2)
+        if evaluations is None or evaluations % 2:
             raise ModelError(
                 f"{name}: K must be an even number of evaluations, at least 2, got {self.K!r}",
                 location=user_location(),
                 hint="evaluations come in pairs x + delta, x - delta: K = 512 is 256 pairs",
             )
-        if not (isinstance(self.sigma, (int, float)) and math.isfinite(self.sigma) and self.sigma > 0):
+        sigma = as_real(self.sigma)
+        if sigma is None or sigma <= 0:
             raise ModelError(f"{name}: sigma must be positive, got {self.sigma!r}", location=user_location())
+        object.__setattr__(self, "K", evaluations)
+        object.__setattr__(self, "sigma", sigma)
+        if self.time_dims is None:
+            return
+        listed = isinstance(self.time_dims, Sequence) and not isinstance(self.time_dims, str)
+        columns = [_column(column) for column in self.time_dims] if listed else [None]
+        if None in columns:
+            raise ModelError(
+                f"{name}: time_dims is a list of coordinates, got {self.time_dims!r}",
+                location=user_location(),
+                hint="time_dims=[2], or [-1] for the last one",
+            )
+        object.__setattr__(self, "time_dims", tuple(columns))
 
     @property
     def pairs(self) -> int:
@@ -51,6 +66,12 @@ class Estimator:
             raise ModelError(f"{type(self).__name__}: time_dims {tuple(given)} are outside the {dims} coordinates of x")
         time = sorted({i % dims for i in given})
         return {"kind": self.kind, "K": self.K, "sigma": float(self.sigma), "time_dims": time}
+
+
+def _column(value: object) -> int | None:
+    """A coordinate's number, counted from the end if negative; None for what is none."""
+    number = as_real(value)
+    return None if number is None or number != int(number) else int(number)
 
 
 @dataclass(frozen=True)

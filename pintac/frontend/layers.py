@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pintac.errors import ModelError
-from pintac.frontend import active
 from pintac.frontend.locate import user_location
 from pintac.ir import Location
 
@@ -124,7 +126,7 @@ class TTLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., N] -> [..., M]."""
-        tracer = active.tracer()
+        tracer = _TRACER.get()
         if tracer is not None:
             return tracer.tt_linear(self, x)
         b, a = self.matrices()
@@ -144,6 +146,25 @@ class TTLinear(nn.Module):
     def extra_repr(self) -> str:
         factors = f"in_factors={self.in_factors}, out_factors={self.out_factors}, ranks={self.ranks}"
         return f"{self.in_features}, {self.out_features}, {factors}, bias={self.bias is not None}"
+
+
+class LayerTracer(Protocol):
+    """A tracer that takes TT layers as leaves."""
+
+    def tt_linear(self, layer: TTLinear, x: Tensor) -> Tensor: ...
+
+
+_TRACER: ContextVar[LayerTracer | None] = ContextVar("tracer", default=None)
+
+
+@contextmanager
+def use_tracer(value: LayerTracer) -> Iterator[None]:
+    """Inside, TT layers are recorded instead of computed."""
+    token = _TRACER.set(value)
+    try:
+        yield
+    finally:
+        _TRACER.reset(token)
 
 
 def chain(cores: Sequence[Tensor], left: bool = True) -> Tensor:

@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import linecache
+import os
 import sys
+import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 
+import numpy as np
 import torch
 
+from pintac.errors import ModelError, PintacError
 from pintac.ir import Location
 
-_TORCH = str(Path(torch.__file__).parent)
+
+def _folder(path: str | Path) -> str:
+    """A folder as the beginning of the files in it: `/a/b/`, which `/a/bc.py` does not begin with."""
+    return f"{path}{os.sep}"
+
+
 _FRONTEND = Path(__file__).parent
 _PACKAGE = _FRONTEND.parent
+_NUMPY = Path(np.__file__).parent
+_LIBRARIES = tuple(
+    _folder(path) for path in (Path(torch.__file__).parent, _NUMPY, _NUMPY.parent / "scipy", _PACKAGE)
+)
+_INTERPRETER = _folder(sysconfig.get_paths()["stdlib"])
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 # Built-in problems are written exactly as a user would write them: their lines are user lines.
-_PROBLEMS = str(_FRONTEND / "problems")
+_PROBLEMS = _folder(_FRONTEND / "problems")
 
 
 def is_user_file(file: str) -> bool:
-    """True for code that is neither torch, nor the interpreter's own, nor pintac's machinery."""
+    """True for code that is neither torch's, NumPy's, SciPy's, nor the interpreter's own, nor pintac's machinery."""
     if file.startswith(_PROBLEMS):
         return True
-    return not file.startswith((_TORCH, str(_PACKAGE), "<frozen ")) and not file.endswith(
-        ("contextlib.py", "dataclasses.py")
-    )
+    if file.startswith(("<frozen ", *_LIBRARIES)):
+        return False
+    return not file.startswith(_INTERPRETER) or any(folder in file for folder in _INSTALLED)
 
 
 def display_path(file: str) -> str:
     """`file` relative to the package or working directory that it lies in, so that dumps compare across machines."""
     path = Path(file)
-    for root in (_PACKAGE.parent if file.startswith(str(_PACKAGE)) else None, Path.cwd()):
+    for root in (_PACKAGE.parent if file.startswith(_folder(_PACKAGE)) else None, Path.cwd()):
         if root is not None and path.is_absolute() and path.is_relative_to(root):
             return path.relative_to(root).as_posix()
     return file
@@ -77,7 +94,7 @@ def is_own_fault(error: Exception) -> bool:
     if not isinstance(error, (NameError, AttributeError, AssertionError, KeyError)):
         return False
     file = traceback.extract_tb(error.__traceback__)[-1].filename
-    return file.startswith(str(_FRONTEND)) and not is_user_file(file)
+    return file.startswith(_folder(_FRONTEND)) and not is_user_file(file)
 
 
 def function_location(function: object) -> Location:
@@ -88,3 +105,22 @@ def function_location(function: object) -> Location:
         if code is not None
         else Location.synthetic(type(function).__name__)
     )
+
+
+@contextmanager
+def user_code(fallback: Location, hint: str | None = None) -> Iterator[None]:
+    """Whatever the user's code inside raises becomes a ModelError at its line, the original as the cause.
+
+    `fallback` is the place of an exception without a line of the user's, `hint` what to do about one of torch's.
+    """
+    try:
+        yield
+    except PintacError:
+        raise
+    except SyntaxError as error:
+        place = Location(error.filename or fallback.file, error.lineno or 0)
+        raise ModelError(f"SyntaxError: {error.msg}", location=place) from error
+    except Exception as error:
+        location = traceback_location(error.__traceback__, fallback)
+        advice = hint if isinstance(error, (RuntimeError, TypeError)) else None
+        raise ModelError(f"{type(error).__name__}: {error}", location=location, hint=advice) from error

@@ -1,4 +1,4 @@
-"""What is trained: `Problem` (terms of the loss), `Term`, `Adam` and the `TrainStep` that ties them to a network."""
+"""What is trained: `Problem` (terms of the loss), `Term` and the `TrainStep` that ties them to a network."""
 
 from __future__ import annotations
 
@@ -6,33 +6,42 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pintac.errors import ModelError
 from pintac.frontend.estimators import Estimator
-from pintac.frontend.locate import user_location
+from pintac.frontend.locate import function_location, user_code, user_location
+from pintac.frontend.numbers import as_array, as_count, as_real
+from pintac.frontend.optimizers import Optimizer, Scalar, advice
 from pintac.frontend.samplers import Sampler
-from pintac.frontend.schedules import Constant, Schedule
+from pintac.frontend.schedules import NAMES as SCHEDULES
+from pintac.frontend.schedules import Schedule, rate_of, settled
 from pintac.ir import Location
 
-Residual = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+Residual = Callable[..., Tensor]
+"""(u, x), or (u, x, values) for a term with values."""
 
 
 @dataclass(frozen=True)
 class Term:
     """One term of the loss: weight * mean over points and components of residual(u, x)^2.
 
+    `weight` is a number, or a schedule of the weights of steps t = 0, 1, 2, ...: `piecewise({0: 1.0, 1000: 300.0})`.
+
     `points` are drawn anew from `sampler` at every step; it may be left out for samplers with a fixed set.
     `residual(u, x)` gets the solution u, a function [N, d] -> [N, m], and the points x [N, d]; it returns [N, k]
-    or [N].
+    or [N]. With `values`, an array with a row for each point of a fixed set ([N] is taken as [N, 1]), it is
+    `residual(u, x, v)`, where row i of v belongs to row i of x: measured data.
     """
 
     name: str
     sampler: Sampler
     residual: Residual
     points: int | None = None
-    weight: float = 1.0
+    weight: float | Schedule = 1.0
+    values: np.ndarray | None = field(default=None, repr=False, compare=False)
     location: Location = field(default_factory=user_location, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -49,13 +58,30 @@ class Term:
         points = self.points if self.points is not None else fixed
         if points is None:
             raise refuse("says not how many points to draw", "Term(..., points=100)")
-        if isinstance(points, bool) or not isinstance(points, int) or points < 1:
+        count = as_count(points)
+        if count is None:
             raise refuse(f"needs a positive number of points, got {points!r}")
-        if fixed is not None and points != fixed:
-            raise refuse(f"asks for {points} points of a fixed set of {fixed}", "leave points out to use them all")
-        if not (isinstance(self.weight, (int, float)) and math.isfinite(self.weight) and self.weight > 0):
-            raise refuse(f"needs a positive weight, got {self.weight!r}")
-        object.__setattr__(self, "points", points)
+        if fixed is not None and count != fixed:
+            raise refuse(f"asks for {count} points of a fixed set of {fixed}", "leave points out to use them all")
+        weight = as_real(self.weight)
+        if weight is not None and weight > 0:
+            object.__setattr__(self, "weight", weight)
+        elif weight is not None or not isinstance(self.weight, Schedule) or isinstance(self.weight, type):
+            raise refuse(f"needs a positive weight, got {self.weight!r}", f"a number, or a schedule: {SCHEDULES}")
+        else:
+            with user_code(self.location):
+                weights = [self.weight_at(t) for t in (0, settled(self.weight))]
+            if not all(math.isfinite(value) and value >= 0 for value in weights) or not any(weights):
+                raise refuse(f"needs weights that are positive, the schedule gives {weights}")
+        object.__setattr__(self, "points", count)
+        if self.values is not None:
+            if fixed is None:
+                raise refuse("has values, but its points are drawn anew at every step", "values belong to Points(...)")
+            values = _rows(self.values)
+            if values is None or len(values) != count:
+                got = "no numbers" if values is None else f"{len(values)} rows"
+                raise refuse(f"needs finite values, a row for each of {count} points, got {got}")
+            object.__setattr__(self, "values", values)
 
     @property
     def count(self) -> int:
@@ -63,12 +89,38 @@ class Term:
         assert self.points is not None
         return self.points
 
+    def weight_at(self, t: int) -> float:
+        """The weight in the loss of step t."""
+        return self.weight if isinstance(self.weight, float) else rate_of(self.weight, 1.0, t)
+
+    def attrs(self, points: int) -> dict[str, object]:
+        """Description for the IR, at a number of points."""
+        weight = self.weight if isinstance(self.weight, float) else {"schedule": self.weight.attrs()}
+        return {"name": self.name, "points": points, "weight": weight}
+
+    def evaluate(self, u: Callable[[Tensor], Tensor], x: Tensor, start: int = 0) -> Tensor:
+        """The residual at x, the points of this term from number `start` on."""
+        if self.values is None:
+            return self.residual(u, x)
+        return self.residual(u, x, torch.from_numpy(self.values[start : start + len(x)]).to(x.dtype))
+
+
+def _rows(values: object) -> np.ndarray | None:
+    """float32 [n, k] of an array or tensor [n] or [n, k]; None for anything else."""
+    try:
+        array = as_array(values, np.float32)
+    except (TypeError, ValueError):
+        return None
+    array = array[:, None] if array.ndim == 1 else array
+    return array if array.ndim == 2 and array.size and np.isfinite(array).all() else None
+
 
 class Problem:
-    """A PDE with its conditions. Subclasses define `terms`, and may define `u`, `exact` and `test_sampler`.
+    """A PDE with its conditions. Subclasses define `terms`, and may define `u`, `exact`, `test_sampler`, `test_data`.
 
-    `exact(x)`, if defined, is the solution at x [N, d]: [N, m]; without it no l2 error is reported.
-    An `nn.Parameter` held as an attribute is trained along with the network (inverse problems).
+    `exact(x)`, if defined, is the solution at x [N, d]: [N, m]. Where it is known at some points only, `test_data()`
+    gives them: x [N, d] and u [N, m]. Without either no l2 error is reported. Parameters held as attributes, an
+    `nn.Parameter` or a module with some, are trained along with the network (inverse problems).
     """
 
     def terms(self) -> Sequence[Term]:
@@ -92,6 +144,10 @@ class Problem:
         """Where the error is measured: by default the sampler of the first term that draws inside (`test_term`)."""
         return test_term(self.terms())[0].sampler
 
+    def test_data(self) -> tuple[object, object] | None:
+        """Points x [N, d] and the solution u [N, m] there, for the error; None: `exact` at points of `test_sampler`."""
+        return None
+
     @property
     def has_exact(self) -> bool:
         """Whether `exact` is defined."""
@@ -112,48 +168,6 @@ def test_term(terms: Sequence[Term]) -> tuple[Term, bool]:
 test_term.__test__ = False  # type: ignore[attr-defined]  # not a test case for pytest
 
 
-@dataclass(frozen=True)
-class Adam:
-    """Adam with bias correction, fp32 masters and moments. The rate of step t is lr * schedule.value(t)."""
-
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    schedule: Schedule | None = None
-
-    def __post_init__(self) -> None:
-        values = (self.lr, self.beta1, self.beta2, self.eps)
-        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
-            raise ModelError(f"Adam needs finite numbers, got {self!r}", location=user_location())
-        if self.lr <= 0 or self.eps <= 0 or not 0 <= self.beta1 < 1 or not 0 <= self.beta2 < 1:
-            raise ModelError(
-                f"Adam needs lr > 0, eps > 0 and betas in [0, 1), got {self!r}",
-                location=user_location(),
-            )
-        if self.schedule is not None and not callable(getattr(self.schedule, "value", None)):
-            raise ModelError(
-                f"Adam: not a schedule: {self.schedule!r}",
-                location=user_location(),
-                hint="constant(), linear_decay(steps) or cosine_decay(steps)",
-            )
-
-    def rate(self, t: int) -> float:
-        """The learning rate of step t = 0, 1, 2, ..."""
-        return self.lr * (self.schedule or Constant()).value(t)
-
-    def attrs(self) -> dict[str, object]:
-        """Description for the IR and the program."""
-        return {
-            "kind": "adam",
-            "lr": float(self.lr),
-            "beta1": float(self.beta1),
-            "beta2": float(self.beta2),
-            "eps": float(self.eps),
-            "schedule": (self.schedule or Constant()).attrs(),
-        }
-
-
 INITS = ("xavier", "module")
 
 
@@ -168,11 +182,13 @@ class TrainStep:
 
     net: nn.Module
     problem: Problem
-    optimizer: Adam
+    optimizer: Optimizer
     estimator: Estimator
     name: str = ""
     init: str = "xavier"
     location: Location = field(default_factory=user_location, repr=False, compare=False)
+    # The terms of each problem asked for; `dataclasses.replace` hands it on, so that copies train on the same data.
+    _terms: dict[int, tuple[Problem, list[Term]]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         def refuse(message: str, hint: str | None = None) -> ModelError:
@@ -186,8 +202,8 @@ class TrainStep:
             )
         if not isinstance(self.problem, Problem):
             raise refuse(f"the second argument must be a Problem, got {_describe(self.problem)}")
-        if not isinstance(self.optimizer, Adam):
-            raise refuse(*_optimizer_advice(self.optimizer))
+        if not isinstance(self.optimizer, Optimizer):
+            raise refuse(*advice(self.optimizer))
         if not isinstance(self.estimator, Estimator):
             raise refuse(
                 f"the fourth argument must be an estimator, got {_describe(self.estimator)}",
@@ -199,8 +215,25 @@ class TrainStep:
             object.__setattr__(self, "name", type(self.problem).__name__)
 
     def terms(self) -> list[Term]:
-        """The checked terms of the problem."""
-        terms = self.problem.terms()
+        """The checked terms of the problem. Its `terms()` is called once: what it draws at random stays as it is."""
+        if id(self.problem) not in self._terms:
+            self._terms[id(self.problem)] = self.problem, self._checked_terms()
+        return list(self._terms[id(self.problem)][1])
+
+    def scalars(self) -> dict[str, Scalar]:
+        """Everything that the parameter block may hold, by name: the optimizer's, and weights that are scheduled."""
+        scheduled = {term.name: term for term in self.terms() if not isinstance(term.weight, float)}
+        return {
+            **self.optimizer.scalars(),
+            **{
+                f"weight:{name}": Scalar(term.weight_at, settled(term.weight))  # type: ignore[arg-type]
+                for name, term in scheduled.items()
+            },
+        }
+
+    def _checked_terms(self) -> list[Term]:
+        with user_code(function_location(self.problem.terms)):
+            terms = self.problem.terms()
         place = self.location
         if not isinstance(terms, (list, tuple)) or not terms or any(not isinstance(term, Term) for term in terms):
             raise ModelError(f"{type(self.problem).__name__}.terms() must return a list of Term", location=place)
@@ -220,23 +253,3 @@ class TrainStep:
 
 def _describe(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
-
-
-def _optimizer_advice(optimizer: object) -> tuple[str, str]:
-    name = optimizer.__name__ if isinstance(optimizer, type) else type(optimizer).__name__
-    if isinstance(optimizer, str):
-        name = optimizer
-    if "lbfgs" in name.lower():
-        return (
-            "LBFGS cannot be compiled: its line search evaluates the loss a varying number of times a step, "
-            "and a step here is one fixed program on freshly drawn points",
-            "use pintac.Adam(lr, schedule=linear_decay(steps))",
-        )
-    if isinstance(optimizer, torch.optim.Optimizer) or (
-        isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
-    ):
-        return (
-            f"torch.optim.{name} runs in torch; the compiled step needs a description",
-            "use pintac.Adam(lr, beta1, beta2, eps)",
-        )
-    return f"the third argument must be an optimizer, got {_describe(optimizer)}", "use pintac.Adam(1e-3)"

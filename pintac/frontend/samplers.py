@@ -15,9 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pintac.errors import ModelError
-from pintac.frontend.locate import user_location
+from pintac.frontend.locate import function_location, user_code, user_location
+from pintac.frontend.numbers import as_array, as_real
 from pintac.ir import Builder, Location, Node
 from pintac.ir.evaluate import evaluate
 from pintac.rng import STREAM_POINTS
@@ -83,7 +86,7 @@ class Sampler(ABC):
         """The points that the compiled step sees: float32 [n, dim], bit for bit."""
         builder = Builder("sample")
         draws = Draws(builder, term, stream)
-        with builder.at(Location.synthetic("sampler")):
+        with builder.at(Location.synthetic("sampler")), user_code(function_location(self.emit)):
             builder.output("x", self.emit(draws, n))
         return np.asarray(
             evaluate(builder.finish(), draws.data, {"seed": seed, "step": step}, mode="smx")["x"], dtype=np.float32
@@ -169,6 +172,18 @@ class Boundary(Sampler):
         return b.select(chosen, b.select(b.compare("lt", side, b.scalar_const(0.5)), low, high), x)
 
 
+    def normal(self, x: Tensor) -> Tensor:
+        """The outward unit normals at points x [N, dim] that this sampler has drawn: [N, dim].
+
+        Neumann conditions: `(grad(u, x)[:, 0] * edge.normal(x)).sum(-1, keepdim=True)` is the slope of u outwards.
+        """
+        columns = []
+        for axis, (low, high) in enumerate(self.box):
+            at = x[:, axis : axis + 1]
+            columns.append((at == high).to(x.dtype) - (at == low).to(x.dtype) if axis in self.axes else 0.0 * at)
+        return torch.cat(columns, 1)
+
+
 def _centre(center: Sequence[float] | None, dim: int, name: str) -> tuple[float, ...] | None:
     if center is None:
         return None
@@ -242,22 +257,27 @@ class At(Sampler):
 
 
 class Points(Sampler):
-    """A fixed set of points, used whole and in order at every step: an array [n, dim] or the path of a .npy file."""
+    """A fixed set of points, used whole and in order at every step: an array [n, dim], or the path of a file of one.
+
+    A `.npy` file, or a `.csv` file: numbers separated by commas, a point a line; the first line may name the columns.
+    """
 
     def __init__(self, points: object) -> None:
         source = f"Points({points!r})" if isinstance(points, (str, Path)) else "Points"
-        if isinstance(points, (str, Path)) and Path(points).suffix != ".npy":
+        if isinstance(points, (str, Path)) and Path(points).suffix not in (".npy", ".csv"):
             raise ModelError(
-                f"{source}: not a .npy file",
+                f"{source}: neither a .npy nor a .csv file",
                 location=user_location(),
                 hint="other files: Points(numpy.loadtxt(...)), or whatever reads them",
             )
         try:
-            loaded = np.load(points, allow_pickle=False) if isinstance(points, (str, Path)) else points
-            values = np.ascontiguousarray(np.asarray(loaded), dtype=np.float32)
+            loaded = _read(Path(points)) if isinstance(points, (str, Path)) else points
+            values = as_array(loaded, np.float32)
         except (OSError, ValueError, TypeError) as error:
             raise ModelError(
-                f"{source}: {error}", location=user_location(), hint="an array [n, dim] of numbers, or a .npy file"
+                f"{source}: {error}",
+                location=user_location(),
+                hint="an array [n, dim] of numbers, or a .npy or .csv file",
             ) from error
         if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).all():
             raise ModelError(
@@ -274,6 +294,18 @@ class Points(Sampler):
         if n > len(self.points):
             raise ModelError(f"Points has {len(self.points)} points, {n} were asked for")
         return draws.array(self.points[:n])
+
+
+def _read(file: Path) -> np.ndarray:
+    """Raises OSError or ValueError."""
+    if file.suffix == ".npy":
+        return np.asarray(np.load(file, allow_pickle=False))
+    first, *rest = file.read_text().strip().splitlines() or [""]
+    try:
+        start = [[float(cell) for cell in first.split(",")]]
+    except ValueError:
+        start = []  # names of the columns
+    return np.array([*start, *([float(cell) for cell in line.split(",")] for line in rest if line.strip())])
 
 
 class Product(Sampler):
@@ -299,3 +331,42 @@ class Product(Sampler):
     def emit(self, draws: Draws, n: int) -> Node:
         columns = [part.emit(draws, n) for part in self.parts]
         return columns[0] if len(columns) == 1 else draws.builder.concat(columns, 1)
+
+
+class Mixture(Sampler):
+    """Each point from one of several samplers, which one is drawn by `shares` (default: equal ones).
+
+    An L-shaped domain is two boxes by their areas: `Mixture(Uniform(a), Uniform(b), shares=[2.0, 1.0])`.
+    """
+
+    def __init__(self, *parts: Sampler, shares: Sequence[float] | None = None) -> None:
+        if not parts or any(not isinstance(part, Sampler) or part.fixed_points is not None for part in parts):
+            raise ModelError(
+                "Mixture needs samplers that draw their points",
+                location=user_location(),
+                hint="for example Mixture(Uniform(a), Uniform(b), shares=[2.0, 1.0])",
+            )
+        if len({part.dim for part in parts}) != 1:
+            raise ModelError(
+                f"Mixture: the samplers have {', '.join(str(part.dim) for part in parts)} coordinates",
+                location=user_location(),
+            )
+        given = [as_real(share) for share in (shares if shares is not None else [1.0] * len(parts))]
+        known = [share for share in given if share is not None and share > 0]
+        if len(known) != len(parts) or len(given) != len(parts):
+            raise ModelError(
+                f"Mixture needs a positive share for each of {len(parts)} samplers, got {shares!r}",
+                location=user_location(),
+            )
+        self.parts = parts
+        self.shares = tuple(share / sum(known) for share in known)
+        self.dim = parts[0].dim
+
+    def emit(self, draws: Draws, n: int) -> Node:
+        b = draws.builder
+        which = draws.uniform(n, 1)
+        drawn = [part.emit(draws, n) for part in self.parts]
+        x = drawn[-1]
+        for k in range(len(drawn) - 2, -1, -1):
+            x = b.select(b.compare("lt", which, sum(self.shares[: k + 1])), drawn[k], x)
+        return x

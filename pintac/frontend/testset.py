@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,8 +12,10 @@ import torch
 from pintac import rng
 from pintac.accuracy import l2_rel
 from pintac.errors import ModelError
-from pintac.frontend.locate import function_location
+from pintac.frontend.locate import function_location, user_code
+from pintac.frontend.numbers import as_array
 from pintac.frontend.problem import Problem, TrainStep, test_term
+from pintac.frontend.samplers import Sampler
 from pintac.frontend.weights import Layout
 
 TEST_POINTS = 16384
@@ -57,18 +59,20 @@ class TestSet:
 
 
 def test_set(step: TrainStep, n: int = TEST_POINTS, outputs: int | None = None) -> TestSet | None:
-    """The test set of a problem, None if it has no exact solution. `exact` is evaluated in float64.
+    """The test set of a problem: its `test_data`, else `exact` in float64, None if it has neither.
 
-    Points come from the stream `test`, drawn by the problem's `test_sampler` (a fixed point set is used whole).
-    Raises ModelError when `exact` gives something else than [n, m], with m = `outputs` if that is given: the columns
-    of u.
+    Points for `exact` come from the stream `test`, drawn by the problem's `test_sampler` (a fixed point set is used
+    whole). Raises ModelError at the user's line for what these functions raise, and for other shapes than [n, m], with
+    m = `outputs` if that is given: the columns of u.
     """
     problem = step.problem
-    if not problem.has_exact:
-        return None
-    sampler = problem.test_sampler()
+    given = _given(step, outputs)
+    if given is not None or not problem.has_exact:
+        return given
+    sampler = _sampler(step)
     x = sampler.sample(sampler.fixed_points or n, TEST_SEED, stream=rng.STREAM_TEST)
-    with torch.no_grad():
+    hint = "exact gets float64 points: make constants of their type, for example self.a.to(x)"
+    with torch.no_grad(), user_code(function_location(problem.exact), hint):  # type: ignore[attr-defined]
         u = problem.exact(torch.from_numpy(x).double())  # type: ignore[attr-defined]
     if not isinstance(u, torch.Tensor) or u.ndim != 2 or u.shape[0] != len(x):
         got = list(u.shape) if isinstance(u, torch.Tensor) else type(u).__name__
@@ -77,20 +81,65 @@ def test_set(step: TrainStep, n: int = TEST_POINTS, outputs: int | None = None) 
             location=function_location(problem.exact),  # type: ignore[attr-defined]
             hint="keep the column: sum(-1, keepdim=True), x[:, i:i+1]",
         )
-    if outputs is not None and u.shape[1] != outputs:
-        raise ModelError(
-            f"exact(x) gives {_columns(u.shape[1])}, u has {_columns(outputs)}",
-            location=function_location(problem.exact),  # type: ignore[attr-defined]
-            hint="exact(x) is the whole solution, in the order of the network's outputs: torch.cat([u, v], 1)",
-        )
+    _check_columns("exact(x)", problem.exact, u.shape[1], outputs)  # type: ignore[attr-defined]
     if type(problem).test_sampler is not Problem.test_sampler:
         return TestSet(x, u.numpy())
     term, inside = test_term(step.terms())
     return TestSet(x, u.numpy(), term.name, inside)
 
 
+def _check_columns(what: str, function: Callable[..., object], given: int, outputs: int | None) -> None:
+    """A solution has the columns of u."""
+    if outputs is not None and given != outputs:
+        raise ModelError(
+            f"{what} gives {_columns(given)}, u has {_columns(outputs)}",
+            location=function_location(function),
+            hint=f"{what} is the whole solution, in the order of the network's outputs: torch.cat([u, v], 1)",
+        )
+
+
 def _columns(count: int) -> str:
     return f"{count} column{'' if count == 1 else 's'}"
+
+
+def _sampler(step: TrainStep) -> Sampler:
+    """Where the error is measured."""
+    problem = step.problem
+    if type(problem).test_sampler is Problem.test_sampler:
+        return test_term(step.terms())[0].sampler
+    place = function_location(problem.test_sampler)
+    with user_code(place):
+        sampler = problem.test_sampler()
+    dim = step.terms()[0].sampler.dim
+    if not isinstance(sampler, Sampler) or sampler.dim != dim:
+        got = f"one of {sampler.dim}" if isinstance(sampler, Sampler) else f"a {type(sampler).__name__}"
+        raise ModelError(f"test_sampler() must give a sampler with {dim} coordinates, got {got}", location=place)
+    return sampler
+
+
+def _given(step: TrainStep, outputs: int | None) -> TestSet | None:
+    """What the problem's `test_data` says."""
+    place = function_location(step.problem.test_data)
+    with user_code(place):
+        data = step.problem.test_data()
+    if data is None:
+        return None
+    dim = step.terms()[0].sampler.dim
+    try:
+        x, u = (as_array(part, np.float64) for part in data)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"test_data() must give (x, u): {error}", location=place, hint="two arrays, x [n, d] and u [n, m]"
+        ) from None
+    u = u[:, None] if u.ndim == 1 else u
+    if x.ndim != 2 or x.shape[1] != dim or u.ndim != 2 or len(x) != len(u) or not len(x):
+        raise ModelError(
+            f"test_data() gives x {list(x.shape)} and u {list(u.shape)}, expected [n, {dim}] and [n, m]", location=place
+        )
+    if not (np.isfinite(x).all() and np.isfinite(u).all()):
+        raise ModelError("test_data() gives numbers that are not finite", location=place)
+    _check_columns("test_data()", step.problem.test_data, u.shape[1], outputs)
+    return TestSet(np.ascontiguousarray(x, np.float32), u)
 
 
 test_set.__test__ = False  # type: ignore[attr-defined]

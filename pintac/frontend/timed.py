@@ -2,7 +2,7 @@
 
 The graphs are those of `SampledStep` and `AutodiffStep`. What differs is what a measurement should not charge torch
 for: random numbers are torch's own (the same count of uniforms and normals, not the same values), constants are made
-once, Adam is fused. Three ways to run a step:
+once, the optimizer is fused. Three ways to run a step:
 
 eager      operation by operation under torch's autograd
 flat       recorded once with its gradients (`make_fx`), replayed operation by operation, without the autograd engine
@@ -23,7 +23,7 @@ from pintac.frontend.autodiff import METHODS, operators_of
 from pintac.frontend.interpret import run_graph
 from pintac.frontend.problem import Term, TrainStep
 from pintac.frontend.tracing import trace_step
-from pintac.frontend.twin import Expand
+from pintac.frontend.twin import Expand, chunk_of
 from pintac.frontend.weights import Layout, initial_states
 from pintac.ir import Builder, Graph, Node
 from pintac.ir.graph import ancestors
@@ -73,10 +73,7 @@ class TimedStep:
             name: torch.from_numpy(value.copy()).to(how.device).requires_grad_(True)
             for name, value in initial_states(step, seed).items()
         }
-        adam = step.optimizer
-        self.optimizer = torch.optim.Adam(
-            list(self.states.values()), lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, fused=True
-        )
+        self.optimizer = step.optimizer.in_torch(list(self.states.values()), fused=True)
         self._parts = [self._part(terms, chunk) for terms, chunk in self._groups()]
 
     def __call__(self) -> float:
@@ -99,7 +96,7 @@ class TimedStep:
         graph = trace_step(self._step, self._layout)[0]
         derived = [term for term in terms if _has_operators(graph, term)]
         plain = [term for term in terms if term not in derived]
-        chunks = [_divisor(term.count, self.how.chunk) for term in derived]
+        chunks = [_divisor(term.count, chunk_of(term, self.how.chunk)) for term in derived]
         return [
             *([(plain, None)] if plain else []),
             *(([term], chunk) for term, chunk in zip(derived, chunks, strict=True)),
@@ -137,7 +134,7 @@ class _Part:
         else:
             self._keys = [f"residual:{term.name}" for term in terms]
             self._scales = [
-                term.weight / (graph.outputs[key].shape[1] * term.count)
+                term.weight_at(0) / (graph.outputs[key].shape[1] * term.count)
                 for term, key in zip(terms, self._keys, strict=True)
             ]
         needed = ancestors(*(graph.outputs[key] for key in self._keys))

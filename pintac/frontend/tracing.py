@@ -1,6 +1,6 @@
 """From a `TrainStep` to IR: the graph `step` (points and residuals of each term) and the graph `infer` (u at points).
 
-Networks and residuals run once on sampled points under a recorder (`recorder.py`): every operation becomes IR with the
+Networks and residuals run once on sampled points under a recorder (`dispatch.py`): every operation becomes IR with the
 line of user code that asked for it. TT layers and the operators grad, laplacian and dt are leaves. Shapes are those of
 the step; Python control flow on shapes and constants is resolved here.
 """
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from pintac.errors import IRError, ModelError
 from pintac.frontend import active
-from pintac.frontend.layers import TTLinear
-from pintac.frontend.locate import function_location, is_own_fault, traceback_location
+from pintac.frontend.dispatch import Calls, Operations
+from pintac.frontend.layers import TTLinear, use_tracer
+from pintac.frontend.locate import function_location, is_own_fault, traceback_location, user_code
 from pintac.frontend.problem import Term, TrainStep
-from pintac.frontend.recorder import Calls, Recorder
+from pintac.frontend.recorder import Recorder
 from pintac.frontend.samplers import Draws
 from pintac.frontend.traced import GRADIENT_SHAPE, Abandoned, Poisoned, Traced, Unsupported, model_error
 from pintac.frontend.weights import Layout
@@ -64,9 +65,17 @@ def trace(step: TrainStep, *, infer_rows: int = INFER_ROWS, points: Mapping[str,
 
 
 def trace_step(
-    step: TrainStep, layout: Layout | None = None, points: Mapping[str, int] | None = None
+    step: TrainStep,
+    layout: Layout | None = None,
+    points: Mapping[str, int] | None = None,
+    *,
+    only: str | None = None,
+    estimator: Mapping[str, object] | None = None,
 ) -> tuple[Graph, dict[str, np.ndarray]]:
-    """The graph `step` and its constant arrays."""
+    """The graph `step` and its constant arrays; with `only`, of one term.
+
+    `estimator` is then the attribute of the whole step: whether time is perturbed is a matter of all terms.
+    """
     layout = layout or Layout.of(step.net, step.problem)
     terms = step.terms()
     builder = Builder("step")
@@ -74,12 +83,14 @@ def trace_step(
     counts = {term.name: (points or {}).get(term.name, term.count) for term in terms}
     uses_dt = False
     for number, term in enumerate(terms):
+        if only not in (None, term.name):
+            continue
         x = _points(recorder, term, number, counts[term.name])
         derivatives = RecordedDerivatives(recorder)
         recorder.rows = counts[term.name]
         with _recording(recorder, derivatives, function_location(term.residual), x):
             field = Field(step, recorder)
-            node = _residual_node(recorder, term, term.residual(field, x), counts[term.name])
+            node = _residual_node(recorder, term, term.evaluate(field, x), counts[term.name])
             if node is not None:
                 builder.output(f"residual:{term.name}", node)
         uses_dt = uses_dt or derivatives.uses_dt
@@ -89,8 +100,8 @@ def trace_step(
         {
             "name": step.name,
             "dims": terms[0].sampler.dim,
-            "terms": [{"name": t.name, "points": counts[t.name], "weight": float(t.weight)} for t in terms],
-            "estimator": step.estimator.attrs(terms[0].sampler.dim, uses_dt),
+            "terms": [term.attrs(counts[term.name]) for term in terms],
+            "estimator": estimator or step.estimator.attrs(terms[0].sampler.dim, uses_dt),
             "optimizer": step.optimizer.attrs(),
         }
     )
@@ -133,10 +144,10 @@ def _recording(
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(active.use_tracer(derivatives))
+            stack.enter_context(use_tracer(derivatives))
             stack.enter_context(active.use_derivatives(derivatives))
             stack.enter_context(Calls(recorder))
-            stack.enter_context(recorder)
+            stack.enter_context(Operations(recorder))
             yield
     except Abandoned:
         pass  # reported where it happened
@@ -173,12 +184,13 @@ def _said_of(error: Exception, points: Traced, uses_grad: bool) -> tuple[str, st
 def _points(recorder: Recorder, term: Term, number: int, count: int) -> Traced:
     """The points of a term: IR of its sampler, and stand-in values."""
     draws = Draws(recorder.builder, number)
-    with recorder.builder.at(term.location):
+    with recorder.builder.at(term.location), user_code(term.location):
         node = term.sampler.emit(draws, count)
     recorder.data.update(draws.data)
-    if node.shape != (count, term.sampler.dim):
+    if not isinstance(node, Node) or node.shape != (count, term.sampler.dim):
+        got = node.type if isinstance(node, Node) else f"a {type(node).__name__}"
         raise ModelError(
-            f"the sampler of term {term.name!r} emits {node.type}, expected f32[{count},{term.sampler.dim}]",
+            f"the sampler of term {term.name!r} emits {got}, expected f32[{count},{term.sampler.dim}]",
             location=term.location,
         )
     values = torch.linspace(0.1, 0.9, count * term.sampler.dim, dtype=torch.float32).reshape(count, term.sampler.dim)

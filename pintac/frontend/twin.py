@@ -7,7 +7,7 @@ that quantised results stand beside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,9 @@ from pintac.ir import Graph, Node
 Expand = Callable[[Graph], Graph]
 """Makes sampled evaluations of gradient and laplacian: the pass `expand-operators`."""
 
+POINTS = "points."
+"""The beginning of the names of a sampler's arrays, which have a row a point."""
+
 Progress = Callable[[int, float], object]
 """Called after each step with its number and loss."""
 
@@ -32,8 +35,9 @@ class SampledStep:
     """The training step of `step` in torch: the loss and gradients of any step number, and training.
 
     `expand` turns derivatives into sampled evaluations. `chunk` is the largest number of points evaluated at once
-    (gradients are accumulated; the loss is additive over points); None evaluates every term whole. `states` and the
-    gradients are keyed and laid out like the IR's.
+    (gradients are accumulated; the loss is additive over points); None evaluates every term whole, and a fixed set of
+    points always is: its residual may hold a value for each. `states` and the gradients are keyed and laid out like the
+    IR's.
     """
 
     def __init__(
@@ -57,7 +61,8 @@ class SampledStep:
             for name, value in initial_states(step, seed, weights).items()
         }
         self._expand = expand
-        self._graphs: dict[int | None, tuple[Graph, Arrays]] = {}
+        self._whole: tuple[Graph, Arrays, Graph] | None = None
+        self._parts: dict[tuple[str, int], tuple[Graph, Arrays]] = {}
         self._drawn: dict[tuple[object, ...], np.ndarray] = {}
         self._drawn_step = -1
         self.term_losses: dict[str, float] = {}
@@ -67,7 +72,10 @@ class SampledStep:
         """Trace everything that a step evaluates, for whatever is wrong to be said before the first one."""
         for term in self.terms:
             for start, stop in self._chunks(term):
-                self._graph(None if stop - start == term.count else stop - start)
+                if stop - start == term.count:
+                    self._all()
+                else:
+                    self._some(term, stop - start)
 
     # ---- the loss
 
@@ -97,15 +105,15 @@ class SampledStep:
 
     def _chunks(self, term: Term) -> list[tuple[int, int]]:
         """(start, stop) of the points of what is evaluated at once."""
-        size = min(self.chunk or term.count, term.count)
+        size = chunk_of(term, self.chunk)
         return [(start, min(start + size, term.count)) for start in range(0, term.count, size)]
 
     def _part(self, term: Term, t: int, rows: _Rows) -> Tensor:
         residual = self._residual(term, t, rows)
-        return term.weight * (residual**2).sum() / (rows.total * residual.shape[1])
+        return term.weight_at(t) * (residual**2).sum() / (rows.total * residual.shape[1])
 
     def _residual(self, term: Term, t: int, rows: _Rows) -> Tensor:
-        graph, data = self._graph(None if rows.whole else rows.stop - rows.start)
+        graph, data = self._all() if rows.whole else self._some(term, rows.stop - rows.start)
         params = {"seed": self.seed, "step": t}
 
         def random(node: Node) -> Tensor:
@@ -114,7 +122,7 @@ class SampledStep:
         def constants(node: Node) -> Tensor:
             name = str(node.attrs["name"])
             values = data[name]
-            return rows.cut(values) if name.startswith("points.") else torch.from_numpy(values)
+            return rows.cut(values) if name.startswith(POINTS) else torch.from_numpy(values)
 
         key = f"residual:{term.name}"
         operators = self._operators(graph)
@@ -134,20 +142,34 @@ class SampledStep:
             self._drawn[key] = draw(node, self.seed, t, shape)
         return self._drawn[key]
 
-    def _graph(self, points: int | None) -> tuple[Graph, Arrays]:
-        """The expanded graph with terms at `points` points (None: their own) and the constant arrays of all points."""
-        if points not in self._graphs:
-            counts = None if points is None else {term.name: min(points, term.count) for term in self.terms}
-            whole, data = trace_step(self.step, self.layout)
-            graph = whole if counts is None else trace_step(self.step, self.layout, counts)[0]
-            _refuse_counted_constants(graph, whole)
-            self._graphs[points] = (self._expand(graph), data)
-        return self._graphs[points]
+    def _all(self) -> tuple[Graph, Arrays]:
+        """The expanded graph of all terms, and its constant arrays."""
+        return self._traced()[0], self._traced()[1]
+
+    def _traced(self) -> tuple[Graph, Arrays, Graph]:
+        if self._whole is None:
+            graph, data = trace_step(self.step, self.layout)
+            self._whole = self._expand(graph), data, graph
+        return self._whole
+
+    def _some(self, term: Term, points: int) -> tuple[Graph, Arrays]:
+        """The expanded graph of one term at `points` of its points, and its constant arrays, those of all points."""
+        key = term.name, points
+        if key not in self._parts:
+            _, data, traced = self._traced()
+            estimator = traced.attrs["estimator"]
+            whole, _ = trace_step(self.step, self.layout, only=term.name, estimator=estimator)
+            counts = {term.name: points}
+            part, own = trace_step(self.step, self.layout, counts, only=term.name, estimator=estimator)
+            _refuse_counted_constants(part, whole)
+            drawn = {name: values for name, values in data.items() if name.startswith(POINTS)}
+            self._parts[key] = self._expand(part), {**own, **drawn}
+        return self._parts[key]
 
     # ---- training
 
     def train(self, steps: int, progress: Progress | None = None, start: int = 0) -> list[float]:
-        """Runs `steps` steps from step number `start`; returns their losses. torch's Adam, the step's schedule."""
+        """Runs `steps` steps from step number `start`; returns their losses. torch's optimizer, the step's schedule."""
         losses: list[float] = []
         for t, loss in enumerate(self.steps(steps, start), start):
             losses.append(loss)
@@ -157,7 +179,7 @@ class SampledStep:
 
     def steps(self, steps: int, start: int = 0) -> Iterator[float]:
         """As `train`, one step each time the next loss is asked for."""
-        optimizer = adam_of(self.step, list(self.states.values()))
+        optimizer = self.step.optimizer.in_torch(list(self.states.values()))
         for t in range(start, start + steps):
             for group in optimizer.param_groups:
                 group["lr"] = self.step.optimizer.rate(t)
@@ -176,10 +198,16 @@ class SampledStep:
         return self.layout.export(self.arrays())
 
 
+def chunk_of(term: Term, most: int | None) -> int:
+    """How many points of a term are evaluated at once where at most `most` shall be: all of a fixed set."""
+    whole = most is None or term.sampler.fixed_points is not None
+    return term.count if whole else min(most or 1, term.count)
+
+
 def _refuse_counted_constants(part: Graph, whole: Graph) -> None:
     """Constants made for a number of points (not a sampler's) are not those of the whole in a trace of fewer points."""
     for node in whole.of("const", "data"):
-        if str(node.attrs.get("name", "")).startswith("points.") or len(node.attrs.get("values", (0, 0))) == 1:  # type: ignore[arg-type]
+        if str(node.attrs.get("name", "")).startswith(POINTS) or len(node.attrs.get("values", (0, 0))) == 1:  # type: ignore[arg-type]
             continue
         if part.node(node.name).shape != node.shape:
             raise ModelError(
@@ -187,12 +215,6 @@ def _refuse_counted_constants(part: Graph, whole: Graph) -> None:
                 location=node.loc,
                 hint="chunk=None evaluates all points at once",
             )
-
-
-def adam_of(step: TrainStep, tensors: Sequence[Tensor]) -> torch.optim.Adam:
-    """torch's Adam over `tensors` with the step's settings; the rate of each step is set by the caller."""
-    adam = step.optimizer
-    return torch.optim.Adam(tensors, lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps)
 
 
 @dataclass(frozen=True)

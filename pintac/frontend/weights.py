@@ -1,7 +1,8 @@
 """Parameters and states: names, layouts, first values.
 
 A state of the IR carries the name of its parameter in `net.state_dict()`; weights of `nn.Linear` are stored [in, out],
-everything else as torch has it. Parameters of the problem (inverse problems) are named `problem.<attribute>`.
+everything else as torch has it. Parameters of the problem (inverse problems) are named `problem.<attribute>`, those of
+a module that it holds `problem.<attribute>.<name in its state_dict>`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,17 @@ class Layout:
         parameters: dict[str, nn.Parameter] = {}
         first: dict[int, str] = {}
         aliases: dict[str, str] = {}
-        for name, parameter in [*net.named_parameters(remove_duplicate=False), *_problem_parameters(problem)]:
+        own = list(net.named_parameters(remove_duplicate=False))
+        taken = [name for name, _ in own if name.startswith(PROBLEM_PREFIX)]
+        if taken:
+            raise ModelError(
+                f"the network has a parameter {taken[0]!r}: names that begin with {PROBLEM_PREFIX!r} are those of the "
+                "problem's own parameters",
+                hint="give the submodule `problem` of the network another name",
+            )
+        held = {id(parameter) for _, parameter in own}
+        also = [(name, parameter) for name, parameter in problem_parameters(problem) if id(parameter) not in held]
+        for name, parameter in [*own, *also]:
             if not parameter.requires_grad:
                 continue
             canonical = first.setdefault(id(parameter), name)
@@ -57,11 +68,11 @@ class Layout:
                     hint="net.float().cpu()",
                 )
         transposed = {
-            aliases[f"{prefix}.weight" if prefix else "weight"]
-            for prefix, module in net.named_modules()
+            aliases[name]
+            for prefix, module in _modules(net, problem)
             if isinstance(module, nn.Linear)
             and isinstance(module._parameters.get("weight"), nn.Parameter)
-            and module.weight.requires_grad
+            and (name := f"{prefix}.weight" if prefix else "weight") in aliases
         }
         return cls(net, parameters, frozenset(transposed), aliases)
 
@@ -134,11 +145,27 @@ class Layout:
         return as_tensors({name: v for name, v in self.export(states).items() if not name.startswith(PROBLEM_PREFIX)})
 
 
-def _problem_parameters(problem: Problem) -> list[tuple[str, nn.Parameter]]:
-    found: list[tuple[str, nn.Parameter]] = []
+def problem_parameters(problem: Problem) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that a problem holds, itself or in its modules, by state name."""
+    found = [(PROBLEM_PREFIX + name, p) for name, p in vars(problem).items() if isinstance(p, nn.Parameter)]
+    for prefix, module in _problem_modules(problem):
+        own = module.named_parameters(remove_duplicate=False)
+        found += [(f"{prefix}.{name}", p) for name, p in own]
+    return found
+
+
+def _problem_modules(problem: Problem) -> list[tuple[str, nn.Module]]:
+    """The modules that a problem is or holds, by the beginning of their parameters' names."""
     if isinstance(problem, nn.Module):
-        found += [(PROBLEM_PREFIX + name, p) for name, p in problem.named_parameters()]
-    found += [(PROBLEM_PREFIX + name, p) for name, p in vars(problem).items() if isinstance(p, nn.Parameter)]
+        return [(PROBLEM_PREFIX.rstrip("."), problem)]
+    return [(PROBLEM_PREFIX + name, module) for name, module in vars(problem).items() if isinstance(module, nn.Module)]
+
+
+def _modules(net: nn.Module, problem: Problem) -> list[tuple[str, nn.Module]]:
+    """Every module, those within modules too, by the beginning of its parameters' names."""
+    found = list(net.named_modules())
+    for prefix, module in _problem_modules(problem):
+        found += module.named_modules(prefix=prefix)
     return found
 
 
@@ -160,13 +187,14 @@ def draw_normal(name: str, shape: tuple[int, ...], std: float, seed: int) -> np.
     return np.asarray(normal * np.float32(std), dtype=np.float32)
 
 
-def initial_weights(net: nn.Module, seed: int) -> Arrays:
+def initial_weights(net: nn.Module, seed: int, problem: Problem | None = None) -> Arrays:
     """First values of the parameters that the protocol draws, in torch's names and layout (NUMERICS 9).
 
-    Xavier normal for Linear, Gaussian cores for TTLinear, biases 0. Other parameters are not in the result.
+    Xavier normal for Linear, Gaussian cores for TTLinear, biases 0, in modules of the problem too. Other parameters are
+    not in the result.
     """
     drawn: Arrays = {}
-    for prefix, module in net.named_modules():
+    for prefix, module in net.named_modules() if problem is None else _modules(net, problem):
         dot = f"{prefix}." if prefix else ""
         if isinstance(module, TTLinear):
             for k, shape in enumerate(module.core_shapes()):
@@ -199,7 +227,7 @@ def initial_states(step: TrainStep, seed: int, weights: Mapping[str, np.ndarray]
         return layout.from_weights(weights)
     states = layout.from_module()
     if step.init == "xavier":
-        for name, value in initial_weights(step.net, seed).items():
+        for name, value in initial_weights(step.net, seed, step.problem).items():
             if layout.aliases.get(name) == name:
                 states[name] = layout.stored(name, value)
     return states

@@ -2,8 +2,8 @@
 
 Outputs `residual:<term>` = r [N, m] become `metric:loss`, `metric:loss:<term>` = weight * mean(r^2), and `grad:<state>`
 for every trainable state. The adjoint of r starts as r * (2 weight / size): it does not read the loss, so each point's
-backward can start when its forward is done. A graph with an output `loss` (a scalar that couples points) is
-differentiated from that node instead.
+backward can start when its forward is done. A weight that is scheduled is the scalar `weight:<term>`, a factor of its
+own. A graph with an output `loss` (a scalar that couples points) is differentiated from that node instead.
 
 Order of sums is meaning (it decides rounding and the chains of fold-accumulate): a gradient adds its contributions in
 the order in which the backward pass makes them, term after term, last op first; perturbed rows so come before the base
@@ -75,12 +75,14 @@ def _loss(graph: Graph, b: Builder, new: Mapping[Node, Node], residuals: Mapping
     seeds: list[_Seed] = []
     for number, (name, node) in enumerate(residuals.items()):
         r = new[node]
-        scale = weights[name] / prod(r.shape)
+        weight = weights[name]
+        scale = (1.0 if weight is None else weight) / prod(r.shape)
         with b.at(node.loc):
-            parts[name] = b.mul(b.sum(b.mul(r, r)), scale)
+            scheduled = b.scalar(f"weight:{name}") if weight is None else None
+            parts[name] = _scaled(b, b.mul(b.sum(b.mul(r, r)), scale), scheduled)
             total = parts[name] if total is None else b.add(total, parts[name])
             if _LOSS not in graph.outputs:
-                seeds.append(_Seed(node, b.mul(r, 2.0 * scale), number))
+                seeds.append(_Seed(node, _scaled(b, b.mul(r, 2.0 * scale), scheduled), number))
     if _LOSS in graph.outputs:
         loss = graph.outputs[_LOSS]
         if loss.shape:
@@ -94,12 +96,21 @@ def _loss(graph: Graph, b: Builder, new: Mapping[Node, Node], residuals: Mapping
     return seeds
 
 
-def _weights(terms: Sequence[Mapping[str, Any]], residuals: Mapping[str, Node]) -> dict[str, float]:
-    given = {str(term["name"]): float(term.get("weight", 1.0)) for term in terms}
+def _weights(terms: Sequence[Mapping[str, Any]], residuals: Mapping[str, Node]) -> dict[str, float | None]:
+    """The weights of the terms, None for one that is scheduled."""
+    given = {str(term["name"]): _weight(term.get("weight", 1.0)) for term in terms}
     for name, node in residuals.items():
         if terms and name not in given:
             raise PassError(f"the residual {name!r} is not among the terms {sorted(given)}", location=node.loc)
     return {name: given.get(name, 1.0) for name in residuals}
+
+
+def _scaled(b: Builder, node: Node, factor: Node | None) -> Node:
+    return node if factor is None else b.mul(node, factor)
+
+
+def _weight(weight: object) -> float | None:
+    return float(weight) if isinstance(weight, (int, float)) else None
 
 
 def _trainable(graph: Graph) -> dict[str, Node]:

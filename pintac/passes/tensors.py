@@ -21,7 +21,7 @@ from functools import cached_property
 
 from pintac.errors import PassError, suggest
 from pintac.ir import Graph, Node
-from pintac.passes.expand_optimizer import FIRST_MOMENT, SECOND_MOMENT
+from pintac.passes.expand_optimizer import MOMENTS
 
 FIXED = "fixed"
 """The layer of weights that no parameter enters."""
@@ -36,7 +36,7 @@ _LINEAR = ("reshape", "permute", "slice", "pad", "broadcast", "neg", "sum", "con
 
 def layer_of(state: str) -> str:
     """The module that a parameter (or a moment of it) belongs to: `2` for `2.cores.1`, `trunk.0` for `trunk.0.bias`."""
-    for prefix in (FIRST_MOMENT, SECOND_MOMENT):
+    for prefix in MOMENTS:
         state = state.removeprefix(prefix)
     *module, name = state.split(".")
     if name.isdigit() and len(module) > 1:

@@ -20,7 +20,7 @@ from typing import Any
 
 from pintac.ir import Graph, Node, ancestors
 from pintac.passes.dataflow import descendants, live
-from pintac.passes.expand_optimizer import FIRST_MOMENT, SECOND_MOMENT
+from pintac.passes.expand_optimizer import MOMENTS
 from pintac.passes.tensors import layer_of
 from pintac.rng import STREAM_DELTA
 
@@ -35,12 +35,11 @@ Purpose = tuple[str, str]
 
 _CONTRACTIONS = ("matmul", "matmul_tn")
 _CONSTANT = ("const", "scalar")
-_MOMENTS = (FIRST_MOMENT, SECOND_MOMENT)
 
 
 def is_moment(state: str) -> bool:
     """Whether a state is the optimizer's own."""
-    return state.startswith(_MOMENTS)
+    return state.startswith(MOMENTS)
 
 
 def to_meta(graphs: Mapping[str, Graph]) -> dict[str, dict[str, dict[str, list[str]]]]:
@@ -117,9 +116,10 @@ class _Purposes:
         return layers[0] if layers else None
 
     def _optimizer(self) -> set[Node]:
-        """What depends on moments, and the products with constants that only this reads."""
+        """What depends on moments or on the learning rate, and the products with constants that only this reads."""
         moments = [n for n in self.nodes if n.op == "state" and is_moment(str(n.attrs["name"]))]
-        found = set(moments) | descendants(self.graph, moments)
+        rates = [n for n in self.nodes if n.op == "scalar" and n.attrs["name"] == "lr"]
+        found = set(moments) | descendants(self.graph, [*moments, *rates])
         outputs = set(self.graph.outputs.values())
         for node in reversed(self.nodes):
             users = self.graph.users(node)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import networkx
 import pytest
 
 import pintac
@@ -43,6 +44,32 @@ def imports_torch(path: Path) -> bool:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module)
     return any(name.split(".")[0] == "torch" for name in names)
+
+
+def imported(path: Path) -> set[Path]:
+    """The files of pintac that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pintac."):
+            module = ROOT.joinpath(*node.module.split("."))
+            files = [file_of(module / alias.name) or file_of(module) for alias in node.names]
+            found |= {file for file in files if file is not None}
+    return found
+
+
+def file_of(module: Path) -> Path | None:
+    files = (module.with_suffix(".py"), module / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+@pytest.mark.parametrize("room", ["frontend", "ir"])
+def test_files_of_a_room_import_one_way(room: str) -> None:
+    """No circles, not even in functions or for types alone."""
+    graph = networkx.DiGraph()
+    for path in (ROOT / "pintac" / room).rglob("*.py"):
+        graph.add_edges_from((path, other) for other in imported(path))
+    circles = [sorted(map(str, group)) for group in networkx.strongly_connected_components(graph) if len(group) > 1]
+    assert not circles
 
 
 def test_import_pintac_loads_nothing() -> None:

@@ -62,9 +62,79 @@ def test_a_file_that_fails(cli: Cli, tmp_path: Path, text: str, line: int, part:
     assert part.lower() in done.err.lower()
 
 
+MISTAKES = {
+    "terms": ("        box = [(0.0, 1.0), (0.0, 1.0)]", "        box = [(0.0, 1.0)] * self.dims", "AttributeError"),
+    "residual": ("        return u(x) - self.exact(x)", "        return u(x) - self.exakt(x)", "AttributeError"),
+    "exact": (
+        "        return torch.sin(x.sum(-1, keepdim=True)) / 2",
+        "        return torch.sin(x @ torch.ones(2, 1)) / 2 if x.dtype is torch.float64 else x[:, :1]",
+        "exact gets float64 points",
+    ),
+    "exact of another name": (
+        "        return torch.sin(x.sum(-1, keepdim=True)) / 2",
+        "        return torch.sin(x.sum(-1, keepdim=True)) / 2 if x.dtype is torch.float32 else nothing",
+        "NameError",
+    ),
+    "test_sampler": (
+        "    def exact(self, x):",
+        "    def test_sampler(self):\n        return Uniform(self.box)\n\n    def exact(self, x):",
+        "AttributeError",
+    ),
+    "test_data": (
+        "    def exact(self, x):",
+        "    def test_data(self):\n        return open('absent.csv')\n\n    def exact(self, x):",
+        "FileNotFoundError",
+    ),
+    "a sampler": (
+        "class Tiny(Problem):",
+        "from pintac import Sampler\nclass Mine(Sampler):\n    dim = 2\n    def emit(self, draws, n):\n"
+        "        return draws.uniform(n, 2).times(2)\n\nclass Tiny(Problem):",
+        "AttributeError",
+    ),
+}
+
+
+@pytest.mark.parametrize("command", [("compile", "-o", "p.pinta"), ("train", "--quant", "none", "--steps", "1")])
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_in_the_problem_are_the_users(cli: Cli, tmp_path: Path, name: str, command: tuple[str, ...]) -> None:
+    """Whatever a method of the problem raises is shown at its line."""
+    before, after, part = MISTAKES[name]
+    text = TINY.replace(before, after)
+    if name == "a sampler":
+        text = text.replace('Term("interior", Uniform(box)', 'Term("interior", Mine()')
+    assert text != TINY
+    (tmp_path / "given.py").write_text(text)
+    marks = {"test_sampler": "self.box)", "test_data": "absent.csv", "a sampler": ".times("}
+    mark = marks.get(name, after.strip())
+    line = next(i for i, text in enumerate(text.splitlines(), 1) if mark in text)
+    refused(cli(command[0], "given.py:step", *command[1:]), f"given.py:{line}: ", part)
+
+
+@pytest.mark.parametrize(
+    ("returned", "part"),
+    [
+        ("3", "two arrays"),
+        ("(torch.zeros(4, 3), torch.zeros(4, 1))", "expected [n, 2]"),
+        ("(torch.zeros(4, 2), torch.zeros(3, 1))", "u [3, 1]"),
+        ("(torch.zeros(1, 2), [[float('nan')]])", "not finite"),
+    ],
+)
+def test_test_data_that_cannot_be(cli: Cli, tmp_path: Path, returned: str, part: str) -> None:
+    method = f"    def test_data(self):\n        return {returned}\n\n    def exact(self, x):"
+    (tmp_path / "given.py").write_text(TINY.replace("    def exact(self, x):", method))
+    refused(cli("compile", "given.py:step", "-o", "p.pinta"), "given.py:", "test_data()", part)
+
+
+@pytest.mark.parametrize("sampler", ["3", "Uniform([(0.0, 1.0)])"])
+def test_a_test_sampler_that_cannot_be(cli: Cli, tmp_path: Path, sampler: str) -> None:
+    method = f"    def test_sampler(self):\n        return {sampler}\n\n    def exact(self, x):"
+    (tmp_path / "given.py").write_text(TINY.replace("    def exact(self, x):", method))
+    refused(cli("compile", "given.py:step", "-o", "p.pinta"), "given.py:", "with 2 coordinates")
+
+
 UNSUPPORTED = TINY.replace(
     "return laplacian(u, x) + torch.sin(x.sum(-1, keepdim=True))",
-    "v = torch.atan2(u(x), x[:, :1])\n        w = torch.linalg.svd(x)[0]\n"
+    "v = torch.asin(u(x))\n        w = torch.linalg.svd(x)[0]\n"
     "        return laplacian(u, x) + v + w[:, :1]",
 )
 
@@ -74,8 +144,8 @@ def test_unsupported_operations_all_at_once(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "given.py").write_text(UNSUPPORTED)
     done = cli("compile", "given.py:step", "-o", "p.pinta")
     lines = UNSUPPORTED.splitlines()
-    first = next(i for i, text in enumerate(lines, 1) if "atan2" in text)
-    refused(done, f"given.py:{first}", f"given.py:{first + 1}", "atan2", "svd")
+    first = next(i for i, text in enumerate(lines, 1) if "asin" in text)
+    refused(done, f"given.py:{first}", f"given.py:{first + 1}", "asin", "svd")
 
 
 def test_lbfgs(cli: Cli, tmp_path: Path) -> None:
@@ -179,6 +249,24 @@ def test_weights_that_do_not_fit(cli: Cli, tiny: str) -> None:
     refused(cli(*run, "--weights", "given.safetensors"), "'0.wieght'", "'0.weight'")
     safetensors.numpy.save_file({"0.weight": np.zeros((8, 3), np.float32)}, "given.safetensors")
     refused(cli(*run, "--weights", "given.safetensors"), "0.weight")
+
+
+def test_weights_of_other_types(cli: Cli, tiny: str) -> None:
+    """Half the bits are read, and what is no number of ours is refused."""
+    import numpy as np
+    import safetensors.torch
+    import torch
+
+    from pintac.api.weights import load_weights
+
+    weights = {"a": torch.tensor([[1.5, -3.0]]), "b": torch.tensor(0.25)}
+    for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.float32):
+        safetensors.torch.save_file({name: w.to(dtype) for name, w in weights.items()}, "given.safetensors")
+        found = load_weights("given.safetensors")
+        assert all(np.array_equal(found[name], w.numpy()) for name, w in weights.items())
+        assert all(value.shape == weights[name].shape for name, value in found.items())
+    safetensors.torch.save_file({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, "given.safetensors")
+    refused(cli("train", tiny, "--quant", "none", "--steps", "1", "--weights", "given.safetensors"), "F8_E4M3", "type")
 
 
 def test_outputs_are_checked_before_the_work(cli: Cli, tiny: str) -> None:

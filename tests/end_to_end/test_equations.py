@@ -14,6 +14,7 @@ from pintac import (
     Adam,
     At,
     Boundary,
+    Mixture,
     OrthonormalDirections,
     Problem,
     Product,
@@ -70,6 +71,17 @@ class Swapped(nn.Module):
         return self.last(torch.cat([b, a * b], -1))
 
 
+class Arctan(nn.Module):
+    """An activation of many operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.atan(self.first(x)))
+
+
 def mlp(outputs: int = 1) -> nn.Module:
     return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, outputs))
 
@@ -92,6 +104,15 @@ WAVE = (
     Term("boundary", Boundary(SQUARE, axes=[0]), lambda u, x: u(x), points=4),
 )
 PRODUCT = (Term("pde", Uniform(SQUARE), lambda u, x: u(x) * grad(u, x)[..., 0], points=6),)
+ANGLES = (
+    Term("pde", Uniform(SQUARE), lambda u, x: laplacian(u, x) - torch.sign(x[:, :1] - 0.5), points=8),
+    Term("boundary", Boundary(SQUARE), lambda u, x: u(x) - torch.atan2(x[:, 1:] - 0.5, x[:, :1] - 0.5), points=5),
+)
+EDGE = Boundary(SQUARE)
+NEUMANN = (
+    Term("pde", Mixture(Uniform(SQUARE), Uniform([(1.0, 2.0), (0.0, 1.0)])), lambda u, x: laplacian(u, x), points=8),
+    Term("flux", EDGE, lambda u, x: (grad(u, x)[:, 0] * EDGE.normal(x)).sum(-1, keepdim=True) - 1, points=5),
+)
 CUT = (
     Term("pde", Uniform(SQUARE), lambda u, x: laplacian(u, x) - 1, points=8),
     Term("start", Boundary(SQUARE), values_and_rate, points=4),
@@ -116,6 +137,8 @@ STEPS: dict[str, Callable[[], TrainStep]] = {
     "features cut": lambda: step(Swapped(), Equation(*CUT)),
     "fixed coefficients": lambda: step(mlp(), Equation(*DIFFUSION)),
     "coefficients in the solution": lambda: step(mlp(), Ansatz(*HEAT)),
+    "angles": lambda: step(Arctan(), Equation(*ANGLES)),
+    "neumann on an L": lambda: step(mlp(), Equation(*NEUMANN)),
     "a coefficient": lambda: step(mlp(), Equation(coefficient=True)),
 }
 QUANTISATIONS: dict[str, dict[str, str]] = {

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pintac.frontend.estimators import Estimator, Stein
-from pintac.frontend.problem import Adam, Problem, Term, TrainStep
+from pintac.frontend.optimizers import Adam
+from pintac.frontend.problem import Problem, Term, TrainStep
 from pintac.frontend.samplers import Uniform
 from pintac.frontend.tracing import trace_infer, trace_step
 from pintac.frontend.weights import Layout

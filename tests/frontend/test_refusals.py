@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import pintac
 from pintac.errors import ModelError
 from pintac.frontend.estimators import SecondDifference, Stein
+from pintac.frontend.locate import is_user_file
 from pintac.frontend.operators import dt, grad, laplacian
-from pintac.frontend.problem import Adam, Problem, Term, TrainStep
+from pintac.frontend.optimizers import SGD, Adam, AdamW
+from pintac.frontend.problem import Problem, Term, TrainStep
 from pintac.frontend.recorder import Recorder
 from pintac.frontend.samplers import Points, Uniform
+from pintac.frontend.schedules import exponential_decay, linear_decay, piecewise, warmup
 from pintac.frontend.tracing import trace
 from pintac.frontend.weights import Layout
 from tests.frontend.support import make_step, mlp, trace_residual
@@ -325,6 +331,15 @@ class Mixed(Problem):
         return u(x)
 
 
+class OnlyValue:
+    def value(self, t: int) -> float:
+        return 1.0
+
+
+def torch_scheduler() -> object:
+    return torch.optim.lr_scheduler.StepLR(torch.optim.Adam(mlp(1, 1).parameters()), 5)
+
+
 class Twice(Mixed):
     def terms(self) -> list[Term]:
         return [Term("a", Uniform(BOX), self.r, points=2), Term("a", Uniform(BOX), self.r, points=2)]
@@ -354,6 +369,30 @@ class Twice(Mixed):
         (lambda: TrainStep(mlp(1, 1), Twice(), Adam(), Stein()).terms(), "same name", None),
         (lambda: Adam(lr=-1.0), "lr > 0", None),
         (lambda: Adam(schedule=3), "not a schedule", "linear_decay"),
+        (lambda: Adam(schedule=lambda t: 0.1), "not a schedule", "piecewise"),
+        (lambda: Adam(schedule=OnlyValue()), "it has no attrs()", "exponential_decay"),
+        (lambda: Adam(schedule=torch_scheduler()), "lr_scheduler.StepLR runs in torch", "exponential_decay"),
+        (lambda: Adam(schedule=torch.optim.lr_scheduler.StepLR), "lr_scheduler.StepLR runs in torch", "warmup"),
+        (lambda: Adam(1e-3, schedule=linear_decay(5, lr_min=1e-2)), "above the learning rate", None),
+        (lambda: linear_decay(5, lr_min=-1.0), "lr_min is a learning rate", None),
+        (lambda: linear_decay(2.5), "positive number of steps", None),
+        (lambda: exponential_decay(1.5, 10, 100), "rate in (0, 1]", None),
+        (lambda: exponential_decay(0.5, 0, 100), "positive number of steps", None),
+        (lambda: piecewise({}), "from step 0 on", "5000"),
+        (lambda: piecewise({10: 1.0}), "from step 0 on", "5000"),
+        (lambda: piecewise({0: 1.0, 10: "half"}), "from step 0 on", "5000"),
+        (lambda: piecewise([1.0]), "from step 0 on", "5000"),
+        (lambda: warmup(0), "positive number of steps", None),
+        (lambda: warmup(5, then=0.1), "not a schedule", "cosine_decay"),
+        (lambda: SGD(lr=0.0), "lr > 0", None),
+        (lambda: SGD(nesterov=True), "needs momentum", "0.9"),
+        (lambda: AdamW(betas=(0.9,)), "two betas", None),
+        (lambda: AdamW(weight_decay=-1.0), "weight_decay >= 0", None),
+        (lambda: TrainStep(mlp(1, 1), Mixed(), SGD, Stein()), "the class SGD", "SGD(1e-3)"),
+        (lambda: TrainStep(mlp(1, 1), Mixed(), torch.optim.LBFGS, Stein()), "LBFGS", "load_state_dict"),
+        (lambda: SecondDifference(K=64, time_dims=2), "a list of coordinates, got 2", "[2]"),
+        (lambda: SecondDifference(K=64, time_dims="x"), "a list of coordinates", "[2]"),
+        (lambda: SecondDifference(K=64, time_dims=[0.5]), "a list of coordinates", "[2]"),
         (lambda: Stein(K=7), "even number", "256 pairs"),
         (lambda: SecondDifference(K=0), "even number", "pairs"),
         (lambda: Stein(sigma=0.0), "sigma", None),
@@ -363,6 +402,9 @@ class Twice(Mixed):
         (lambda: Term("a", Uniform(BOX), len, points=0), "positive number of points", None),
         (lambda: Term("a", Uniform(BOX), 3, points=2), "residual function", None),
         (lambda: Term("a", Uniform(BOX), len, points=2, weight=-1.0), "positive weight", None),
+        (lambda: Term("a", Uniform(BOX), len, points=2, weight=float("nan")), "positive weight", "piecewise"),
+        (lambda: Term("a", Uniform(BOX), len, points=2, weight="1"), "positive weight", "piecewise"),
+        (lambda: Term("a", Uniform(BOX), len, points=2, weight=piecewise({0: 0.0})), "weights that are positive", None),
         (lambda: Term("a", Points([[0.0], [1.0]]), len, points=3), "fixed set of 2", "leave points out"),
     ],
 )
@@ -393,6 +435,54 @@ def test_an_attribute_error_of_the_user_is_the_users() -> None:
         return laplacian(u, x) * "".no_such_attribute  # type: ignore[attr-defined]  # here
 
     check(residual, "# here", "AttributeError", "")
+
+
+def test_errors_inside_libraries_are_placed_at_the_users_line() -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return u(x) * float(np.linalg.inv(np.zeros((2, 2)))[0, 0])  # here
+
+    check(residual, "# here", "LinAlgError", "")
+
+
+@pytest.mark.parametrize(
+    ("file", "users"),
+    [
+        (np.__file__, False),
+        (str(Path(np.__file__).parents[1] / "scipy" / "linalg" / "basic.py"), False),
+        (torch.__file__, False),
+        (inspect.__file__, False),
+        ("/home/me/torchlike/model.py", True),
+        (f"{Path(torch.__file__).parent}_tools/model.py", True),
+        (f"{Path(pintac.__file__).parent}_models/pde.py", True),
+        ("/home/me/my_dataclasses.py", True),
+        (str(Path(pintac.__file__).parent / "frontend" / "problems" / "poisson2d.py"), True),
+        (str(Path(pintac.__file__).parent / "frontend" / "twin.py"), False),
+    ],
+)
+def test_whose_file_it_is(file: str, users: bool) -> None:
+    assert is_user_file(file) is users
+
+
+def test_a_submodule_called_problem_is_refused() -> None:
+    """Its names are those of the problem's own parameters, which no state_dict of the network has."""
+    net = nn.Module()
+    net.problem = nn.Linear(2, 1)
+    net.forward = net.problem.forward  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match=r"parameter 'problem\.weight'") as caught:
+        trace(make_step(net))
+    assert "another name" in (caught.value.hint or "")
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    term = Term("a", Uniform(BOX), len, points=np.int64(5), weight=np.float32(2))  # type: ignore[arg-type]
+    assert term.count == 5 and type(term.count) is int and type(term.weight) is float and term.weight == 2.0
+    assert type(SecondDifference(K=np.int32(8), sigma=np.float32(0.5)).sigma) is float
+    assert type(SecondDifference(time_dims=[np.int64(-1)]).attrs(3)["time_dims"][0]) is int  # type: ignore[index]
+    assert linear_decay(np.int64(7)).attrs() == {"kind": "linear", "steps": 7}
+    assert type(Adam(np.float64(0.5)).lr) is float and Adam(torch.tensor(0.5)).lr == 0.5
+    for wrong in (True, np.bool_(True), "5", np.ones(2, int), 5.0):
+        with pytest.raises(ModelError, match="positive number of points"):
+            Term("a", Uniform(BOX), len, points=wrong)  # type: ignore[arg-type]
 
 
 def test_points_of_another_dimension() -> None:

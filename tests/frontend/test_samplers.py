@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pintac import rng
 from pintac.errors import ModelError
 from pintac.frontend.problem import Term
-from pintac.frontend.samplers import At, Ball, Boundary, Draws, Points, Product, Sampler, Sphere, Uniform
+from pintac.frontend.samplers import At, Ball, Boundary, Draws, Mixture, Points, Product, Sampler, Sphere, Uniform
 from pintac.ir import Builder, Location
 from pintac.ir.evaluate import evaluate
 
@@ -29,6 +31,7 @@ SAMPLERS: dict[str, Sampler] = {
     "initial": Product(Ball(2), At(0.0)),
     "cylinder": Product(Sphere(3), Uniform([(0.0, 1.0)])),
     "fixed": Points(GRID),
+    "L": Mixture(Uniform([(-1.0, 0.0), (-1.0, 1.0)]), Uniform([(0.0, 1.0), (-1.0, 0.0)]), shares=[2, 1]),
 }
 
 
@@ -103,12 +106,57 @@ def test_products_are_independent_columns() -> None:
     assert abs(np.corrcoef(x[:, 0], x[:, 2])[0, 1]) < 0.06
 
 
+def test_a_mixture_draws_by_share() -> None:
+    x = SAMPLERS["L"].sample(6000, seed=0)
+    left, right = x[x[:, 0] < 0], x[x[:, 0] >= 0]
+    assert len(left) / len(x) == pytest.approx(2 / 3, abs=0.02)
+    assert (right[:, 1] < 0).all() and (np.abs(x) <= 1).all()
+    np.testing.assert_allclose(left.mean(0), [-0.5, 0.0], atol=0.03)
+    even = Mixture(At(0.0), At(1.0), At(2.0)).sample(3000, seed=0)
+    np.testing.assert_allclose(np.bincount(even[:, 0].astype(int)) / 3000, 1 / 3, atol=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normals_point_out_of_the_box(dtype: torch.dtype) -> None:
+    boundary = Boundary([(-1.0, 2.0), (0.3, 0.7), (0.0, 1.0)], axes=(0, 1))
+    x = boundary.sample(500, seed=0)
+    normal = boundary.normal(torch.from_numpy(x)).numpy()
+    assert normal.shape == (500, 3) and (np.abs(normal).sum(1) == 1).all() and not normal[:, 2].any()
+    outside = x + 0.01 * normal
+    low, high = np.array(boundary.box, np.float32).T
+    assert ((outside < low) | (outside > high)).any(1).all()
+    assert {tuple(row) for row in normal} == {(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0)}
+    assert boundary.normal(torch.from_numpy(x).to(dtype)).dtype == dtype
+
+
+def test_the_sampler_of_the_howto() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "HOWTO.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Annulus" in block)
+    names: dict[str, object] = {}
+    exec(code, names)
+    sampler = names["Annulus"]()  # type: ignore[operator]
+    radius = np.linalg.norm(sampler.sample(4000, seed=0), axis=1)
+    assert radius.min() >= 1 - 1e-6 and radius.max() <= 2 + 1e-6
+    assert (radius**2).mean() == pytest.approx(2.5, abs=0.05), "uniform in area"
+
+
 def test_fixed_points(tmp_path: Path) -> None:
     np.save(tmp_path / "grid.npy", GRID)
-    for sampler in (Points(GRID), Points(tmp_path / "grid.npy"), Points(str(tmp_path / "grid.npy"))):
+    np.savetxt(tmp_path / "grid.csv", GRID, delimiter=",")
+    np.savetxt(tmp_path / "named.csv", GRID, delimiter=", ", header="x,y", comments="")
+    files = [tmp_path / name for name in ("grid.npy", "grid.csv", "named.csv")]
+    given = [GRID, torch.from_numpy(GRID).requires_grad_(), *files, *map(str, files)]
+    for sampler in map(Points, given):
         np.testing.assert_array_equal(sampler.sample(6, seed=0), GRID)
         assert Term("a", sampler, lambda u, x: u(x)).count == 6
     assert Product(Points(GRID), At(0.0)).fixed_points == 6
+
+
+@pytest.mark.parametrize("text", ["", "x,y\n", "1,2\n3\n", "1,2\n3,x\n", "1 2\n3 4\n"])
+def test_files_of_points_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "points.csv").write_text(text)
+    with pytest.raises(ModelError, match=r"points\.csv"):
+        Points(tmp_path / "points.csv")
 
 
 @pytest.mark.parametrize(
@@ -129,8 +177,16 @@ def test_fixed_points(tmp_path: Path) -> None:
         lambda: Points([[float("nan")]]),
         lambda: Points([1.0, 2.0]),
         lambda: Points("pyproject.toml"),
+        lambda: Points("no_such_file.csv"),
+        lambda: Points([["a", "b"]]),
         lambda: Product(),
         lambda: Product(At(0.0), 3.0),
+        lambda: Mixture(),
+        lambda: Mixture(At(0.0), 3.0),
+        lambda: Mixture(At(0.0), At(0.0, 1.0)),
+        lambda: Mixture(At(0.0), At(1.0), shares=[1.0]),
+        lambda: Mixture(At(0.0), At(1.0), shares=[1.0, -1.0]),
+        lambda: Mixture(At(0.0), Points([[1.0]])),
     ],
 )
 def test_impossible_samplers(make) -> None:  # type: ignore[no-untyped-def]

@@ -9,8 +9,11 @@ import torch.nn.functional as F
 
 from pintac.frontend.aten import FAMILIES, RULES
 from pintac.frontend.operators import grad, laplacian
+from pintac.frontend.tracing import trace_infer
+from pintac.frontend.weights import Layout
+from pintac.ir.evaluate import evaluate
 from pintac.passes import PassManager, PipelineOptions, Verify, default_pipeline
-from tests.frontend.support import Net, ir_of_net, points, torch_of_net, trace_residual
+from tests.frontend.support import Net, ir_of_net, make_step, points, torch_of_net, trace_residual
 
 CASES = {
     # arithmetic
@@ -73,6 +76,29 @@ CASES = {
     "logical functions": lambda x, w, s: torch.where(
         torch.logical_or(torch.logical_and(x[:, :1] > 0.2, torch.logical_not(x[:, 1:] > 0.7)), x[:, :1] > 0.9), x @ w, s
     ),
+    "booleans": lambda x, w, s: (
+        ((x[:, :1] > 0.2) + (x[:, 1:] > 0.4)) * (x @ w)
+        + ((x[:, :1] > 0.5) * (x[:, 1:] > 0.4)) * s
+        + ((x[:, :1] > 0.5) ^ (x[:, 1:] > 0.4)).to(x.dtype)
+    ),
+    "numbers as booleans": lambda x, w, s: (
+        torch.where((x[:, :1] - 0.5).bool(), x @ w, s)
+        + torch.logical_and(x[:, :1] - 0.5, 3.0 * (x[:, 1:] > 0.3)) * s
+        + torch.logical_or(2.0 * (x[:, :1] > 0.7), x[:, 1:] * (x[:, 1:] > 0.3)) * 2.0
+        + torch.logical_not(2.0 * (x[:, :1] > 0.7)) * 3.0
+        + torch.logical_xor(2.0 * (x[:, :1] > 0.7), x[:, 1:] > 0.3) * 5.0
+    ),
+    "masked fill": lambda x, w, s: (x @ w).masked_fill(x[:, :1] > 0.5, 2.0),
+    "sign": lambda x, w, s: torch.sign(x @ w) * (x @ w) + torch.sgn(x[:, :1] - x[:, :1]),
+    "heaviside": lambda x, w, s: torch.heaviside(x[:, :1] - 0.5, s) * (x @ w) + torch.heaviside(0.0 * x[:, :1], s),
+    "atan": lambda x, w, s: torch.atan(x @ w) + torch.atan(1e3 * x[:, :1]) + torch.atan(-1e-6 * x[:, :1]),
+    "atan2": lambda x, w, s: (
+        torch.atan2(x @ w, x[:, :1] - 0.5)
+        + torch.atan2(x[:, :1] - 0.5, x[:, 1:] - 0.5)
+        + torch.atan2(x[:, :1] - x[:, :1], -x[:, 1:])
+        + torch.atan2(x[:, :1] - 0.5, x[:, :1] - x[:, :1])
+    ),
+    "atan2 of nothing": lambda x, w, s: torch.atan2(x[:, :1] - x[:, :1], x[:, :1] - x[:, :1]) + x @ w,
     "batched linear": lambda x, w, s: F.linear(torch.stack([x, x * x], 1), w.T, s).prod(1),
     "linear on parts of the features": lambda x, w, s: (
         F.linear(torch.cat([x @ w, x @ w], 1).reshape(-1, 3, 2), w.T, s).tanh().flatten(1)
@@ -137,6 +163,16 @@ def test_ir_equals_torch(name: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13)
 
 
+def test_the_arc_tangent_in_float32() -> None:
+    """Within some units in the last place, from small values to large ones."""
+    x = np.concatenate([sign * 10.0 ** np.linspace(-8, 8, 200) for sign in (1, -1)]).astype(np.float32)[:, None]
+    net = Net(lambda x, w, s: torch.atan(x * (s[:1] / s[:1])), dims=1)
+    step = make_step(net, dims=1)
+    graph, data = trace_infer(step, rows=len(x))
+    found = evaluate(graph, {**Layout.of(net, step.problem).from_module(), **data, "x": x}, mode="smx")["u"]
+    np.testing.assert_allclose(found, np.arctan(x.astype(np.float64)), rtol=1e-6)
+
+
 def test_the_cases_use_every_rule() -> None:
     """The table has no rule that no case exercises."""
     used: set[object] = set()
@@ -164,7 +200,10 @@ def test_the_cases_use_every_rule() -> None:
 
 KINKED = {"gelu", "erf", "relu", "elu", "leaky relu", "abs", "minimum maximum", "clamp", "norm", "amax amin"}
 STACKED = {"batched linear", "batched matmul"}  # rows of a stack would share SMX blocks (NUMERICS 4)
-BRANCHING = {"where", "where with numbers", "logic", "logical functions"}
+BRANCHING = {
+    "where", "where with numbers", "logic", "logical functions", "booleans", "numbers as booleans", "masked fill",
+    "sign", "heaviside", "atan2", "atan2 of nothing",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - KINKED - BRANCHING - STACKED))

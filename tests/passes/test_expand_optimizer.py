@@ -1,4 +1,4 @@
-"""Adam against torch.optim.Adam, step after step in fp32."""
+"""The optimizers against those of torch.optim, step after step in fp32."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pintac.errors import PassError
+from pintac.frontend.optimizers import SGD, AdamW, Optimizer
 from pintac.ir import Builder, Graph
 from pintac.ir.evaluate import evaluate
 from pintac.ir.verify import verify
@@ -55,6 +56,49 @@ def test_adam_is_torchs(mode: str) -> None:
     assert np.allclose(state["adam.v:p"], moments["exp_avg_sq"], rtol=1e-5, atol=0)
 
 
+OTHERS = {
+    "adamw": AdamW(2e-3, weight_decay=0.3),
+    "sgd": SGD(0.05),
+    "momentum": SGD(0.05, momentum=0.9),
+    "nesterov": SGD(0.05, momentum=0.8, nesterov=True, weight_decay=0.1),
+    "decayed": SGD(0.05, weight_decay=0.2),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("mode", ["float64", "float32"])
+def test_the_others_are_torchs(name: str, mode: str) -> None:
+    """Gradients of fixed size, so that errors are in ulps of the weights and of what is added to them."""
+    import torch
+
+    optimizer, dtype = OTHERS[name], np.dtype(mode)
+    graph = verify(ExpandOptimizer().run(with_gradient(optimizer.attrs())))
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(SHAPE).astype(dtype)
+    state = {key: start if key == "p" else np.zeros(SHAPE, dtype) for key in graph.states()}
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    by_torch = optimizer.in_torch([parameter])
+    for t in range(20):
+        g = rng.standard_normal(SHAPE).astype(dtype)
+        params = {key: value(t) for key, value in optimizer.scalars().items()}
+        out = evaluate(graph, {**state, "g": g}, params, mode)
+        state = {key: out[f"state:{key}"] for key in state}
+        parameter.grad = torch.tensor(g)
+        by_torch.step()
+        found = parameter.detach().numpy()
+        assert np.abs(state["p"] - found).max() <= 4 * (t + 1) * np.finfo(dtype).eps * np.abs(found).max()
+    assert np.abs(state["p"] - start).max() > 0.01
+
+
+def test_states_of_the_others() -> None:
+    def states(optimizer: Optimizer) -> list[str]:
+        return list(ExpandOptimizer().run(with_gradient(optimizer.attrs())).states())
+
+    assert states(AdamW()) == ["p", "adam.m:p", "adam.v:p"]
+    assert states(SGD()) == ["p"]
+    assert states(SGD(momentum=0.5)) == ["p", "sgd.b:p"]
+
+
 def test_the_order_of_operations() -> None:
     """Bit for bit as the docstring says."""
     f = np.float32
@@ -89,7 +133,7 @@ def test_a_zero_gradient_leaves_a_fresh_state_alone() -> None:
     ("optimizer", "message"),
     [
         (None, "no optimizer"),
-        ({**ADAM, "kind": "adamw"}, "unknown optimizer 'adamw'"),
+        ({**ADAM, "kind": "adamx"}, "unknown optimizer 'adamx'"),
         ({**ADAM, "beta1": "much"}, "beta1 is 'much'"),
         ({key: value for key, value in ADAM.items() if key != "eps"}, "eps is None"),
     ],

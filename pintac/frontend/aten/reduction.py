@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from pintac.frontend.aten.structure import pick, shaped
 from pintac.frontend.aten.table import Arguments, aten, rule
+from pintac.frontend.recorder import Recorder
 from pintac.frontend.traced import Unsupported
 from pintac.ir import Builder, Node
-
-if TYPE_CHECKING:
-    from pintac.frontend.recorder import Recorder
 
 
 def _axes(a: Arguments, rank: int) -> tuple[int, ...]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pintac.frontend.aten.table import Arguments, aten, rule
+from pintac.frontend.recorder import Recorder
 from pintac.frontend.traced import Traced, Unsupported
 from pintac.ir import Node
-
-if TYPE_CHECKING:
-    from pintac.frontend.recorder import Recorder
 
 
 def shaped(r: Recorder, node: Node, shape: Sequence[int]) -> Node:

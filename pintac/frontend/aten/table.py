@@ -7,19 +7,17 @@ node, or a list of nodes for operations with several results, or raises `Unsuppo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pintac.frontend.recorder import Recorder
 from pintac.frontend.traced import GRADIENT_SHAPE, Traced, Unsupported, op_name
 from pintac.ir import Node
 
-if TYPE_CHECKING:
-    from pintac.frontend.recorder import Recorder
-
 Arguments = Mapping[str, Any]
-Rule = Callable[["Recorder", Arguments, Any], "Node | list[Node]"]
+Rule = Callable[[Recorder, Arguments, Any], "Node | list[Node]"]
 
 aten = torch.ops.aten
 
@@ -50,13 +48,16 @@ ADVICE = {
     "convolution": "networks are functions of one point: Linear and TTLinear layers",
     "max": "use torch.amax or torch.maximum, which have no indices",
     "min": "use torch.amin or torch.minimum, which have no indices",
-    "sign": "use torch.where(x > 0, 1.0, -1.0)",
-    "atan2": "express it with the supported functions",
+    "floor": "add comparisons: (x >= 1.0).float() + (x >= 2.0).float() has the steps at 1 and 2",
+    "ceil": "add comparisons: (x > 0.0).float() + (x > 1.0).float() has the steps at 0 and 1",
+    "round": "add comparisons: (x > 0.5).float() + (x > 1.5).float() has the steps at 0.5 and 1.5",
+    "cumsum": "multiply with a constant triangular matrix",
 }
 SUPPORTED = (
-    "supported: Linear, TTLinear, LayerNorm, + - * / **, tanh sin cos exp log sqrt sigmoid silu gelu mish "
-    "softplus softmax, abs minimum maximum where, sum mean norm, matmul with weights, cat stack, slicing and indexing "
-    "with constants, reshape transpose expand"
+    "supported: Linear, TTLinear, LayerNorm, + - * / **, tanh sin cos exp log sqrt atan sigmoid silu gelu mish "
+    "softplus softmax (both for values up to 87), sum mean norm, matmul with weights, cat stack, slicing and indexing "
+    "with constants, reshape transpose expand; and where no derivative of the network goes through them: abs minimum "
+    "maximum clamp relu amax erf, comparisons where sign heaviside atan2"
 )
 
 

@@ -7,12 +7,12 @@ from torch import nn
 from pintac.errors import UsageError, suggest
 from pintac.frontend.estimators import Estimator, OrthonormalDirections, QuasiRandom, SecondDifference, Stein
 from pintac.frontend.layers import TTLinear
-from pintac.frontend.problem import Adam, Problem, TrainStep
+from pintac.frontend.optimizers import Adam
+from pintac.frontend.problem import Problem, TrainStep
 from pintac.frontend.schedules import linear_decay
 
-ESTIMATORS: dict[str, type[Estimator]] = {
-    estimator.kind: estimator for estimator in (Stein, SecondDifference, OrthonormalDirections, QuasiRandom)
-}
+_KINDS = (Stein, SecondDifference, OrthonormalDirections, QuasiRandom)
+ESTIMATORS: dict[str, type[Estimator]] = {estimator.kind: estimator for estimator in _KINDS}
 """Estimators by the name that the option `estimator` takes."""
 
 SCHEMES = ("prs", "sequential", "dense")
