@@ -190,7 +190,11 @@ class SessionSteps:
     def __init__(self, session: Session) -> None:
         self.session = session
         entries = session.program.meta.get("export") or {}
-        self._export = {name: entry for name, entry in entries.items() if name.startswith(PROBLEM_PREFIX)}
+        self._export = {  # those that a term depends on
+            name: entry
+            for name, entry in entries.items()
+            if name.startswith(PROBLEM_PREFIX) and entry["state"] in session.program.symbols
+        }
 
     @property
     def step_number(self) -> int:

@@ -66,6 +66,6 @@ def _short(value: Any) -> str:
 
 def _measured(test: Mapping[str, Any]) -> str:
     """Where the error is from."""
-    where = f"of the term {test['term']!r}" if test["term"] else "of the problem's test_sampler"
+    where = f"of the term {test['term']!r}" if test["term"] else "of the problem's test_sampler or test_data"
     said = "" if test["inside"] else ", a fixed set or a surface: test_sampler(self) would say what is true elsewhere"
     return f"on {test['points']:,} points {where}{said}"

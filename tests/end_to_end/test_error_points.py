@@ -97,7 +97,7 @@ class Elsewhere(Known):
     [
         (Known(Boundary(BOX), Uniform(BOX)), ("t1", True), "on 16,384 points of the term 't1'\n"),
         (Known(Boundary(BOX)), ("t0", False), "of the term 't0', a fixed set or a surface: test_sampler(self) would"),
-        (Elsewhere(Uniform(BOX)), ("", True), "on 16,384 points of the problem's test_sampler\n"),
+        (Elsewhere(Uniform(BOX)), ("", True), "on 16,384 points of the problem's test_sampler or test_data\n"),
     ],
 )
 @pytest.mark.parametrize("how", ["jit", "evaluator", "none"])

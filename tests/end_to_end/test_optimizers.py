@@ -11,10 +11,10 @@ import torch
 
 import pintac
 from pintac import SGD, Adam, AdamW, cosine_decay, exponential_decay, linear_decay, piecewise, warmup
-from pintac.api import lowering
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.evaluator import EvaluatorSession
 from pintac.api.lowering import lower, parameter_table
+from pintac.api.steps import schedule_of
 from pintac.errors import ModelError
 from pintac.frontend import SampledStep, TrainStep, load_step
 from pintac.frontend.optimizers import Optimizer
@@ -156,7 +156,7 @@ def test_a_table_that_is_too_long_is_refused(optimizer: Optimizer, message: str,
     with pytest.raises(ModelError) as caught:
         parameter_table(step, tuple(optimizer.scalars()))
     assert message in caught.value.message and caught.value.location == step.location
-    assert lowering.default_steps(step) in (None, 1 << 21)
+    assert schedule_of(optimizer.attrs()) in (0, 1 << 21)
 
 
 def test_a_schedule_that_does_not_say_when_it_settles() -> None:
