@@ -63,7 +63,7 @@ def run(
     callback    called with the number of steps done and what was measured: `loss`, `l2`, the loss of each term as
                 `loss:<term>`, the problem's small parameters; when it returns true the run ends (`result.stopped`)
     every       history, log and callback get every so many steps, and the last one (default: 50 of the run)
-    log         file to which the same is appended as a line of JSON; a resumed run goes on with it
+    log         file that the same is written to, a line of JSON each; begun anew, but a resumed run goes on with it
     stop_below  end the run when the l2 of such a step is below this
 
     Ctrl-C ends the run after the current step and returns what it has (`result.interrupted`).

@@ -311,7 +311,7 @@ def _run_options(parser: argparse.ArgumentParser, seed: int | None, of: str, *mo
         "--every", type=_positive, metavar="N", help="measure every N-th step for history and log (default: 50 times)"
     )
     group.add_argument(
-        "--log", metavar="F.jsonl", help="append a line of JSON for each of these steps; --resume goes on with it"
+        "--log", metavar="F.jsonl", help="write a line of JSON for each of these steps as it is made; --resume goes on"
     )
     group.add_argument(
         "--stop-below", type=_error, metavar="L2", help="end the run when the l2 error of such a step is below this"

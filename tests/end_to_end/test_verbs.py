@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pintac.api import training
 from pintac.cli import main
 from pintac.program import Program
 from pintac.program_file import load
@@ -140,11 +141,15 @@ def test_resume_goes_on_as_it_began(folder: Path, capsys: Captured) -> None:
     assert code == 2 and "not allowed with" in err
 
 
-def test_train_leaves_its_program(folder: Path, tiny_file: Path, capsys: Captured) -> None:
+def test_train_leaves_its_program(
+    folder: Path, tiny_file: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The very one that compile makes with that effort; its weights go with it."""
+    make, efforts = training.emit_or_reuse, []
+    monkeypatch.setattr(training, "emit_or_reuse", lambda *given: (efforts.append(given[2]), make(*given))[1])
     train = ("train", f"{tiny_file}:step", "--quiet", "--effort", "0")
     code, _, err = run(capsys, *train, "--save-program", "t.pinta", "-o", "w.safetensors", "--json", "r.json")
-    assert code == 0, err
+    assert code == 0 and efforts == [0.0], err
     assert run(capsys, "compile", f"{tiny_file}:step", "--effort", "0", "-o", "q.pinta")[0] == 0
     assert Path("t.pinta").read_bytes() == Path("q.pinta").read_bytes()
     result = json.loads(Path("r.json").read_text())
