@@ -202,9 +202,10 @@ class TrainStep:
 
     def terms(self) -> list[Term]:
         """The checked terms of the problem. Its `terms()` is called once: what it draws at random stays as it is."""
-        if id(self.problem) not in self._terms:
-            self._terms[id(self.problem)] = self.problem, self._checked_terms()
-        return list(self._terms[id(self.problem)][1])
+        known = self._terms.get(id(self.problem))
+        if known is None or known[0] is not self.problem:
+            known = self._terms[id(self.problem)] = self.problem, self._checked_terms()
+        return list(known[1])
 
     def scalars(self) -> dict[str, Scalar]:
         """Everything that the parameter block may hold, by name: the optimizer's, and weights that are scheduled."""

@@ -15,7 +15,9 @@ from pintac.frontend.locate import function_location, user_code
 from pintac.frontend.numbers import as_array
 from pintac.frontend.problem import Problem, TrainStep
 from pintac.frontend.samplers import Sampler
+from pintac.frontend.tracing import trace_infer
 from pintac.frontend.weights import Layout
+from pintac.ir import Location
 
 TEST_POINTS = 16384
 """Points of the test set: fixed number, fixed order."""
@@ -63,7 +65,7 @@ def test_set(step: TrainStep, n: int = TEST_POINTS) -> TestSet | None:
     problem = step.problem
     given = _given(step)
     if given is not None or not problem.has_exact:
-        return given
+        return given if given is None else _fitting(step, given, function_location(problem.test_data))
     sampler = _sampler(step)
     x = sampler.sample(sampler.fixed_points or n, TEST_SEED, stream=rng.STREAM_TEST)
     hint = "exact gets float64 points: make constants of their type, for example self.a.to(x)"
@@ -76,7 +78,19 @@ def test_set(step: TrainStep, n: int = TEST_POINTS) -> TestSet | None:
             location=function_location(problem.exact),  # type: ignore[attr-defined]
             hint="keep the column: sum(-1, keepdim=True), x[:, i:i+1]",
         )
-    return TestSet(x, u.numpy())
+    return _fitting(step, TestSet(x, u.detach().double().numpy()), function_location(problem.exact))  # type: ignore[attr-defined]
+
+
+def _fitting(step: TrainStep, test: TestSet, place: Location) -> TestSet:
+    """The test set, if it has as many components as u."""
+    components = trace_infer(step, rows=2)[0].outputs["u"].shape[1]
+    if test.u.shape[1] != components:
+        raise ModelError(
+            f"the exact solution has {test.u.shape[1]} components, u has {components}",
+            location=place,
+            hint="a column for each output of the network, in their order",
+        )
+    return test
 
 
 def _sampler(step: TrainStep) -> Sampler:
