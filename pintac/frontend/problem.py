@@ -33,7 +33,8 @@ class Term:
     `points` are drawn anew from `sampler` at every step; it may be left out for samplers with a fixed set.
     `residual(u, x)` gets the solution u, a function [N, d] -> [N, m], and the points x [N, d]; it returns [N, k]
     or [N]. With `values`, an array with a row for each point of a fixed set ([N] is taken as [N, 1]), it is
-    `residual(u, x, v)`, where row i of v belongs to row i of x: measured data.
+    `residual(u, x, v)`, where row i of v belongs to row i of x: measured data. The points of such a term may be taken a
+    few at a time with their rows, those of a fixed set whose residual holds values itself only together.
     """
 
     name: str
@@ -98,11 +99,13 @@ class Term:
         weight = self.weight if isinstance(self.weight, float) else {"schedule": self.weight.attrs()}
         return {"name": self.name, "points": points, "weight": weight}
 
-    def evaluate(self, u: Callable[[Tensor], Tensor], x: Tensor, start: int = 0) -> Tensor:
-        """The residual at x, the points of this term from number `start` on."""
-        if self.values is None:
-            return self.residual(u, x)
-        return self.residual(u, x, torch.from_numpy(self.values[start : start + len(x)]).to(x.dtype))
+    def rows(self, start: int, count: int) -> Tensor | None:
+        """The values of `count` points from number `start` on; None for a term without."""
+        return None if self.values is None else torch.from_numpy(self.values[start : start + count])
+
+    def evaluate(self, u: Callable[[Tensor], Tensor], x: Tensor, values: Tensor | None) -> Tensor:
+        """The residual at points x of this term, whose `rows` are `values`."""
+        return self.residual(u, x) if values is None else self.residual(u, x, values)
 
 
 def _rows(values: object) -> np.ndarray | None:
