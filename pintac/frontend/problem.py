@@ -53,6 +53,9 @@ class Term:
             raise refuse("a name is made of letters, digits, - and _")
         if not isinstance(self.sampler, Sampler):
             raise refuse(f"needs a sampler, got {type(self.sampler).__name__}", "for example Uniform([(0.0, 1.0)])")
+        if as_count(getattr(self.sampler, "dim", None)) is None:
+            name = type(self.sampler).__name__
+            raise refuse(f"the sampler {name} says not how many coordinates its points have", f"{name}.dim = 2")
         if not callable(self.residual):
             raise refuse(f"needs a residual function (u, x), got {type(self.residual).__name__}")
         fixed = self.sampler.fixed_points
@@ -222,9 +225,9 @@ class TrainStep:
         }
 
     def _checked_terms(self) -> list[Term]:
-        with user_code(function_location(self.problem.terms)):
-            terms = self.problem.terms()
         place = self.location
+        with user_code(function_location(self.problem.terms) if callable(self.problem.terms) else place):
+            terms = self.problem.terms()
         if not isinstance(terms, (list, tuple)) or not terms or any(not isinstance(term, Term) for term in terms):
             raise ModelError(f"{type(self.problem).__name__}.terms() must return a list of Term", location=place)
         names = [term.name for term in terms]

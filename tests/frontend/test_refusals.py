@@ -331,6 +331,16 @@ class Mixed(Problem):
         return u(x)
 
 
+class Dimensionless(Uniform):
+    def __init__(self) -> None:
+        pass
+
+
+class Listed(Problem):
+    def __init__(self) -> None:
+        self.terms = []  # type: ignore[assignment]
+
+
 class OnlyValue:
     def value(self, t: int) -> float:
         return 1.0
@@ -398,6 +408,9 @@ class Twice(Mixed):
         (lambda: Stein(sigma=0.0), "sigma", None),
         (lambda: Term("a b", Uniform(BOX), len, points=2), "letters", None),
         (lambda: Term("a", None, len, points=2), "sampler", "Uniform"),
+        (lambda: Term("a", Dimensionless(), len, points=2), "says not how many coordinates", "dim = 2"),
+        (lambda: Term("a", Uniform(BOX), len, points=2, weight=nn.Parameter(torch.ones(()))), "positive weight", None),
+        (lambda: TrainStep(mlp(1, 1), Listed(), Adam(), Stein()).terms(), "'list' object is not callable", None),
         (lambda: Term("a", Uniform(BOX), len), "how many points", "points=100"),
         (lambda: Term("a", Uniform(BOX), len, points=0), "positive number of points", None),
         (lambda: Term("a", Uniform(BOX), 3, points=2), "residual function", None),
