@@ -107,7 +107,9 @@ class EagerStep:
                 rows = slice(start, min(start + size, term.count))
                 derivatives = EagerDerivatives(self, draws, rows)
                 with active.use_derivatives(derivatives):
-                    residual = term.evaluate(derivatives.field, x[rows], start)
+                    values = term.rows(start, rows.stop - start)
+                    values = None if values is None else values.to(self.dtype)
+                    residual = term.evaluate(derivatives.field, x[rows], values)
                 columns = residual.numel() // residual.shape[0]
                 part = term.weight_at(t) * (residual**2).sum() / (term.count * columns)
                 part.backward()

@@ -22,8 +22,10 @@ def as_count(value: object, least: int = 1) -> int | None:
 
 
 def as_real(value: object) -> float | None:
-    """A finite number as a float; None for anything else."""
+    """A finite number as a float; None for anything else, a tensor that is trained too."""
     if isinstance(value, (bool, np.bool_, str, bytes)) or not isinstance(value, SupportsFloat):
+        return None
+    if isinstance(value, torch.Tensor) and value.requires_grad:
         return None
     try:
         number = float(value)

@@ -33,7 +33,8 @@ class Term:
     `points` are drawn anew from `sampler` at every step; it may be left out for samplers with a fixed set.
     `residual(u, x)` gets the solution u, a function [N, d] -> [N, m], and the points x [N, d]; it returns [N, k]
     or [N]. With `values`, an array with a row for each point of a fixed set ([N] is taken as [N, 1]), it is
-    `residual(u, x, v)`, where row i of v belongs to row i of x: measured data.
+    `residual(u, x, v)`, where row i of v belongs to row i of x: measured data. The points of such a term may be taken a
+    few at a time with their rows, those of a fixed set whose residual holds values itself only together.
     """
 
     name: str
@@ -52,6 +53,9 @@ class Term:
             raise refuse("a name is made of letters, digits, - and _")
         if not isinstance(self.sampler, Sampler):
             raise refuse(f"needs a sampler, got {type(self.sampler).__name__}", "for example Uniform([(0.0, 1.0)])")
+        if as_count(getattr(self.sampler, "dim", None)) is None:
+            name = type(self.sampler).__name__
+            raise refuse(f"the sampler {name} says not how many coordinates its points have", f"{name}.dim = 2")
         if not callable(self.residual):
             raise refuse(f"needs a residual function (u, x), got {type(self.residual).__name__}")
         fixed = self.sampler.fixed_points
@@ -98,11 +102,13 @@ class Term:
         weight = self.weight if isinstance(self.weight, float) else {"schedule": self.weight.attrs()}
         return {"name": self.name, "points": points, "weight": weight}
 
-    def evaluate(self, u: Callable[[Tensor], Tensor], x: Tensor, start: int = 0) -> Tensor:
-        """The residual at x, the points of this term from number `start` on."""
-        if self.values is None:
-            return self.residual(u, x)
-        return self.residual(u, x, torch.from_numpy(self.values[start : start + len(x)]).to(x.dtype))
+    def rows(self, start: int, count: int) -> Tensor | None:
+        """The values of `count` points from number `start` on; None for a term without."""
+        return None if self.values is None else torch.from_numpy(self.values[start : start + count])
+
+    def evaluate(self, u: Callable[[Tensor], Tensor], x: Tensor, values: Tensor | None) -> Tensor:
+        """The residual at points x of this term, whose `rows` are `values`."""
+        return self.residual(u, x) if values is None else self.residual(u, x, values)
 
 
 def _rows(values: object) -> np.ndarray | None:
@@ -216,9 +222,10 @@ class TrainStep:
 
     def terms(self) -> list[Term]:
         """The checked terms of the problem. Its `terms()` is called once: what it draws at random stays as it is."""
-        if id(self.problem) not in self._terms:
-            self._terms[id(self.problem)] = self.problem, self._checked_terms()
-        return list(self._terms[id(self.problem)][1])
+        known = self._terms.get(id(self.problem))
+        if known is None or known[0] is not self.problem:
+            known = self._terms[id(self.problem)] = self.problem, self._checked_terms()
+        return list(known[1])
 
     def scalars(self) -> dict[str, Scalar]:
         """Everything that the parameter block may hold, by name: the optimizer's, and weights that are scheduled."""
@@ -232,9 +239,9 @@ class TrainStep:
         }
 
     def _checked_terms(self) -> list[Term]:
-        with user_code(function_location(self.problem.terms)):
-            terms = self.problem.terms()
         place = self.location
+        with user_code(function_location(self.problem.terms) if callable(self.problem.terms) else place):
+            terms = self.problem.terms()
         if not isinstance(terms, (list, tuple)) or not terms or any(not isinstance(term, Term) for term in terms):
             raise ModelError(f"{type(self.problem).__name__}.terms() must return a list of Term", location=place)
         names = [term.name for term in terms]

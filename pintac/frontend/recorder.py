@@ -109,6 +109,13 @@ class Recorder:
             self._constants[key] = known
         return known[1]
 
+    def store(self, tensor: Tensor, name: str) -> None:
+        """Keeps a constant tensor beside the program under a name of its own, however small it is."""
+        with self.builder.at(self.location()):
+            node = self.builder.data(name, tuple(tensor.shape))
+        self.data[name] = tensor.numpy()
+        self._constants[id(tensor), tensor._version] = tensor, node
+
     def report(self, message: str, hint: str | None = None, location: Location | None = None) -> None:
         self.diagnoses[Diagnosis(location or self.location(), message, hint)] = None
 

@@ -28,6 +28,9 @@ from pintac.rng import STREAM_POINTS
 DRAWS_PER_TERM = 16
 """Random tensors that the sampler of one term may use."""
 
+POINTS = "points."
+"""The beginning of the names of arrays that have a row for each point of a term."""
+
 Interval = tuple[float, float]
 
 
@@ -58,7 +61,7 @@ class Draws:
 
     def array(self, values: np.ndarray) -> Node:
         """A constant array stored beside the program."""
-        name = f"points.{self._term}.{len(self.data)}"
+        name = f"{POINTS}{self._term}.{len(self.data)}"
         self.data[name] = values
         return self.builder.data(name, values.shape)
 

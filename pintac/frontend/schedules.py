@@ -12,7 +12,7 @@ from pintac.frontend.locate import user_location
 from pintac.frontend.numbers import as_count, as_real
 
 NAMES = (
-    "constant(), linear_decay(steps), cosine_decay(steps), exponential_decay(rate, every, steps), "
+    "constant(), linear_decay(steps), cosine_decay(steps), exponential_decay(rate, every, steps=N), "
     "piecewise({0: 1.0, 5000: 0.1}), warmup(n, then)"
 )
 """What a schedule can be, for hints."""
@@ -200,7 +200,7 @@ def cosine_decay(steps: int, lr_min: float = 0.0) -> CosineDecay:
     return CosineDecay(_positive(steps, "cosine_decay"), _rate(lr_min, "cosine_decay"))
 
 
-def exponential_decay(rate: float, every: int, steps: int, staircase: bool = False) -> ExponentialDecay:
+def exponential_decay(rate: float, every: int, staircase: bool = False, *, steps: int) -> ExponentialDecay:
     """lr times rate^(t / every), with `staircase` times rate once every `every` steps; from `steps` on it stays.
 
     Raises ModelError for a rate outside (0, 1] and for every < 1 or steps < 1.

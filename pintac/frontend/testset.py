@@ -83,9 +83,9 @@ def test_set(step: TrainStep, n: int = TEST_POINTS, outputs: int | None = None) 
         )
     _check_columns("exact(x)", problem.exact, u.shape[1], outputs)  # type: ignore[attr-defined]
     if type(problem).test_sampler is not Problem.test_sampler:
-        return TestSet(x, u.numpy())
+        return TestSet(x, u.detach().double().numpy())
     term, inside = test_term(step.terms())
-    return TestSet(x, u.numpy(), term.name, inside)
+    return TestSet(x, u.detach().double().numpy(), term.name, inside)
 
 
 def _check_columns(what: str, function: Callable[..., object], given: int, outputs: int | None) -> None:

@@ -23,7 +23,7 @@ from pintac.frontend.layers import TTLinear, use_tracer
 from pintac.frontend.locate import function_location, is_own_fault, traceback_location, user_code
 from pintac.frontend.problem import Term, TrainStep
 from pintac.frontend.recorder import Recorder
-from pintac.frontend.samplers import Draws
+from pintac.frontend.samplers import POINTS, Draws
 from pintac.frontend.traced import GRADIENT_SHAPE, Abandoned, Poisoned, Traced, Unsupported, model_error
 from pintac.frontend.weights import Layout
 from pintac.ir import Builder, Graph, Location, Node
@@ -90,7 +90,8 @@ def trace_step(
         recorder.rows = counts[term.name]
         with _recording(recorder, derivatives, function_location(term.residual), x):
             field = Field(step, recorder)
-            node = _residual_node(recorder, term, term.evaluate(field, x), counts[term.name])
+            values = _values(recorder, term, number, counts[term.name])
+            node = _residual_node(recorder, term, term.evaluate(field, x, values), counts[term.name])
             if node is not None:
                 builder.output(f"residual:{term.name}", node)
         uses_dt = uses_dt or derivatives.uses_dt
@@ -197,6 +198,14 @@ def _points(recorder: Recorder, term: Term, number: int, count: int) -> Traced:
     x = Traced(values, node)
     x.on_points = True
     return x
+
+
+def _values(recorder: Recorder, term: Term, number: int, count: int) -> Tensor | None:
+    """The values of a term: a constant that is stored with its points."""
+    values = term.rows(0, count)
+    if values is not None:
+        recorder.store(values, f"{POINTS}{number}.values")
+    return values
 
 
 def _residual_node(recorder: Recorder, term: Term, result: object, count: int) -> Node | None:

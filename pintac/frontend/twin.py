@@ -17,15 +17,13 @@ from torch import Tensor
 from pintac.errors import ModelError
 from pintac.frontend.interpret import Operators, draw, run_graph
 from pintac.frontend.problem import Term, TrainStep
+from pintac.frontend.samplers import POINTS
 from pintac.frontend.tracing import trace_step
 from pintac.frontend.weights import Arrays, Layout, initial_states
-from pintac.ir import Graph, Node
+from pintac.ir import Graph, Node, ancestors
 
 Expand = Callable[[Graph], Graph]
 """Makes sampled evaluations of gradient and laplacian: the pass `expand-operators`."""
-
-POINTS = "points."
-"""The beginning of the names of a sampler's arrays, which have a row a point."""
 
 Progress = Callable[[int, float], object]
 """Called after each step with its number and loss."""
@@ -35,9 +33,9 @@ class SampledStep:
     """The training step of `step` in torch: the loss and gradients of any step number, and training.
 
     `expand` turns derivatives into sampled evaluations. `chunk` is the largest number of points evaluated at once
-    (gradients are accumulated; the loss is additive over points); None evaluates every term whole, and a fixed set of
-    points always is: its residual may hold a value for each. `states` and the gradients are keyed and laid out like the
-    IR's.
+    (gradients are accumulated; the loss is additive over points); None evaluates every term whole. A fixed set of
+    points is evaluated whole where it has no derivatives, and where its residual holds a value for each. `states` and
+    the gradients are keyed and laid out like the IR's.
     """
 
     def __init__(
@@ -62,6 +60,7 @@ class SampledStep:
         }
         self._expand = expand
         self._whole: tuple[Graph, Arrays, Graph] | None = None
+        self._chunks: dict[str, int] = {}
         self._parts: dict[tuple[str, int], tuple[Graph, Arrays]] = {}
         self._drawn: dict[tuple[object, ...], np.ndarray] = {}
         self._drawn_step = -1
@@ -71,7 +70,7 @@ class SampledStep:
     def trace(self) -> None:
         """Trace everything that a step evaluates, for whatever is wrong to be said before the first one."""
         for term in self.terms:
-            for start, stop in self._chunks(term):
+            for start, stop in self._slices(term):
                 if stop - start == term.count:
                     self._all()
                 else:
@@ -93,7 +92,7 @@ class SampledStep:
         total = 0.0
         self.term_losses = {term.name: 0.0 for term in self.terms}
         for term in self.terms:
-            for start, stop in self._chunks(term):
+            for start, stop in self._slices(term):
                 part = self._part(term, t, _Rows(start, stop, term.count))
                 found = torch.autograd.grad(part, list(self.states.values()), allow_unused=True)
                 total += float(part.detach())
@@ -103,9 +102,9 @@ class SampledStep:
                         gradients[name] += gradient
         return total, gradients
 
-    def _chunks(self, term: Term) -> list[tuple[int, int]]:
+    def _slices(self, term: Term) -> list[tuple[int, int]]:
         """(start, stop) of the points of what is evaluated at once."""
-        size = chunk_of(term, self.chunk)
+        size = self._chunk(term)
         return [(start, min(start + size, term.count)) for start in range(0, term.count, size)]
 
     def _part(self, term: Term, t: int, rows: _Rows) -> Tensor:
@@ -151,6 +150,28 @@ class SampledStep:
             graph, data = trace_step(self.step, self.layout)
             self._whole = self._expand(graph), data, graph
         return self._whole
+
+    def _chunk(self, term: Term) -> int:
+        """How many points of a term are evaluated at once."""
+        size = chunk_of(term, self.chunk)
+        if self.chunk is None or term.sampler.fixed_points is None or term.count <= self.chunk:
+            return size
+        if term.name not in self._chunks:
+            self._chunks[term.name] = self.chunk if self._can_be_cut(term, self.chunk) else size
+        return self._chunks[term.name]
+
+    def _can_be_cut(self, term: Term, size: int) -> bool:
+        """Whether a fixed set of points has derivatives, and a residual that takes some of its points alone."""
+        graph = self._traced()[2]
+        below = ancestors(graph.outputs[f"residual:{term.name}"])
+        if not any(node in below for node in graph.of("gradient", "laplacian")):
+            return False
+        try:
+            for points in {size, term.count % size or size}:
+                self._some(term, points)
+        except ModelError:  # rows of the user's own
+            return False
+        return True
 
     def _some(self, term: Term, points: int) -> tuple[Graph, Arrays]:
         """The expanded graph of one term at `points` of its points, and its constant arrays, those of all points."""
@@ -199,7 +220,7 @@ class SampledStep:
 
 
 def chunk_of(term: Term, most: int | None) -> int:
-    """How many points of a term are evaluated at once where at most `most` shall be: all of a fixed set."""
+    """How many points of a term are evaluated at once where at most `most` shall be: of a fixed set all."""
     whole = most is None or term.sampler.fixed_points is not None
     return term.count if whole else min(most or 1, term.count)
 

@@ -125,6 +125,16 @@ def test_test_data_that_cannot_be(cli: Cli, tmp_path: Path, returned: str, part:
     refused(cli("compile", "given.py:step", "-o", "p.pinta"), "given.py:", "test_data()", part)
 
 
+def test_an_exact_solution_of_another_width(cli: Cli, tmp_path: Path) -> None:
+    text = TINY.replace("torch.sin(x.sum(-1, keepdim=True)) / 2", "torch.cat([x, x], 1)").replace(
+        "return u(x) - self.exact(x)", "return u(x)"
+    )
+    (tmp_path / "given.py").write_text(text)
+    for command in (("compile", "-o", "p.pinta"), ("train", "--quant", "none")):
+        done = cli(command[0], "given.py:step", *command[1:])
+        refused(done, "given.py:", "the exact solution has 4 components, u has 1")
+
+
 @pytest.mark.parametrize("sampler", ["3", "Uniform([(0.0, 1.0)])"])
 def test_a_test_sampler_that_cannot_be(cli: Cli, tmp_path: Path, sampler: str) -> None:
     method = f"    def test_sampler(self):\n        return {sampler}\n\n    def exact(self, x):"

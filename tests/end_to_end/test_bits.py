@@ -129,9 +129,9 @@ class Network(nn.Module):
 class Poisson(Problem):
     """Up to three terms: the equation inside, values on the boundary, a gradient norm; hard: zero on x_0 = 0, 1."""
 
-    def __init__(self, dims: int, points: Sequence[int], hard: bool) -> None:
+    def __init__(self, dims: int, points: Sequence[int], hard: bool, outputs: int = 1) -> None:
         self.box = [(0.0, 1.0)] * dims
-        self.points, self.hard = points, hard
+        self.points, self.hard, self.outputs = points, hard, outputs
 
     def terms(self) -> list[Term]:
         inside, rest = self.points[0], self.points[1:]
@@ -150,13 +150,13 @@ class Poisson(Problem):
         return laplacian(u, x) + torch.sin(x.sum(-1, keepdim=True))
 
     def bc(self, u: Callable, x: Tensor) -> Tensor:
-        return u(x) - self.exact(x)
+        return u(x) - torch.sin(x.sum(-1, keepdim=True)) / 2
 
     def slope(self, u: Callable, x: Tensor) -> Tensor:
         return (grad(u, x) ** 2).sum(-1) - u(x)
 
     def exact(self, x: Tensor) -> Tensor:
-        return torch.sin(x.sum(-1, keepdim=True)) / 2
+        return (torch.sin(x.sum(-1, keepdim=True)) / 2).expand(-1, self.outputs)
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Case:
             net = self.other(self.width)
         else:
             net = Network(self.dims, self.width, self.rank, self.depth, self.outputs, self.activation, self.gated)
-        problem = Poisson(self.dims, self.points, self.hard)
+        problem = Poisson(self.dims, self.points, self.hard, self.outputs)
         return TrainStep(net, problem, Adam(1e-3, schedule=linear_decay(10)), self.estimator(K=self.K, sigma=0.05))
 
     def options(self) -> PipelineOptions:

@@ -116,6 +116,36 @@ def test_program_evaluator_and_twin_see_the_same_data(how: str, unknown: str) ->
         assert exact.metrics()["loss"] == pytest.approx(loss, rel=1e-5)
 
 
+FORCE = torch.from_numpy(SEEN)
+CUT: dict[str, tuple[Term, int]] = {
+    "derivatives": (Term("pde", Points(AT), lambda u, x: laplacian(u, x) - x[:, :1]), 4),
+    "values": (Term("pde", Points(AT), lambda u, x, v: laplacian(u, x) - v, values=SEEN), 4),
+    "rows of its own": (Term("pde", Points(AT), lambda u, x: laplacian(u, x) - FORCE), 19),
+    "the first rows": (Term("pde", Points(AT), lambda u, x: laplacian(u, x) - FORCE[: len(x)]), 19),
+    "functions of the values": (Term("pde", Points(AT), lambda u, x, v: laplacian(u, x) - v**2, values=SEEN), 19),
+    "no derivatives": (Term("pde", Points(AT), lambda u, x: u(x) - x[:, :1]), 19),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_fixed_points_are_cut_where_they_can_be(name: str) -> None:
+    """The equation at many fixed points is not evaluated all at once, unless its residual holds rows of its own."""
+    term, size = CUT[name]
+
+    class Fixed(Problem):
+        def terms(self) -> list[Term]:
+            return [term]
+
+    step = TrainStep(mlp(2, 8, 1), Fixed(), Adam(), Stein(K=4, sigma=0.1))
+    whole = SampledStep(step, ExpandOperators().run, dtype=torch.float64)
+    parts = SampledStep(step, ExpandOperators().run, dtype=torch.float64, chunk=4)
+    assert parts._chunk(term) == size
+    (loss, gradients), (again, found) = whole.loss_and_gradients(1), parts.loss_and_gradients(1)
+    assert again == pytest.approx(loss, rel=1e-12)
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-9, atol=1e-9)
+
+
 def test_other_forms_of_the_step_take_values() -> None:
     step = step_of()
     twin = SampledStep(step, ExpandOperators().run, dtype=torch.float64)

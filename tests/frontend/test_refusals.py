@@ -331,6 +331,16 @@ class Mixed(Problem):
         return u(x)
 
 
+class Dimensionless(Uniform):
+    def __init__(self) -> None:
+        pass
+
+
+class Listed(Problem):
+    def __init__(self) -> None:
+        self.terms = []  # type: ignore[assignment]
+
+
 class OnlyValue:
     def value(self, t: int) -> float:
         return 1.0
@@ -376,8 +386,8 @@ class Twice(Mixed):
         (lambda: Adam(1e-3, schedule=linear_decay(5, lr_min=1e-2)), "above the learning rate", None),
         (lambda: linear_decay(5, lr_min=-1.0), "lr_min is a learning rate", None),
         (lambda: linear_decay(2.5), "positive number of steps", None),
-        (lambda: exponential_decay(1.5, 10, 100), "rate in (0, 1]", None),
-        (lambda: exponential_decay(0.5, 0, 100), "positive number of steps", None),
+        (lambda: exponential_decay(1.5, 10, steps=100), "rate in (0, 1]", None),
+        (lambda: exponential_decay(0.5, 0, steps=100), "positive number of steps", None),
         (lambda: piecewise({}), "from step 0 on", "5000"),
         (lambda: piecewise({10: 1.0}), "from step 0 on", "5000"),
         (lambda: piecewise({0: 1.0, 10: "half"}), "from step 0 on", "5000"),
@@ -398,6 +408,9 @@ class Twice(Mixed):
         (lambda: Stein(sigma=0.0), "sigma", None),
         (lambda: Term("a b", Uniform(BOX), len, points=2), "letters", None),
         (lambda: Term("a", None, len, points=2), "sampler", "Uniform"),
+        (lambda: Term("a", Dimensionless(), len, points=2), "says not how many coordinates", "dim = 2"),
+        (lambda: Term("a", Uniform(BOX), len, points=2, weight=nn.Parameter(torch.ones(()))), "positive weight", None),
+        (lambda: TrainStep(mlp(1, 1), Listed(), Adam(), Stein()).terms(), "'list' object is not callable", None),
         (lambda: Term("a", Uniform(BOX), len), "how many points", "points=100"),
         (lambda: Term("a", Uniform(BOX), len, points=0), "positive number of points", None),
         (lambda: Term("a", Uniform(BOX), 3, points=2), "residual function", None),
