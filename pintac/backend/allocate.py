@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pintac.backend.spread import Place, spread
 from pintac.backend.tile import Buffer, Item, Loop, Sync
-from pintac.errors import DoesNotFitError
+from pintac.backend.ways import WayError
 from pintac.isa import Space
 from pintac.machine import Machine
 
@@ -25,7 +25,7 @@ SMALL = 192
 """A buffer of at most this part of SRAM is small (see `lifetimes`)."""
 
 
-class SramFullError(DoesNotFitError):
+class SramFullError(WayError):
     """SRAM is short; `alive` are the buffers in it where most is needed."""
 
     def __init__(self, alive: set[Buffer], demand: int, capacity: int, name: str, size: int) -> None:

@@ -24,7 +24,7 @@ from pintac.backend.turned import Turn, crossing, middle, turn
 from pintac.backend.units import Sweep, Unit, Units
 from pintac.backend.values import Body
 from pintac.backend.views import compact_view
-from pintac.errors import IRError
+from pintac.backend.ways import WayError
 from pintac.ir import Node
 from pintac.ir.types import SMX_BLOCK
 from pintac.isa import LOOP_LEVELS, Space
@@ -299,7 +299,7 @@ class Scheduler(Folds):
             trips *= axis.size
             level += 1
         if level >= LOOP_LEVELS:
-            raise IRError("the loop nest is deeper than the machine's loops", location=sweeps[0][0].nodes[0].loc)
+            raise WayError("the loop nest is deeper than the machine's loops", location=sweeps[0][0].nodes[0].loc)
         items: list[Item] = []
         for loop_body in self._tiles(unit, parts, axes[-1], level, tiling, trips, outside):
             items += loop_body
