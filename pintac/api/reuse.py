@@ -14,6 +14,7 @@ import json
 import platform
 from dataclasses import replace
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from pintac.program import Program, from_bytes
 from pintac.runtime.cache import cache_folder
 
 KEPT = 32  # programs; the least recently used ones go
+DECIDING = ("numpy", "numba", "llvmlite", "networkx")  # packages whose versions decide what the backend does
 CARRIED = ("seed",)  # keys of `meta` that no decision depends on
 
 
@@ -87,7 +89,8 @@ def _key(lowered: Lowered, machine: Machine) -> str:
 @lru_cache(maxsize=1)
 def sources() -> str:
     """Digest of every source file of the package, and of what else decides what the backend does."""
-    digest = hashlib.sha256(f"{platform.python_version()} {np.__version__}".encode())
+    versions = [platform.python_version(), *(metadata.version(name) for name in DECIDING)]
+    digest = hashlib.sha256(" ".join(versions).encode())
     root = Path(pintac.__file__).parent
     for path in sorted([*root.rglob("*.py"), *root.rglob("*.toml")]):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())

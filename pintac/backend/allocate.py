@@ -78,7 +78,7 @@ def lifetimes(items: Sequence[Item], small: int = 0) -> dict[Buffer, Life]:
     out: dict[Buffer, Life] = {}
     for buffer, uses in accesses.items():
         life = Life(min(u[0] for u in uses), max(u[0] for u in uses))
-        for number in {n for _, _, stack in uses for n in stack}:
+        for number in sorted({n for _, _, stack in uses for n in stack}):
             inside = [u for u in uses if number in u[2]]
             carried = not inside[0][1]
             ringed = buffer.ring > 1 and loops[number].level >= buffer.ring_level

@@ -419,7 +419,7 @@ def _tighter(scheduler: Scheduler, alive: set[Buffer]) -> dict[str, int] | None:
     if not in_loops and not scheduler.choices.tiling.streamed:
         return None  # smaller tiles are as good for straight code, and orders easier to find
     unit_of = scheduler.own if in_loops else scheduler.loose
-    own = [b for b in alive if b in unit_of]
+    own = {b for b in alive if b in unit_of}
     units = {unit_of[b] for b in own}
     if len(units) != 1:
         return None
@@ -441,7 +441,7 @@ def _shortage(scheduler: Scheduler, alive: set[Buffer]) -> int:
 
 def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:
     """The next smaller tiling for the kind of loop in which SRAM is short."""
-    units = [scheduler.unit_of.get(b) or scheduler.own.get(b) for b in alive]
+    units = {scheduler.unit_of.get(b) or scheduler.own.get(b) for b in alive}
     kinds = ("points", "parameter", "deferred")
     points = sorted({unit.name for unit in units if unit is not None and unit.kind in kinds})
     if points:

@@ -406,7 +406,7 @@ class Scheduler(Folds):
         small = self._between_nests(unit)
         read = {root(value) for s in small for node in s.nodes for value in node.operands}
         nests = set(unit.sweeps) - set(small)
-        made = [value for value in read if value in self.unit_home and self.units.of[value][1] in nests]
+        made = {value for value in read if value in self.unit_home and self.units.of[value][1] in nests}
         return frozenset(self.unit_home[value].buffer for value in made)
 
     def _body(

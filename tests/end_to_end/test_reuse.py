@@ -56,6 +56,13 @@ def test_everything_a_program_is_scheduled_from_is_in_its_key(
     assert len(keys) == 7
 
 
+@pytest.mark.parametrize("package", ["numpy", "numba", "llvmlite", "networkx"])
+def test_other_versions_of_what_decides_find_nothing(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, version = reuse.sources.__wrapped__(), reuse.metadata.version
+    monkeypatch.setattr(reuse.metadata, "version", lambda name: "0.0.1" if name == package else version(name))
+    assert reuse.sources.__wrapped__() != here
+
+
 def test_seeds_and_start_values_share_a_schedule(
     folder: Path, lowered: Lowered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
