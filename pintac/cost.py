@@ -37,9 +37,9 @@ ASSUMPTIONS: tuple[str, ...] = (
     "vector unit gets what the banks deliver beyond those ports' peak rates.",
     "A transfer holds the bus for its bytes, each separate row rounded up to whole bursts; direction changes, refresh "
     "and page misses cost nothing.",
-    "Energy of a product of digits of d bits: (d/8)^2 of an INT8 multiplication, d/4 of an INT8 addition in the product "
-    "tree, a quarter of an INT32 addition. A block's contribution to an output: one fp32 addition and two exponent "
-    "additions.",
+    "Energy of a product of digits of d bits: (d/8)^2 of an INT8 multiplication, d/4 of an INT8 addition in the "
+    "product tree, a quarter of an INT32 addition. A block's contribution to an output: one fp32 addition and two "
+    "exponent additions.",
     "Energy of a vector micro-op: an fp32 addition for add, sub, min, max, neg, abs, comparisons and select, a "
     "multiplication for mul, 4 of both for div and sqrt, 8 of both for exp, log, tanh, sigmoid, sin, cos and erf, 10 "
     "rounds of 4 INT32 multiplications and additions for philox; quantising an element three INT32 additions.",
