@@ -19,7 +19,8 @@ from pintac.isa import Dataflow, Instruction, Kind, MicroOp, Opcode, Operand, Si
 from pintac.machine import Machine
 
 ASSUMPTIONS: tuple[str, ...] = (
-    "A block product takes ceil(a/4) * ceil(b/4) cycles of one engine; SMX exponents are handled in the same time.",
+    "A block product takes ceil(a/d) * ceil(b/d) cycles of one engine, d = dpe_operand_bits; SMX exponents are handled "
+    "in the same time.",
     "The array forms rectangles of r x s engines (any with array_foldable, else rows x cols or "
     "its transpose); a matmul uses the fastest. Output-stationary passes hold output blocks and take kb * c cycles; "
     "weight- and input-stationary ones hold r x s operand blocks, k along rows, and take one product a streamed block.",
@@ -36,8 +37,9 @@ ASSUMPTIONS: tuple[str, ...] = (
     "vector unit gets what the banks deliver beyond those ports' peak rates.",
     "A transfer holds the bus for its bytes, each separate row rounded up to whole bursts; direction changes, refresh "
     "and page misses cost nothing.",
-    "Energy of an INT4 digit product: a quarter of an INT8 multiplication, one INT8 addition in the product tree, a "
-    "quarter of an INT32 addition. A block's contribution to an output: one fp32 addition and two exponent additions.",
+    "Energy of a product of digits of d bits: (d/8)^2 of an INT8 multiplication, d/4 of an INT8 addition in the "
+    "product tree, a quarter of an INT32 addition. A block's contribution to an output: one fp32 addition and two "
+    "exponent additions.",
     "Energy of a vector micro-op: an fp32 addition for add, sub, min, max, neg, abs, comparisons and select, a "
     "multiplication for mul, 4 of both for div and sqrt, 8 of both for exp, log, tanh, sigmoid, sin, cos and erf, 10 "
     "rounds of 4 INT32 multiplications and additions for philox; quantising an element three INT32 additions.",
@@ -126,9 +128,11 @@ def sram_pj_per_byte(kib: float, machine: Machine) -> float:
 
 def mac_pj(bits_a: int, bits_b: int, machine: Machine) -> float:
     """Energy of one multiply-accumulate of the tensor unit, its share of the block's fp32 accumulation included."""
-    digit = machine.energy_mul_int8_pj / 4 + machine.energy_add_int8_pj + machine.energy_add_int32_pj / 4
+    size = machine.dpe_operand_bits
+    digit = machine.energy_mul_int8_pj * (size / 8) ** 2 + machine.energy_add_int8_pj * size / 4
+    digit += machine.energy_add_int32_pj / 4
     accumulate = machine.energy_add_fp32_pj + 2 * machine.energy_add_int8_pj
-    return -(-bits_a // 4) * -(-bits_b // 4) * digit + accumulate / 4
+    return machine.product_cycles(bits_a, bits_b) * digit + accumulate / 4
 
 
 def micro_op_pj(op: MicroOp, machine: Machine) -> float:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import platform
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 
-import numpy as np
+DECIDING = ("numpy", "numba", "llvmlite", "networkx")  # packages whose versions decide what the backend does
 
 
 @lru_cache(maxsize=1)
 def sources() -> str:
     """Digest of every source file of the package, and of what else decides what the backend does."""
-    digest = hashlib.sha256(f"{platform.python_version()} {np.__version__}".encode())
+    versions = [platform.python_version(), *(metadata.version(name) for name in DECIDING)]
+    digest = hashlib.sha256(" ".join(versions).encode())
     root = Path(__file__).parents[1]
     for path in sorted([*root.rglob("*.py"), *root.rglob("*.toml")]):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pintac.api.compiling import emit
 from pintac.api.lowering import lower
+from pintac.backend.bodies.choices import Choices, Entry
 from pintac.backend.bodies.tiling import Tiling
 from pintac.backend.scheduling import fit, schedule
 from pintac.backend.tiles.tile import Item, VpuOp, walk
 from pintac.backend.tiles.vpu import folded_axes, instructions
+from pintac.backend.ways import WayError
 from pintac.errors import DoesNotFitError
 from pintac.frontend import OrthonormalDirections
 from pintac.hazards import check
@@ -71,6 +74,22 @@ def test_in_little_memory_saved_activations_leave_before_tiles_shrink(monkeypatc
     assert shrunk.meta["backend"]["step"]["rows_per_tile"] < 32
     assert simulate(made).cycles < simulate(shrunk).cycles / 2
     assert losses(made) == losses(shrunk)
+
+
+def test_a_way_that_does_not_work_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an optional way asks for may be more than an instruction holds: that is no error of the entry."""
+    case, machine = Case(width=64, points=(4, 4), K=256), MACHINE.replace(sram_kib=48)
+    asked, greedy = [], fit._greedy
+
+    def only_the_first(entry: Entry, choices: Choices, *rest: Any) -> fit.Fit:
+        asked.append(choices.tiling)
+        if choices.tiling.tight or choices.tiling.rows < 32:
+            raise WayError("a tile is larger than an instruction")
+        return greedy(entry, choices, *rest)
+
+    monkeypatch.setattr(fit, "_greedy", only_the_first)
+    emit(lower(case.step(), case.options()), machine, effort=0.01)
+    assert any(tiling.tight for tiling in asked)
 
 
 def test_instructions_that_add_to_the_same_sum_keep_their_order_and_lie_apart() -> None:

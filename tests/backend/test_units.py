@@ -50,9 +50,9 @@ def coupled(divide: bool) -> Graph:
     return verify(b.finish())
 
 
-def compiled(graph: Graph, init: Mapping[str, np.ndarray]) -> Program:
+def compiled(graph: Graph, init: Mapping[str, np.ndarray], machine: Machine = MACHINE) -> Program:
     return to_program(
-        {"step": graph}, machine=MACHINE, init=init, data={}, params=("seed", "step"),
+        {"step": graph}, machine=machine, init=init, data={}, params=("seed", "step"),
         param_table=np.zeros((1, 2), np.uint32),
     )  # fmt: skip
 
@@ -90,6 +90,26 @@ def test_a_coupled_loss_sweeps_the_points_twice(divide: bool) -> None:
     assert np.isfinite(out["metric:loss"]) and (out["state:w"] != init["w"]).any()
     np.testing.assert_array_equal(state.read("w").view(np.uint32), out["state:w"].view(np.uint32))
     np.testing.assert_array_equal(state.read("loss"), out["metric:loss"])
+
+
+def test_a_gradient_that_is_an_output_stays_in_sram() -> None:
+    """Of all that is in SRAM it is the largest, and tiles get smaller rather than that it leaves."""
+    b = Builder("step")
+    with b.at(HERE):
+        w = b.state("w", (64, 64))
+        x = b.quantize(b.random("normal", 3, 0, (2, 2, 256, 64)), 8)
+        y = b.tanh(b.matmul(x, b.quantize(w, 8)))
+        z = b.mul(y, b.sum(y, (1, 2), keepdims=True))
+        b.output("metric:loss", b.sum(b.mul(z, z)))
+        b.output("grad", b.matmul_tn(x, b.quantize(z, 12)))
+    graph = verify(b.finish())
+    init = {"w": np.linspace(-0.2, 0.3, 64 * 64, dtype=np.float32).reshape(64, 64)}
+    program = compiled(graph, init, MACHINE.replace(sram_kib=24))
+    state = MachineState(program)
+    state.set_step(0, seed=5)
+    ReferenceEngine(program, state).run("step")
+    out = evaluate(graph, init, {"seed": 5, "step": 0}, mode="smx")
+    np.testing.assert_array_equal(state.read("grad").view(np.uint32), out["grad"].view(np.uint32))
 
 
 def test_rows_of_two_point_sets_do_not_mix() -> None:

@@ -68,6 +68,13 @@ def test_an_effort_has_a_program_of_its_own(
     assert efforts == [0.0, 1.0] and len(list(folder.iterdir())) == 2
 
 
+@pytest.mark.parametrize("package", ["numpy", "numba", "llvmlite", "networkx"])
+def test_other_versions_of_what_decides_find_nothing(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, version = reuse.sources.__wrapped__(), reuse.metadata.version
+    monkeypatch.setattr(reuse.metadata, "version", lambda name: "0.0.1" if name == package else version(name))
+    assert reuse.sources.__wrapped__() != here
+
+
 def test_seeds_and_start_values_share_a_schedule(
     folder: Path, lowered: Lowered, monkeypatch: pytest.MonkeyPatch
 ) -> None:

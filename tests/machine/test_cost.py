@@ -208,6 +208,11 @@ def test_sequencer_instructions() -> None:
 def test_energy_by_hand() -> None:
     # INT8: 4 digit products of .07/4 + .007 + .03/4 = .032, and a quarter of .38 + 2 x .007 for the accumulation
     assert mac_pj(8, 8, PINTA) == pytest.approx(4 * 0.032 + 0.0985)
+    wide = PINTA.replace(dpe_operand_bits=8)  # one digit product of .07 + 2 x .007 + .03/4; INT16 takes four
+    assert mac_pj(8, 8, wide) == pytest.approx(0.0915 + 0.0985)
+    assert mac_pj(16, 16, wide) == pytest.approx(4 * 0.0915 + 0.0985)
+    narrow = PINTA.replace(dpe_operand_bits=2)  # 16 of .07/16 + .007/2 + .03/4
+    assert mac_pj(8, 8, narrow) == pytest.approx(16 * 0.015375 + 0.0985)
     assert sram_pj_per_byte(32, PINTA) == pytest.approx(8.5 / 8)
     assert sram_pj_per_byte(4, PINTA) == pytest.approx(7.5 / 8)
     assert sram_pj_per_byte(2048, PINTA) == pytest.approx(14 / 8)

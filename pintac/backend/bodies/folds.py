@@ -10,7 +10,6 @@ from pintac.backend.grouping.units import Sweep, Unit, accumulator
 from pintac.backend.tiles import vpu
 from pintac.backend.tiles.tile import Buffer, CopyOp, View
 from pintac.backend.tiles.views import compact_view, narrow
-from pintac.errors import DoesNotFitError
 from pintac.ir import Node
 from pintac.isa import Space
 
@@ -83,7 +82,5 @@ class Folds(Bodies):
                 continue
             home = self.unit_home.get(node) or self.global_home.get(node)
             if node.op == "matmul_tn" and home is not None and home.buffer.space == Space.DRAM:
-                if node in self.outputs_of:
-                    raise DoesNotFitError(f"the output %{node.name} is too large for SRAM", location=node.loc)
-                continue
+                continue  # `_accumulate_in_dram` has stored it
             self._stores(node, body)

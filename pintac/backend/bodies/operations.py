@@ -54,7 +54,7 @@ class Bodies(Products):
 
     def _psum_values(self, steps: Sequence[Step], unit: Unit) -> dict[Node, bool]:
         """Matmul results that can stay in PSUM; True: they may be cut along their columns."""
-        makers = {s.node for s in steps if isinstance(s, NodeStep) and s.node.op == "matmul"}
+        makers = dict.fromkeys(s.node for s in steps if isinstance(s, NodeStep) and s.node.op == "matmul")
         out: dict[Node, bool] = {}
         for node in makers:
             if unit.kind == "global" or node in self.unit_home or node in self.global_home or node in self.outputs_of:
@@ -105,7 +105,7 @@ class Bodies(Products):
         shape = self._virtual_shape(shape_node, body.unit, frozenset(), body.context)
         shape = (1,) * (2 - len(shape)) + shape
         packed = self.units.packed_rows(shape_node)
-        own = {n for n in step.targets if n in self.passing.cut}
+        own = [n for n in step.targets if n in self.passing.cut]
         matrix = shape if packed is None else (math.prod(shape[:-1]), shape[-1])
         parts = self._parts(matrix) if own else [(0, shape[-1])]
         for source in step.sources:

@@ -73,6 +73,7 @@ class Placement:
         self.global_home: dict[Node, Home] = {n: Home(b, None) for n, b in entry.leaves.items()}
         self.held: dict[tuple[Node, int], Home] = {}  # copies for later stages (see `stages`)
         self.candidates: dict[Node, int] = {}
+        self.output_roots = frozenset(map(root, entry.graph.outputs.values()))
         self.streamed: frozenset[Node] = frozenset()
         if choices.tiling.streamed:
             self.streamed = weights(entry.graph, units.axes, entry.machine.sram_kib * 1024)
@@ -136,7 +137,12 @@ class Placement:
             self.candidates[node] = home.buffer.bytes
 
     def _may_leave(self, node: Node) -> bool:
-        """Whether a value may be kept in DRAM: a sum or maximum that loops fold stays where they add to it."""
+        """Whether a value may be kept in DRAM.
+
+        A sum or maximum that loops fold stays where they add to it, a gradient that is an output where it is copied.
+        """
+        if node.op == "matmul_tn":
+            return node not in self.output_roots
         return node.op not in ("sum", "amax") or not self._folded(node)
 
     def _only_on_the_right(self, node: Node) -> bool:

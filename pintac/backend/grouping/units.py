@@ -298,12 +298,12 @@ class Units:
 
         Its second part is what waits for the others; of all groups, the one that has least of it.
         """
-        owner = {n: k for k in members for n in groups[k]}
+        owner = {n: k for k in sorted(members) for n in groups[k]}
         waiting: dict[Node, set[tuple[int, ...]]] = {}  # for which of the groups
         for node in self.graph.nodes:
             found = set().union(*(waiting[o] | ({owner[o]} if o in owner else set()) for o in node.operands))
             waiting[node] = found
-        late = {k: [n for n in groups[k] if waiting[n] - {k}] for k in members}
+        late = {k: [n for n in groups[k] if waiting[n] - {k}] for k in sorted(members)}
         key = min((k for k in members if 0 < len(late[k]) < len(groups[k])), key=lambda k: (len(late[k]), k))
         level, rows, _, space = key
         last = max(k[2] for k in groups if k[:2] == (level, rows))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pintac.backend.listing.spread import Place, spread
 from pintac.backend.tiles.tile import Buffer, Item, Loop, Sync
-from pintac.errors import DoesNotFitError
+from pintac.backend.ways import WayError
 from pintac.isa import Space
 from pintac.machine import Machine
 
@@ -25,7 +25,7 @@ SMALL = 192
 """A buffer of at most this part of SRAM is small (see `lifetimes`)."""
 
 
-class SramFullError(DoesNotFitError):
+class SramFullError(WayError):
     """SRAM is short; `alive` are the buffers in it where most is needed."""
 
     def __init__(self, alive: set[Buffer], demand: int, capacity: int, name: str, size: int) -> None:
@@ -78,7 +78,7 @@ def lifetimes(items: Sequence[Item], small: int = 0) -> dict[Buffer, Life]:
     out: dict[Buffer, Life] = {}
     for buffer, uses in accesses.items():
         life = Life(min(u[0] for u in uses), max(u[0] for u in uses))
-        for number in {n for _, _, stack in uses for n in stack}:
+        for number in sorted({n for _, _, stack in uses for n in stack}):
             inside = [u for u in uses if number in u[2]]
             carried = not inside[0][1]
             ringed = buffer.ring > 1 and loops[number].level >= buffer.ring_level

@@ -1,8 +1,11 @@
-"""An independent check of allocation and order: run the listing as ownership of bytes.
+"""An independent check of allocation and order in SRAM and PSUM: run the listing as ownership of bytes.
 
 A write makes its buffer the owner of the bytes; a read must find every byte owned by its own buffer, in its own plane,
 and written before. A loop is run for its first two iterations, and for all of them where its index moves through an
 SRAM buffer. Nothing here uses the allocator's lifetimes.
+
+That a byte is of the right buffer does not say which iteration or operation wrote it, and DRAM is not looked at: what
+is read there before it is written, and queues that run against each other, are what `pintac.hazards` finds.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ Places = Callable[[tuple[int, ...], tuple[int, ...], int], tuple[np.ndarray, np.
 
 
 def check(items: Sequence[Item], machine: Machine) -> None:
-    """Raise `ExecutionError` naming the operation and the buffers when a read finds another buffer's bytes."""
+    """Raise `ExecutionError` naming the operation and the buffers when a read finds another buffer's bytes on chip."""
     memory = {
         Space.SRAM: np.zeros(machine.sram_kib * 1024, np.int32),
         Space.PSUM: np.zeros(machine.psum_kib * 1024, np.int32),

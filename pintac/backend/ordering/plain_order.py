@@ -48,7 +48,7 @@ def plain_order(
 
     readers: dict[Buffer, list[int]] = defaultdict(list)
     for i, op in enumerate(ops):
-        for buffer in {v.buffer for v in op.reads() if v.buffer.space == Space.PSUM}:
+        for buffer in dict.fromkeys(v.buffer for v in op.reads() if v.buffer.space == Space.PSUM):
             readers[buffer].append(i)
     begin = {tile: i for i, tile in reversed(list(enumerate(tiles)))}
     for i in sorted(range(len(ops)), key=lambda i: (late[i], begin[tiles[i]] if tiles else 0)):

@@ -21,6 +21,7 @@ from pintac.backend.ordering.straight import SLACK
 from pintac.backend.scheduling.schedule import Scheduler, straight_name
 from pintac.backend.tiles.tile import Buffer, CopyOp, Item, to_text, walk
 from pintac.backend.tiles.transfer import transfer_cycles
+from pintac.backend.ways import WayError
 from pintac.ir import Node
 from pintac.machine import Machine
 
@@ -104,15 +105,14 @@ class Fit:
 def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
     """The schedule of an entry: from `tiling` on smaller until it fits, few values in DRAM, in the best order found.
 
-    `moves` is how long the orders of loop bodies are searched for. Raises `SramFullError` or `PsumFullError` when
-    nothing fits.
+    `moves` is how long the orders of loop bodies are searched for. Raises `WayError` when nothing fits.
     """
     found = _fits_or_streams(entry, tiling)
     tiling = replace(tiling, streamed=found[0].choices.tiling.streamed)
     fewer = replace(tiling, rows=tiling.rows // 2, interleave=2 * tiling.interleave, window=2 * tiling.window)
     wide = 4 * tiling.rows * widest(found[0].scheduler.units) > entry.machine.psum_kib * 1024
     if wide and tiling.rows >= 8 and not tiling.streamed:  # tiles get in each other's way
-        with contextlib.suppress(SramFullError):
+        with contextlib.suppress(WayError):
             found += _fits(entry, fewer)
     found = _different(sorted(found, key=lambda f: f.predicted))
     others = sorted(_recomputing(found[0]), key=lambda f: f.predicted)
@@ -157,7 +157,7 @@ def _recomputing(fit: Fit) -> list[Fit]:
         again = replace(entry, graph=other.graph, leaves=leaves, again=other.again)
         spilled = frozenset(other.new[node] for node in fit.choices.spilled if node not in values[:count])
         deferred = tuple(tuple(other.new[node] for node in chain) for chain in fit.choices.deferred)
-        with contextlib.suppress(SramFullError):
+        with contextlib.suppress(WayError):
             choices = Choices(tiling, spilled, deferred=deferred)
             found.append(_greedy(again, choices, DEFAULT, _rows(tiling)))
     return found
@@ -171,7 +171,7 @@ def _roomier(fit: Fit, tilings: Sequence[Tiling]) -> list[Fit]:
         return []
     found: list[Fit] = []
     for tiling in tilings:
-        with contextlib.suppress(SramFullError):
+        with contextlib.suppress(WayError):
             found.append(_greedy(fit.scheduler.entry, Choices(replace(tiling, tight=True), between), DEFAULT))
     return found
 
@@ -241,7 +241,7 @@ def _ordered(fit: Fit, choices: Choices, moves: int) -> Fit | None:
                 if smaller is None or smaller.halved == choices.tiling.halved:
                     return None
                 choices = replace(choices, tiling=smaller)
-        except (NoRoomError, PsumFullError):
+        except (NoRoomError, PsumFullError, WayError):
             return None
 
 
@@ -253,7 +253,7 @@ def _fits_or_streams(entry: Entry, tiling: Tiling) -> list[Fit]:
         ways.reverse()
     try:
         return _fits(entry, ways[0])
-    except SramFullError:
+    except WayError:
         return _fits(entry, ways[1])
 
 
@@ -263,26 +263,26 @@ def _fits(entry: Entry, tiling: Tiling) -> list[Fit]:
     Where a loop over points has no room for all evaluations of a few, they are a loop of their own.
     """
     found: list[Fit] = []
-    with contextlib.suppress(SramFullError):
+    with contextlib.suppress(WayError):
         found.append(_fit(entry, tiling))
     tight = replace(tiling, tight=True)
     if not found or found[0].short:
         try:
             found.append(_fit(entry, tight))
-        except SramFullError:
+        except WayError:
             if not found:
                 found.append(_fit(entry, replace(tight, unrolled=0)))
         if tiling.streamed:
             return found  # fewer rows make strips dearer
         at, reached = tight, min(found, key=lambda f: f.predicted).choices.tiling
         while reached.interleave == 1 and at.rows * at.interleave > reached.rows:
-            with contextlib.suppress(SramFullError):
+            with contextlib.suppress(WayError):
                 found.append(_fit(entry, at, Limits(gradient=LARGE_GRADIENT)))
             if at.interleave == 1:
                 break
             at = replace(at, interleave=at.interleave // 2, window=min(at.window, max(2, at.interleave // 2)))
     if all(fit.choices.tiling.rows < tiling.rows for fit in found):
-        with contextlib.suppress(SramFullError):
+        with contextlib.suppress(WayError):
             found.append(_fit(entry, tight, Limits(SMALL, SMALL)))
     return found
 
@@ -301,7 +301,7 @@ def _fit(entry: Entry, tiling: Tiling, limits: Limits = DEFAULT) -> Fit:
     fit = _greedy(entry, Choices(tiling), limits)
     keep = frozenset(n for n in fit.choices.spilled if _sweeps_reading(n, fit.scheduler) > 1)
     if fit.choices.deferred and keep and fit.choices.tiling.interleave == tiling.interleave:
-        with contextlib.suppress(SramFullError):
+        with contextlib.suppress(WayError):
             kept = _greedy(entry, Choices(tiling), replace(limits, keep=keep), _rows(fit.choices.tiling))
             return min(fit, kept, key=lambda f: f.predicted)
     return fit
@@ -419,7 +419,7 @@ def _tighter(scheduler: Scheduler, alive: set[Buffer]) -> dict[str, int] | None:
     if not in_loops and not scheduler.choices.tiling.streamed:
         return None  # smaller tiles are as good for straight code, and orders easier to find
     unit_of = scheduler.own if in_loops else scheduler.loose
-    own = [b for b in alive if b in unit_of]
+    own = {b for b in alive if b in unit_of}
     units = {unit_of[b] for b in own}
     if len(units) != 1:
         return None
@@ -441,7 +441,7 @@ def _shortage(scheduler: Scheduler, alive: set[Buffer]) -> int:
 
 def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:
     """The next smaller tiling for the kind of loop in which SRAM is short."""
-    units = [scheduler.unit_of.get(b) or scheduler.own.get(b) for b in alive]
+    units = {scheduler.unit_of.get(b) or scheduler.own.get(b) for b in alive}
     kinds = ("points", "parameter", "deferred")
     points = sorted({unit.name for unit in units if unit is not None and unit.kind in kinds})
     if points:

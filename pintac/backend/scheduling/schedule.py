@@ -25,7 +25,7 @@ from pintac.backend.tiles import vpu
 from pintac.backend.tiles.costs import cost, work
 from pintac.backend.tiles.tile import Buffer, Item, Loop, TileOp, View
 from pintac.backend.tiles.views import compact_view
-from pintac.errors import IRError
+from pintac.backend.ways import WayError
 from pintac.ir import Node
 from pintac.ir.types import SMX_BLOCK
 from pintac.isa import LOOP_LEVELS, Space
@@ -300,7 +300,7 @@ class Scheduler(Folds):
             trips *= axis.size
             level += 1
         if level >= LOOP_LEVELS:
-            raise IRError("the loop nest is deeper than the machine's loops", location=sweeps[0][0].nodes[0].loc)
+            raise WayError("the loop nest is deeper than the machine's loops", location=sweeps[0][0].nodes[0].loc)
         items: list[Item] = []
         for loop_body in self._tiles(unit, parts, axes[-1], level, tiling, trips, outside):
             items += loop_body
@@ -407,7 +407,7 @@ class Scheduler(Folds):
         small = self._between_nests(unit)
         read = {root(value) for s in small for node in s.nodes for value in node.operands}
         nests = set(unit.sweeps) - set(small)
-        made = [value for value in read if value in self.unit_home and self.units.of[value][1] in nests]
+        made = {value for value in read if value in self.unit_home and self.units.of[value][1] in nests}
         return frozenset(self.unit_home[value].buffer for value in made)
 
     def _body(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 
 from pintac.backend.tiles.tile import Buffer, TileOp, View
 from pintac.isa import Space
@@ -74,9 +76,7 @@ def _reduced(
     reached = reach(before)
 
     def needed(found: set[int]) -> set[int]:
-        implied = 0
-        for j in found:
-            implied |= reached[j]
+        implied = reduce(or_, (reached[j] for j in found), 0)
         return {j for j in found if not implied >> j & 1}
 
     for i, found in enumerate(before):

@@ -11,6 +11,7 @@ from typing import TypeVar
 from pintac import isa
 from pintac.backend.tiles.tile import IndexView, Kernel, KernelSink, View, VpuOp
 from pintac.backend.tiles.views import Operand, broadcast, collapse, reshape_strides
+from pintac.backend.ways import WayError
 from pintac.errors import IRError
 from pintac.ir import Location
 from pintac.isa import Sink
@@ -87,7 +88,7 @@ def operation(
 
 def _check_size(sizes: tuple[int, ...], name: str, loc: Location) -> None:
     if math.prod(sizes[:-1]) > 65535 or sizes[-1] > 65535:
-        raise IRError(f"{name}: a tile of {sizes} elements is larger than an instruction", location=loc)
+        raise WayError(f"{name}: a tile of {sizes} elements is larger than an instruction", location=loc)
 
 
 def _folded_last(shape: tuple[int, ...], outs: Sequence[View], kernel: Kernel) -> list[int]:
