@@ -16,7 +16,7 @@ from pintac import (
     Adam,
     Boundary,
     Problem,
-    SecondDifference,
+    OrthonormalDirections,
     Term,
     TrainStep,
     TTLinear,
@@ -65,8 +65,8 @@ class Gated(nn.Module):
 step = TrainStep(
     Gated(),
     Helmholtz2D(),
-    Adam(3e-3, schedule=linear_decay(1000)),
-    SecondDifference(K=128, sigma=0.01),
+    Adam(3e-3, schedule=linear_decay(4000)),
+    OrthonormalDirections(K=4, sigma=0.01),
     name="helmholtz2d",
 )
 
