@@ -229,14 +229,12 @@ class TrainStep:
 
     def scalars(self) -> dict[str, Scalar]:
         """Everything that the parameter block may hold, by name: the optimizer's, and weights that are scheduled."""
-        scheduled = {term.name: term for term in self.terms() if not isinstance(term.weight, float)}
-        return {
-            **self.optimizer.scalars(),
-            **{
-                f"weight:{name}": Scalar(term.weight_at, settled(term.weight))  # type: ignore[arg-type]
-                for name, term in scheduled.items()
-            },
+        scheduled = {
+            f"weight:{term.name}": Scalar(term.weight_at, settled(term.weight))
+            for term in self.terms()
+            if not isinstance(term.weight, float)
         }
+        return {**self.optimizer.scalars(), **scheduled}
 
     def _checked_terms(self) -> list[Term]:
         place = self.location

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from pintac.api.lowering import lower
 from pintac.backend.bodies.choices import Choices, Entry
 from pintac.backend.bodies.tiling import Tiling
 from pintac.backend.scheduling import fit, schedule
-from pintac.backend.tiles.tile import Item, VpuOp, walk
+from pintac.backend.tiles.tile import Item, Loop, VpuOp, walk
 from pintac.backend.tiles.vpu import folded_axes, instructions
 from pintac.backend.ways import WayError
 from pintac.errors import DoesNotFitError
@@ -90,6 +90,13 @@ def test_a_way_that_does_not_work_leaves_the_others(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fit, "_greedy", only_the_first)
     emit(lower(case.step(), case.options()), machine, effort=0.01)
     assert any(tiling.tight for tiling in asked)
+
+
+def test_of_equal_schedules_the_first_stays_in_its_place() -> None:
+    scheduler = cast(Any, None)  # not looked at
+    best, other, same = (fit.Fit(scheduler, [Loop(0, n, [])]) for n in (2, 3, 2))
+    assert fit._different([best, other, same]) == [best, other]
+    assert fit._different([other, best, same]) == [other, best]
 
 
 def test_instructions_that_add_to_the_same_sum_keep_their_order_and_lie_apart() -> None:

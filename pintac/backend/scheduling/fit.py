@@ -140,7 +140,10 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
 
 def _different(fits: list[Fit]) -> list[Fit]:
     """Without those that came to the schedule of one before them, from other limits."""
-    return list({to_text(fit.items): fit for fit in reversed(fits)}.values())[::-1]
+    found: dict[str, Fit] = {}
+    for fit in fits:
+        found.setdefault(to_text(fit.items), fit)
+    return list(found.values())
 
 
 def _recomputing(fit: Fit) -> list[Fit]:
