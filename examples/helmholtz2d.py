@@ -15,8 +15,8 @@ import pintac
 from pintac import (
     Adam,
     Boundary,
-    Problem,
     OrthonormalDirections,
+    Problem,
     Term,
     TrainStep,
     TTLinear,

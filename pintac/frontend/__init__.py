@@ -4,7 +4,6 @@ from pintac.accuracy import l2_rel
 from pintac.frontend.adapters import builtin_step, load_step
 from pintac.frontend.autodiff import AutodiffStep
 from pintac.frontend.baselines import Baselines, trivial_baselines
-from pintac.frontend.eager import EagerStep
 from pintac.frontend.estimators import Estimator, OrthonormalDirections, QuasiRandom, SecondDifference, Stein
 from pintac.frontend.layers import TTLinear, to_dense
 from pintac.frontend.operators import dt, grad, laplacian
@@ -15,7 +14,7 @@ from pintac.frontend.schedules import constant, cosine_decay, exponential_decay,
 from pintac.frontend.testset import TestSet, predict_float, test_set
 from pintac.frontend.tracing import TracedStep, trace
 from pintac.frontend.twin import SampledStep
-from pintac.frontend.weights import as_tensors, initial_states, initialize_
+from pintac.frontend.weights import as_tensors, initial_states
 
 __all__ = [
     "SGD",
@@ -26,7 +25,6 @@ __all__ = [
     "Ball",
     "Baselines",
     "Boundary",
-    "EagerStep",
     "Estimator",
     "Mixture",
     "OrthonormalDirections",
@@ -53,7 +51,6 @@ __all__ = [
     "exponential_decay",
     "grad",
     "initial_states",
-    "initialize_",
     "l2_rel",
     "laplacian",
     "linear_decay",

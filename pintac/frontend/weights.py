@@ -210,16 +210,6 @@ def initial_weights(net: nn.Module, seed: int, problem: Problem | None = None) -
     return drawn
 
 
-def initialize_(net: nn.Module, seed: int) -> nn.Module:
-    """Gives `net` the first weights of a run with this seed, in place; returns it."""
-    parameters = dict(net.named_parameters(remove_duplicate=False))
-    with torch.no_grad():
-        for name, value in initial_weights(net, seed).items():
-            if name in parameters:
-                parameters[name].copy_(torch.from_numpy(value))
-    return net
-
-
 def initial_states(step: TrainStep, seed: int, weights: Mapping[str, np.ndarray] | None = None) -> Arrays:
     """The states before the first step: from `weights` if given, else as `step.init` says."""
     layout = Layout.of(step.net, step.problem)

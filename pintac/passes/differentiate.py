@@ -31,8 +31,7 @@ _ROW_SOURCES = ("random", "data", "input")
 class Differentiate(Pass):
     """Adds the loss and the gradients; the residuals are no outputs afterwards.
 
-    `graph.attrs["trainable"]` may list the names of the trainable states; by default every state is one. A state that
-    the loss does not depend on gets a zero gradient.
+    Every state is trained; one that the loss does not depend on gets a zero gradient.
     """
 
     name: ClassVar[str] = "differentiate"
@@ -48,7 +47,7 @@ class Differentiate(Pass):
             if key != _LOSS and not key.startswith(_RESIDUAL):
                 builder.output(key, new[node])
         seeds = _loss(graph, builder, new, residuals)
-        trainable = _trainable(graph)
+        trainable = graph.states()
         gradients = _Reverse(graph, builder, new, trainable.values()).run(seeds)
         for name, state in trainable.items():
             gradient = gradients.get(state)
@@ -111,17 +110,6 @@ def _scaled(b: Builder, node: Node, factor: Node | None) -> Node:
 
 def _weight(weight: object) -> float | None:
     return float(weight) if isinstance(weight, (int, float)) else None
-
-
-def _trainable(graph: Graph) -> dict[str, Node]:
-    states = graph.states()
-    names = graph.attrs.get("trainable")
-    if names is None:
-        return states
-    unknown = [name for name in names if name not in states]
-    if unknown:
-        raise PassError(f"trainable states that the graph does not have: {', '.join(map(repr, unknown))}")
-    return {name: states[name] for name in names}
 
 
 Contributions = dict[Node, list[Node]]

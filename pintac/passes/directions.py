@@ -33,11 +33,6 @@ def directions(b: Builder, kind: str, block: Block, points: int, pairs: int, sig
     return make(b, block, points, pairs, sigma)
 
 
-def frame_size(columns: int) -> int:
-    """Pairs of a whole orthonormal basis (or tight frame): with as many, the Laplacian has no sampling error."""
-    return hadamard_order(columns)
-
-
 def _table(b: Builder, rows: np.ndarray, block: Block, pairs: int) -> Node:
     """Rows [block.pairs, w] as a constant [1, pairs, w], zero outside the block."""
     whole = np.zeros((pairs, rows.shape[1]))

@@ -18,13 +18,14 @@ from pintac.api.calibration import Calibration
 from pintac.api.compiling import emit
 from pintac.api.evaluator import EvaluatorSession
 from pintac.api.lowering import lower, pipeline
-from pintac.frontend import EagerStep, SampledStep, test_set, trace
+from pintac.frontend import SampledStep, test_set, trace
 from pintac.frontend.autodiff import AutodiffStep
 from pintac.frontend.timed import Arrangement, TimedStep
 from pintac.machine import Machine
 from pintac.passes import PipelineOptions
 from pintac.passes.expand_operators import ExpandOperators
 from pintac.runtime.session import Session
+from tests.frontend.eager_step import EagerStep
 
 BOX = [(0.0, 1.0), (0.0, 1.0)]
 AT = np.random.default_rng(0).random((19, 2)).astype(np.float32)

@@ -13,11 +13,12 @@ from pintac.api.calibration import Calibration
 from pintac.api.compiling import emit
 from pintac.api.evaluator import EvaluatorSession
 from pintac.api.lowering import lower, pipeline
-from pintac.frontend import EagerStep, SampledStep
+from pintac.frontend import SampledStep
 from pintac.machine import Machine
 from pintac.passes import PipelineOptions
 from pintac.passes.expand_operators import ExpandOperators
 from pintac.runtime.session import Session
+from tests.frontend.eager_step import EagerStep
 
 BOX = [(0.0, 1.0), (0.0, 1.0)]
 UNQUANTISED = "expand-operators,split-stein,differentiate,expand-optimizer,lower-delta,canonicalize,dce"

@@ -25,7 +25,6 @@ from pintac.frontend import (
     predict_float,
     test_set,
 )
-from pintac.frontend.eager import EagerStep
 from pintac.frontend.operators import dt, grad, laplacian
 from pintac.frontend.problem import Problem, Term
 from pintac.frontend.problems import poisson2d
@@ -34,6 +33,7 @@ from pintac.frontend.testset import TestSet
 from pintac.frontend.tracing import trace
 from pintac.ir.evaluate import evaluate
 from pintac.passes.expand_operators import ExpandOperators
+from tests.frontend.eager_step import EagerStep
 from tests.frontend.support import OneTerm, make_step, mlp
 
 expand = ExpandOperators().run

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pintac.errors import CheckpointError
-from pintac.frontend import TrainStep, TTLinear, as_tensors, initial_states, initialize_
+from pintac.frontend import TrainStep, TTLinear, as_tensors, initial_states
 from pintac.frontend.problems import poisson2d
 from pintac.frontend.weights import Layout, initial_weights
 from tests.frontend.support import OneTerm, make_step, mlp
@@ -104,14 +104,6 @@ def test_parameters_that_the_protocol_does_not_draw_keep_their_values() -> None:
     step = TrainStep(net, OneTerm(lambda u, x: u(x)), make_step(net).optimizer, make_step(net).estimator)
     states = initial_states(step, 7)
     assert states["scale"] == 1.5 and (states["norm.weight"] == 1).all()
-
-
-def test_initialize_gives_the_module_the_same_weights() -> None:
-    net = Mixed()
-    step = TrainStep(net, OneTerm(lambda u, x: u(x)), make_step(net).optimizer, make_step(net).estimator)
-    states = initial_states(step, 7)
-    initialize_(net, 7)
-    assert all(np.array_equal(value, states[name]) for name, value in layout_of(net).from_module().items())
 
 
 def test_as_tensors_owns_its_memory() -> None:

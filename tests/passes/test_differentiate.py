@@ -182,20 +182,6 @@ def test_a_state_that_the_loss_does_not_read_has_a_zero_gradient() -> None:
     assert np.abs(found["grad:0.bias"]).min() > 0
 
 
-def test_only_trainable_states_get_gradients() -> None:
-    graph = poisson(mlp(3, 1))
-    chosen = Graph(graph.name, graph.nodes, graph.outputs, {**graph.attrs, "trainable": ["0.bias", "1.weight"]})
-    result = run(chosen, ExpandOperators(), SplitStein(), Differentiate())
-    keys = [key for key in result.outputs if key.startswith("grad:")]
-    assert keys == ["grad:0.bias", "grad:1.weight"]
-    everything = values(run(graph, ExpandOperators(), SplitStein(), Differentiate()))
-    for key in keys:
-        assert np.array_equal(values(result)[key], everything[key])
-    unknown = Graph(graph.name, graph.nodes, graph.outputs, {**graph.attrs, "trainable": ["2.weight"]})
-    with pytest.raises(PassError, match=r"'2\.weight'"):
-        run(unknown, ExpandOperators(), Differentiate())
-
-
 def test_what_must_be_expanded_before() -> None:
     with pytest.raises(IRError, match="expand-operators") as caught:
         Differentiate().run(poisson(mlp(3, 1)))

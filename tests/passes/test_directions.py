@@ -10,7 +10,7 @@ import pytest
 from pintac.ir import Builder, Node
 from pintac.ir.evaluate import evaluate
 from pintac.passes.designs import hadamard, hadamard_order, lattice
-from pintac.passes.directions import directions, frame_size
+from pintac.passes.directions import directions
 from pintac.passes.expand_operators import ExpandOperators
 from pintac.passes.sampling import Block
 from tests.passes.models import LOC, PARAMS, step_graph, values
@@ -68,7 +68,7 @@ def test_lattices(points: int, dims: int) -> None:
 @pytest.mark.parametrize("bases", [1, 3])
 def test_a_whole_basis_is_orthonormal(columns: int, bases: int) -> None:
     """Length sigma sqrt(c); the mean of delta delta^T is sigma^2 I at every point, not only on average."""
-    size = frame_size(columns)
+    size = hadamard_order(columns)
     delta = drawn("orthonormal", 4, bases * size, columns)
     np.testing.assert_allclose(np.linalg.norm(delta, axis=-1), SIGMA * np.sqrt(columns), rtol=1e-12)
     for basis in np.split(delta, bases, axis=1):
@@ -180,7 +180,7 @@ def estimate(kind: str, K: int, degree: int, dims: int, *, time: bool = False, s
 @pytest.mark.parametrize("dims", [1, 2, 3, 5, 20])
 @pytest.mark.parametrize("degree", [1, 2])
 def test_a_whole_basis_is_exact_for_quadratics(dims: int, degree: int) -> None:
-    gradient, laplacian, true_gradient, true_laplacian = estimate("orthonormal", 2 * frame_size(dims), degree, dims)
+    gradient, laplacian, true_gradient, true_laplacian = estimate("orthonormal", 2 * hadamard_order(dims), degree, dims)
     np.testing.assert_allclose(gradient, true_gradient, atol=1e-10)
     np.testing.assert_allclose(laplacian, true_laplacian, atol=1e-9)
 
@@ -188,7 +188,7 @@ def test_a_whole_basis_is_exact_for_quadratics(dims: int, degree: int) -> None:
 @pytest.mark.parametrize("dims", [3, 5, 21])
 def test_time_has_a_pair_of_its_own(dims: int) -> None:
     """K = 2 (whole basis + 1): the Laplacian over space is exact, and so is every first derivative."""
-    K = 2 * (frame_size(dims - 1) + 1)
+    K = 2 * (hadamard_order(dims - 1) + 1)
     gradient, laplacian, true_gradient, true_laplacian = estimate("orthonormal", K, 2, dims, time=True)
     np.testing.assert_allclose(gradient, true_gradient, atol=1e-10)
     np.testing.assert_allclose(laplacian, true_laplacian, atol=1e-9)

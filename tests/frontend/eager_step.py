@@ -1,6 +1,6 @@
 """The training step as a torch user would write it by hand: the module itself in eager torch, under autograd.
 
-It is the baseline of the speed benchmark, and checks the traced twin: other code, the same numbers. It knows the bare
+It checks the traced twin: other code, the same numbers. It knows the bare
 network only (`Problem.u` not overridden), where the estimator applies to u as a whole.
 """
 
