@@ -50,7 +50,7 @@ def drawn(seed):
     return seed
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def search(body, plain, ahead, priorities, tries, orders, addresses):
     """The best orders found by list scheduling under the rows of `priorities`; the first after `tries` random changes.
 
