@@ -319,6 +319,9 @@ CASES = {
     "slow bus: recomputed": Case(
         keys={"sram_kib": 48, "dram_gb_per_s": 3.2}, width=64, points=(4, 2), K=256, depth=2
     ),
+    "slow bus, 1 point, many evaluations": Case(
+        keys={"sram_kib": 20, "dram_gb_per_s": 1.6}, width=16, points=(1,), K=300
+    ),
     "48 KiB: small tiles": Case(keys={"sram_kib": 48}, width=64, points=(1, 1), K=16, depth=2, scheme="dense"),
     "streamed weights": Case(other=Deep, keys={"sram_kib": 48}, width=128, points=(2, 2), K=16, steps=2),
     "streamed weights, no whole blocks": Case(

@@ -83,13 +83,17 @@ class Placement:
         return self.units.executed_users(node)
 
     def _context_axes(self, node: Node, unit: Unit, sweep: Sweep) -> set[RowAxis]:
-        """The row axes that the loops around a node run over, but for those for which it is only repeated."""
+        """The row axes that the loops around a node run over, but for those for which it is only repeated.
+
+        A single row is no axis: not every value of one point is known to have it.
+        """
         if node in self.units.per_sign:
             return self._own_axes(node, unit)
-        return set(sweep.axes) | ({unit.axis} if unit.axis is not None else set())
+        around = (*sweep.axes, *([unit.axis] if unit.axis is not None else []))
+        return {axis for axis in around if axis.size > 1}
 
     def _own_axes(self, node: Node, unit: Unit) -> set[RowAxis]:
-        return {t for t in self.units.tags(node, unit) if t is not None}
+        return {t for t in self.units.tags(node, unit) if t is not None and t.size > 1}
 
     def _place(self) -> None:
         for unit in self.units.units:
