@@ -76,7 +76,7 @@ def test_what_a_loop_reads_lives_through_it() -> None:
 @given(st.integers(1, 40))
 def test_what_does_not_fit_is_said_with_the_demand(extra: int) -> None:
     rows = MACHINE.sram_kib * 1024 // 32
-    big, more, out = sram("big", rows), sram("more", extra), dram("out", 1 << 21)
+    big, more, out = sram("big", rows), sram("more", extra), dram("out", 1 << 21, extra)
     items: list[Item] = [load(dram("x", 0, rows), big), load(dram("y", 1 << 20, extra), more), store(more, out)]
     items.append(store(big, dram("z", 1 << 22, rows)))
     with pytest.raises(SramFullError, match=f"SRAM: {rows * 32 + extra * 32} bytes are needed at once") as caught:
