@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +15,7 @@ from pintac.backend.grouping.units import Units, accumulator
 from pintac.hazards import check
 from pintac.machine import Machine
 from pintac.runtime.session import Session
+from tests.end_to_end.agreement import assert_same_bits
 from tests.end_to_end.test_bits import Case
 
 
@@ -75,8 +75,5 @@ def test_bits(case: Case, kib: int, stored: bool) -> None:
     jit, reference, evaluator = Session(program, "jit"), Session(program, "reference"), EvaluatorSession(lowered)
     for session in (jit, reference, evaluator):
         session.step()
-    assert jit.metrics() == reference.metrics() == evaluator.metrics()
-    states = evaluator.state_arrays()
-    for key, value in jit.state_arrays().items():
-        np.testing.assert_array_equal(value.view(np.uint32), states[key].view(np.uint32), err_msg=key)
-        np.testing.assert_array_equal(value, reference.state_arrays()[key], err_msg=key)
+    assert_same_bits(jit, evaluator)
+    assert_same_bits(reference, evaluator)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from pintac.errors import PintacError
 from pintac.frontend import Adam, Problem, SecondDifference, Term, TrainStep, Uniform, grad
 from pintac.machine import Machine
 from pintac.runtime.session import Session
+from tests.end_to_end.agreement import step_together
 
 BOX = [(0.0, 1.0)] * 2
 SIZES = (20, 100)
@@ -95,11 +95,5 @@ def test_what_mixes_points_is_refused_where_it_is_written(residual: Residual, po
 @pytest.mark.parametrize("residual", [two_calls, slopes, centred, turned_twice])
 def test_what_does_not_has_the_bits_of_the_evaluator(residual: Residual, points: int) -> None:
     lowered = lower(step(residual, points))
-    session, evaluator = Session(emit(lowered, Machine.default(), effort=0), "jit"), EvaluatorSession(lowered)
-    for _ in range(2):
-        session.step()
-        evaluator.step()
-    assert session.metrics() == evaluator.metrics()
-    states = evaluator.state_arrays()
-    for key, value in session.state_arrays().items():
-        np.testing.assert_array_equal(value.view(np.uint32), states[key].view(np.uint32), err_msg=key)
+    session = Session(emit(lowered, Machine.default(), effort=0), "jit")
+    step_together(session, EvaluatorSession(lowered), steps=2)

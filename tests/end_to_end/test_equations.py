@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -35,6 +34,7 @@ from pintac.passes import PipelineOptions
 from pintac.program import Program
 from pintac.program_file import from_bytes
 from pintac.runtime.session import Session
+from tests.end_to_end.agreement import step_together
 
 SQUARE = [(0.0, 1.0), (0.0, 1.0)]
 Residual = Callable[[Any, Tensor], Tensor]
@@ -158,12 +158,4 @@ def test_program_and_evaluator_agree(name: str, quantisation: str) -> None:
     assert check(program).clean
     program = from_bytes(program.to_bytes())
     assert isinstance(program, Program)
-    session, evaluator = Session(program), EvaluatorSession(lowered)
-    for _ in range(3):
-        session.step()
-        evaluator.step()
-        assert session.metrics() == evaluator.metrics()
-    states = evaluator.state_arrays()
-    for key, value in session.state_arrays().items():
-        assert value.shape == states[key].shape
-        np.testing.assert_array_equal(value.view(np.uint32), states[key].view(np.uint32), err_msg=key)
+    step_together(Session(program), EvaluatorSession(lowered), steps=3)

@@ -25,6 +25,7 @@ from pintac.machine import Machine
 from pintac.passes import PipelineOptions
 from pintac.passes.expand_operators import ExpandOperators
 from pintac.runtime.session import Session
+from tests.end_to_end.agreement import step_together
 from tests.frontend.eager_step import EagerStep
 
 BOX = [(0.0, 1.0), (0.0, 1.0)]
@@ -104,12 +105,7 @@ def test_program_evaluator_and_twin_see_the_same_data(how: str, unknown: str) ->
     step = step_of(how, unknown)
     lowered = lower(step)
     session, evaluator = Session(emit(lowered, Machine.load("pinta"))), EvaluatorSession(lowered)
-    session.step(3)
-    evaluator.step(3)
-    assert session.metrics() == evaluator.metrics()
-    states = evaluator.state_arrays()
-    for name, value in session.state_arrays().items():
-        assert np.array_equal(value.view(np.uint32), states[name].view(np.uint32)), name
+    step_together(session, evaluator, steps=3)
     exact = EvaluatorSession(lower(step, passes=UNQUANTISED), mode="float64")
     twin = SampledStep(step, ExpandOperators().run, dtype=torch.float64)
     for loss in twin.steps(3):

@@ -18,6 +18,7 @@ from pintac.machine import Machine
 from pintac.passes import PipelineOptions
 from pintac.passes.expand_operators import ExpandOperators
 from pintac.runtime.session import Session
+from tests.end_to_end.agreement import step_together
 from tests.frontend.eager_step import EagerStep
 
 BOX = [(0.0, 1.0), (0.0, 1.0)]
@@ -46,13 +47,7 @@ def test_the_program_is_the_evaluator_to_the_bit(step: TrainStep) -> None:
     lowered = lower(step)
     assert {"weight:edge", "weight:late"} < set(lowered.params)
     session, evaluator = Session(emit(lowered, Machine.load("pinta"))), EvaluatorSession(lowered)
-    for _ in range(6):
-        session.step()
-        evaluator.step()
-        assert session.metrics() == evaluator.metrics()
-    states = evaluator.state_arrays()
-    for name, value in session.state_arrays().items():
-        assert np.array_equal(value.view(np.uint32), states[name].view(np.uint32)), name
+    step_together(session, evaluator, steps=6)
 
 
 def test_losses_have_the_weights_of_their_step(step: TrainStep) -> None:
