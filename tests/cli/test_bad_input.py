@@ -132,7 +132,7 @@ def test_an_exact_solution_of_another_width(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "given.py").write_text(text)
     for command in (("compile", "-o", "p.pinta"), ("train", "--quant", "none")):
         done = cli(command[0], "given.py:step", *command[1:])
-        refused(done, "given.py:", "the exact solution has 4 components, u has 1")
+        refused(done, "given.py:", "exact(x) gives 4 columns, u has 1 column")
 
 
 @pytest.mark.parametrize("sampler", ["3", "Uniform([(0.0, 1.0)])"])
