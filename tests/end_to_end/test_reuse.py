@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pintac.api import reuse
+from pintac.api import reuse, sources
 from pintac.api.lowering import Lowered, lower
 from pintac.machine import Machine
 from tests.end_to_end.test_bits import Case
@@ -70,9 +70,9 @@ def test_an_effort_has_a_program_of_its_own(
 
 @pytest.mark.parametrize("package", ["numpy", "numba", "llvmlite", "networkx"])
 def test_other_versions_of_what_decides_find_nothing(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, version = reuse.sources.__wrapped__(), reuse.metadata.version
-    monkeypatch.setattr(reuse.metadata, "version", lambda name: "0.0.1" if name == package else version(name))
-    assert reuse.sources.__wrapped__() != here
+    here, version = sources.sources.__wrapped__(), sources.metadata.version
+    monkeypatch.setattr(sources.metadata, "version", lambda name: "0.0.1" if name == package else version(name))
+    assert sources.sources.__wrapped__() != here
 
 
 def test_seeds_and_start_values_share_a_schedule(
