@@ -1,7 +1,7 @@
 """The closed set of operations: one table with arity, attributes and the shape rule of each.
 
 The other meanings of an op stand under the same name in `evaluate.py` (values), `gradients.py` (reverse mode) and
-`deltas.py` (DiffQuant); `tests/ir/test_tables.py` asserts that the tables cover this one.
+`deltas.py` (DiffQuant); `tests/ir/test_ops.py` asserts that the tables cover this one.
 """
 
 from __future__ import annotations
