@@ -371,6 +371,7 @@ def cost_table(table: np.ndarray, machine: Machine) -> CostTable:
 
 def instruction_of(row: np.ndarray) -> Instruction:
     """The instruction of one row of a decoded table."""
-    opcode = Opcode(int(row[0]))
-    values = {name: int(row[f.column]) for name, f in isa.DEFS[opcode].fields.items() if row[f.column]}
+    numbers = row.tolist()
+    opcode = Opcode(numbers[0])
+    values = {name: number for name, f in isa.DEFS[opcode].fields.items() if (number := numbers[f.column])}
     return Instruction(opcode, values)

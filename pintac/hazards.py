@@ -276,14 +276,14 @@ def _accesses(row: np.ndarray) -> Iterator[tuple[Operand, int, _Shape, bool, boo
     elif opcode is Opcode.VPU:
         rows, cols = instruction["rows"], instruction["cols"]
         for i in range(isa.SOURCES):
-            o = instruction.operand(f"s{i}")
-            if o.kind == Kind.TENSOR:
+            if instruction[f"s{i}.kind"] == Kind.TENSOR:
+                o = instruction.operand(f"s{i}")
                 yield from ((o, unit, region, False, False) for unit, region in _tensor(o, rows, cols))
         sinks = []
         for i in range(isa.SINKS):
-            o = instruction.operand(f"d{i}")
-            if o.kind == Sink.NONE:
+            if instruction[f"d{i}.kind"] == Sink.NONE:
                 continue
+            o = instruction.operand(f"d{i}")
             shape = isa.sink_shape(o.kind, rows, cols, o.inner)
             if o.kind != Sink.WRITE:  # a reduction's `inner` is its group, not an address split
                 values = {name: getattr(o, name) for name in Operand.__dataclass_fields__}
