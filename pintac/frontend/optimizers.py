@@ -6,6 +6,7 @@ The rate of step t = 0, 1, 2, ... is `lr` under `schedule`.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -33,7 +34,7 @@ class Scalar:
         return self.at(t)
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What the optimizers share; each is a frozen dataclass whose fields are its settings."""
 
     kind: ClassVar[str] = ""
@@ -58,12 +59,13 @@ class Optimizer:
         """What the step reads from the parameter block, by name."""
         return {"lr": Scalar(self.rate, self.settled)}
 
+    @abstractmethod
     def in_torch(self, tensors: Sequence[Tensor], fused: bool = False) -> torch.optim.Optimizer:
         """torch's optimizer over `tensors` with these settings; the rate of each step is set by the caller."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _settings(self) -> dict[str, object]:
-        raise NotImplementedError
+        """Those but the schedule, as `attrs` describes them."""
 
     def _check_schedule(self) -> None:
         """Raises ModelError for a schedule that is none, says not when it settles, or gives impossible rates."""

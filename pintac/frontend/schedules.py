@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -43,7 +44,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class _Decay:
+class _Decay(ABC):
     """lr_min + (lr - lr_min) f(t) for a factor f that is 0 from `steps` on."""
 
     steps: int
@@ -55,8 +56,9 @@ class _Decay:
             raise ModelError(f"lr_min = {self.lr_min} is above the learning rate {lr}", location=user_location())
         return self.lr_min + (lr - self.lr_min) * self.value(t)
 
+    @abstractmethod
     def value(self, t: int) -> float:
-        raise NotImplementedError
+        """f(t)."""
 
     def _attrs(self, kind: str) -> dict[str, object]:
         return {"kind": kind, "steps": self.steps, **({"lr_min": self.lr_min} if self.lr_min else {})}

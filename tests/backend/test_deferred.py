@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.evaluator import EvaluatorSession
 from pintac.api.lowering import lower
 from pintac.backend.bodies.deferred import STRIP, Tiles, chain_of, deferrable, strips

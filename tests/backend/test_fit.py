@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.lowering import lower
 from pintac.backend.bodies.choices import Choices, Entry
 from pintac.backend.bodies.tiling import Tiling

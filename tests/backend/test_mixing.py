@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.evaluator import EvaluatorSession
 from pintac.api.lowering import lower
 from pintac.errors import PintacError

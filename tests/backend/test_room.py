@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.lowering import lower
 from pintac.backend.bodies.tiling import Tiling
 from pintac.backend.grouping.prepare import prepare

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.lowering import Lowered, lower
 from pintac.backend.bodies.choices import Choices, Entry
 from pintac.backend.bodies.placement import Placement

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.lowering import lower
 from pintac.backend.bodies import streamed
 from pintac.backend.tiles.tile import CopyOp, Item, MatmulOp, walk

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.lowering import lower
 from pintac.backend.bodies.tiling import Tiling, points_together
 from pintac.backend.grouping.axes import UNROLLED_PAIRS

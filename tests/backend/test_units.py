@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pintac.api.compiling import Compiled, emit
+from pintac.api.compiling import Compiled
+from pintac.api.emitting import emit
 from pintac.api.lowering import Lowered, lower
 from pintac.backend.grouping.axes import Axes
 from pintac.backend.grouping.prepare import prepare

@@ -25,7 +25,7 @@ from pintac import (
     grad,
     laplacian,
 )
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.evaluator import EvaluatorSession
 from pintac.api.lowering import lower
 from pintac.hazards import check

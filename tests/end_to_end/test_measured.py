@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import pintac
 from pintac import Adam, Points, Problem, SecondDifference, Stein, Term, TrainStep, Uniform, grad, laplacian
 from pintac.api.calibration import Calibration
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.evaluator import EvaluatorSession
 from pintac.api.lowering import lower, pipeline
 from pintac.frontend import SampledStep, test_set, trace

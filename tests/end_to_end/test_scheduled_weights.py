@@ -10,7 +10,7 @@ from torch import nn
 import pintac
 from pintac import Adam, Boundary, Problem, Stein, Term, TrainStep, Uniform, laplacian, linear_decay, piecewise, warmup
 from pintac.api.calibration import Calibration
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.evaluator import EvaluatorSession
 from pintac.api.lowering import lower, pipeline
 from pintac.frontend import SampledStep

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pintac import isa, smx
-from pintac.api.compiling import emit
+from pintac.api.emitting import emit
 from pintac.api.lowering import lower
 from pintac.errors import ExecutionError, UsageError
 from pintac.isa import Kind, MicroOp, Opcode, Operand, Sink, Space
