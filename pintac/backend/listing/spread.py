@@ -38,10 +38,11 @@ def spread(places: Sequence[Place], movable: Sequence[int], capacity: int) -> li
         before = last < first[i]
         begins = np.unique(np.concatenate([[start[i], 0, capacity - size], end, start - size]))
         begins = begins[(begins >= 0) & (begins + size <= capacity)]
-        touches = (start[None, :] < begins[:, None] + size) & (end[None, :] > begins[:, None])
-        clear = ~(touches & together).any(axis=1)
-        begins = begins[clear]
-        free_since = np.where(touches[clear] & before, last[None, :], -1).max(axis=1)
+        in_the_way = np.searchsorted(np.sort(start[together]), begins + size, "left")
+        in_the_way -= np.searchsorted(np.sort(end[together]), begins, "right")
+        begins = begins[in_the_way == 0]
+        touches = (start[before] < begins[:, None] + size) & (end[before] > begins[:, None])
+        free_since = np.where(touches, last[before], -1).max(axis=1, initial=-1)
         now = free_since[np.searchsorted(begins, start[i])]
         best = int(np.argmin(free_since))
         if free_since[best] < now:

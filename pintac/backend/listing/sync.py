@@ -85,6 +85,8 @@ def _planes(queue: Queue, view: View, write: bool) -> list[Access]:
 def _swept(access: Access, loop: Loop) -> Access:
     """The access over all iterations of a loop."""
     steps = dict(access.steps)
+    if loop.level not in steps and access.ring_level != loop.level:
+        return access
     move = steps.pop(loop.level, 0) * (loop.count - 1)
     low, high = access.low + min(0, move), access.high + max(0, move)
     ring_level, ring = access.ring_level, access.ring
@@ -265,8 +267,13 @@ def displacements(distance: int, loops: Sequence[Loop]) -> list[tuple[int, ...]]
     return out
 
 
-def _overlapping(low: np.ndarray, high: np.ndarray, space: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (a, b) and (b, a) of ranges [low, high) of one space that share a byte, by a, then by b."""
+def _overlapping(
+    low: np.ndarray, high: np.ndarray, space: np.ndarray, queue: np.ndarray, write: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (a, b) and (b, a) of ranges [low, high) of one space that share a byte, by a, then by b.
+
+    Only those in different queues, one of them written.
+    """
     order = np.lexsort((low, space))
     key = space[order] * (int(high.max(initial=0)) + 1)  # spaces behind each other
     first, last = key + low[order], key + high[order]
@@ -274,9 +281,11 @@ def _overlapping(low: np.ndarray, high: np.ndarray, space: np.ndarray) -> tuple[
     count = np.maximum(np.searchsorted(first, last, "left") - np.arange(len(order)) - 1, 0)
     a = np.repeat(np.arange(len(order)), count)
     b = a + 1 + np.arange(len(a)) - np.repeat(np.cumsum(count) - count, count)
-    own = np.arange(len(order))
-    a, b = order[np.concatenate([a, b, own])], order[np.concatenate([b, a, own])]
-    by = np.lexsort((b, a))
+    a, b = order[a], order[b]
+    conflict = (queue[a] != queue[b]) & (write[a] | write[b])
+    a, b = a[conflict], b[conflict]
+    a, b = np.concatenate([a, b]), np.concatenate([b, a])
+    by = np.argsort(a * len(order) + b)
     return a[by], b[by]
 
 
@@ -299,9 +308,7 @@ class _Conflicts:
         slots = np.array([(a.ring - 1) * a.ring_bytes for a in every], np.int64)
         high = np.array([a.high + sum(max(0, m) for m in ms) for a, ms in zip(every, moves, strict=True)], np.int64)
         high += slots
-        a, b = _overlapping(low, high, space)
-        pair = (queue[a] != queue[b]) & (write[a] | write[b])
-        a, b = a[pair], b[pair]
+        a, b = _overlapping(low, high, space, queue, write)
         self.nodes, self.queues = (node[a], node[b]), (queue[a], queue[b])
         self.itself = (node[a] == node[b]) & np.array(is_loop, bool)[node[a]] if len(a) else np.zeros(0, bool)
         # Accesses that the loops move alike are compared where they are; others wherever they can be.
