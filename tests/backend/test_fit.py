@@ -69,7 +69,7 @@ def test_in_little_memory_saved_activations_leave_before_tiles_shrink(monkeypatc
     chosen = made.meta["backend"]["step"]
     assert chosen["rows_per_tile"] == 32 and chosen["in_dram"]
     one_fit = fit._fit
-    monkeypatch.setattr(fit, "_fit", lambda entry, tiling, limits=fit.DEFAULT: one_fit(entry, tiling))
+    monkeypatch.setattr(fit, "_fit", lambda entry, tiling, limits=fit.DEFAULT_LIMITS: one_fit(entry, tiling))
     shrunk = program(case, machine)
     assert shrunk.meta["backend"]["step"]["rows_per_tile"] < 32
     assert simulate(made).cycles < simulate(shrunk).cycles / 2

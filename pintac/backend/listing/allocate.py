@@ -28,7 +28,7 @@ SMALL = 192
 class SramFullError(WayError):
     """SRAM is short; `alive` are the buffers in it where most is needed."""
 
-    def __init__(self, alive: set[Buffer], demand: int, capacity: int, name: str, size: int) -> None:
+    def __init__(self, alive: frozenset[Buffer], demand: int, capacity: int, name: str, size: int) -> None:
         needed = f"{demand} bytes are needed at once, {capacity} are there (no room for {name}, {size} bytes)"
         if demand <= capacity:
             needed = f"no {size} bytes in a row are free for {name}, with {demand} of {capacity} bytes needed at once"
@@ -152,10 +152,10 @@ def _apart(lives: dict[Buffer, Life], capacity: int) -> int:
     return max([0, *(at + size for at, size in zip(starts, sizes, strict=True))])
 
 
-def _peak(lives: dict[Buffer, Life], where: Life) -> set[Buffer]:
+def _peak(lives: dict[Buffer, Life], where: Life) -> frozenset[Buffer]:
     """The buffers alive when most bytes are needed while `where` lives."""
     starts = {max(o.first, where.first) for o in lives.values() if _overlap(o, where)}
-    alive = [{b for b, o in lives.items() if o.first <= t <= o.last} for t in sorted(starts)]
+    alive = [frozenset(b for b, o in lives.items() if o.first <= t <= o.last) for t in sorted(starts)]
     return max(alive, key=lambda buffers: sum(b.bytes for b in buffers))
 
 

@@ -9,38 +9,36 @@ from dataclasses import dataclass, replace
 
 from pintac.backend.bodies import streamed
 from pintac.backend.bodies.choices import Choices, Entry
-from pintac.backend.bodies.deferred import STRIP, chain_of, deferrable
 from pintac.backend.bodies.tiling import Tiling, widest
 from pintac.backend.grouping.axes import Axes
 from pintac.backend.grouping.recompute import recomputable, recomputed
-from pintac.backend.grouping.units import Sweep, accumulator, storage_bytes
+from pintac.backend.grouping.units import Sweep, storage_bytes
 from pintac.backend.listing.allocate import SramFullError, allocate
 from pintac.backend.listing.prefetch import prefetch
 from pintac.backend.ordering.order import NoRoomError, PsumFullError
-from pintac.backend.ordering.straight import SLACK
-from pintac.backend.scheduling.schedule import Scheduler, straight_name
+from pintac.backend.scheduling.remedies import (
+    DEFAULT_LIMITS,
+    SMALL,
+    Limits,
+    Shortage,
+    halvable,
+    halve,
+    less_room,
+    relieved,
+)
+from pintac.backend.scheduling.schedule import Scheduler
 from pintac.backend.tiles.tile import Buffer, CopyOp, Item, to_text, walk
 from pintac.backend.tiles.transfer import transfer_cycles
 from pintac.backend.ways import WayError
 from pintac.ir import Node
 from pintac.machine import Machine
 
-LARGE = 65536
-"""Bytes of a value that goes to DRAM rather than have the tiles made smaller."""
 LARGE_GRADIENT = 16384
-"""The same for a weight gradient where tiles would get small (`_fits`)."""
-LEAST_ROOM = 2
-"""Largest buffers that the room of a body over evaluations must hold at least: below, smaller tiles are better."""
-SMALL = 2048
-"""Bytes of a value too small to be worth moving: where tiles would get small, all others go before (`_fits`)."""
+"""Bytes of a weight gradient that goes to DRAM where tiles would get small (`_fits`)."""
 PREVIEW = 24
 """Part of the search for orders after which ways to fit are compared."""
 RIVAL = 1.1
 """Cycles of another way to fit, before orders are searched, up to which it may turn out the better one."""
-CROWDED = 0.67
-"""Part of SRAM that straight code takes from which on parameters go into loops over their rows."""
-LEAST_WHOLE = 1024
-"""Bytes of parameters that are not worth a loop."""
 BUSY = 0.65
 """Part of the cycles from which on the bus is worth relieving."""
 CLOSE = 1.025
@@ -65,21 +63,6 @@ class Schedule:
     streamed: tuple[str, ...]
     scratch: tuple[Buffer, ...]
     predicted: int
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What goes to DRAM before tiles get smaller: saved activations and weight gradients of so many bytes.
-
-    Values in `keep` do not go at all.
-    """
-
-    activation: int = LARGE
-    gradient: int = LARGE
-    keep: frozenset[Node] = frozenset()
-
-
-DEFAULT = Limits()
 
 
 @dataclass(frozen=True)
@@ -162,7 +145,7 @@ def _recomputing(fit: Fit) -> list[Fit]:
         deferred = tuple(tuple(other.new[node] for node in chain) for chain in fit.choices.deferred)
         with contextlib.suppress(WayError):
             choices = Choices(tiling, spilled, deferred=deferred)
-            found.append(_greedy(again, choices, DEFAULT, _rows(tiling)))
+            found.append(_greedy(again, choices, DEFAULT_LIMITS, _rows(tiling)))
     return found
 
 
@@ -175,7 +158,7 @@ def _roomier(fit: Fit, tilings: Sequence[Tiling]) -> list[Fit]:
     found: list[Fit] = []
     for tiling in tilings:
         with contextlib.suppress(WayError):
-            found.append(_greedy(fit.scheduler.entry, Choices(replace(tiling, tight=True), between), DEFAULT))
+            found.append(_greedy(fit.scheduler.entry, Choices(replace(tiling, tight=True), between), DEFAULT_LIMITS))
     return found
 
 
@@ -234,16 +217,17 @@ def _ordered(fit: Fit, choices: Choices, moves: int) -> Fit | None:
             allocate(items, fit.scheduler.entry.machine)
             return Fit(scheduler, items)
         except SramFullError as error:
-            tighter = _tighter(scheduler, error.alive)
+            shortage = Shortage(scheduler, error.alive)
+            tighter = less_room(shortage, choices)
+            halved = halvable(shortage)
             if tighter is not None:
-                choices = replace(choices, rooms={**choices.rooms, **tighter})
+                choices = tighter
             elif straight:
                 straight = False
+            elif halved:
+                choices = replace(choices, tiling=halve(choices.tiling, halved))
             else:
-                smaller = _smaller(scheduler, error.alive, choices.tiling)
-                if smaller is None or smaller.halved == choices.tiling.halved:
-                    return None
-                choices = replace(choices, tiling=smaller)
+                return None
         except (NoRoomError, PsumFullError, WayError):
             return None
 
@@ -295,7 +279,7 @@ def _rows(tiling: Tiling) -> int:
     return tiling.rows * tiling.interleave
 
 
-def _fit(entry: Entry, tiling: Tiling, limits: Limits = DEFAULT) -> Fit:
+def _fit(entry: Entry, tiling: Tiling, limits: Limits = DEFAULT_LIMITS) -> Fit:
     """The choices that make the entry fit.
 
     Where a gradient was deferred and tiles did not get smaller there is room that was not there when values went to
@@ -328,12 +312,10 @@ def _sweeps_reading(node: Node, scheduler: Scheduler) -> int:
 def _greedy(entry: Entry, choices: Choices, limits: Limits, least: int = 0) -> Fit:
     """One choice after the other, from these on, until the entry fits; no loop bodies of fewer rows than `least`."""
     scheduler: Scheduler | None = None
-    failed: Scheduler | None = None
-    alive: set[Buffer] = set()
+    shortage: Shortage | None = None
     short = False
     while True:
         scheduler = Scheduler(entry, choices, scheduler)
-        tighter: dict[str, int] | None = None
         try:
             items = scheduler.build()
             allocate(items, entry.machine)
@@ -343,145 +325,13 @@ def _greedy(entry: Entry, choices: Choices, limits: Limits, least: int = 0) -> F
             short = True
             continue
         except SramFullError as error:
-            failed, alive, problem = scheduler, error.alive, error
-            tighter = _tighter(scheduler, alive)
+            problem = error
+            shortage = Shortage(scheduler, error.alive, limits)
         except NoRoomError:
-            short = True  # tighter than `failed` does not go
-        assert failed is not None
-        cold = _cold(failed, alive)
-        victim = _victim(failed, alive, limits)
-        smaller = _smaller(failed, alive, choices.tiling)
-        if _crowded(failed, alive):
-            choices = replace(choices, whole=failed.units.whole // 2, rooms={})
-        elif cold:
-            choices = replace(choices, spilled=choices.spilled | cold, rooms={})
-        elif tighter is not None:
-            choices = replace(choices, rooms={**choices.rooms, **tighter})
-        elif smaller is not None and smaller.halved != choices.tiling.halved:
-            halved = smaller.halved[len(choices.tiling.halved) :]
-            others = (n for n in choices.rooms if n not in halved and n not in map(straight_name, halved))
-            rooms = {name: choices.rooms[name] for name in others}
-            choices = replace(choices, tiling=smaller, rooms=rooms, not_in_psum=frozenset())
-        elif victim is not None and _spill_kind(failed, victim, limits) < 2:
-            choices = replace(_without(choices, failed, alive, limits), rooms={})
-        elif smaller is not None and _rows(smaller) < least:
+            assert shortage is not None  # only the room that a shortage left can be too small for an order
+            shortage = replace(shortage, tightest=True)
+            short = True
+        less = relieved(shortage, choices)
+        if less is None or _rows(less.tiling) < least:
             raise problem
-        elif smaller is not None:
-            choices = replace(choices, tiling=smaller, rooms={}, not_in_psum=frozenset())
-        elif victim is not None:
-            choices = replace(choices, spilled=choices.spilled | {victim}, rooms={})
-        elif choices.tiling.pipelined:
-            choices = replace(choices, tiling=replace(choices.tiling, pipelined=False), rooms={})
-        else:
-            raise problem
-
-
-def _crowded(scheduler: Scheduler, alive: set[Buffer]) -> bool:
-    """Whether SRAM is full of parameters and moments that straight code works on whole, so that loops should."""
-    straight = sum(b.bytes for b in alive if b in scheduler.unit_of and scheduler.unit_of[b].kind == "global")
-    return straight > CROWDED * scheduler.machine.sram_kib * 1024 and scheduler.units.whole > LEAST_WHOLE
-
-
-def _without(choices: Choices, failed: Scheduler, alive: set[Buffer], limits: Limits) -> Choices:
-    """The choices with as many saved activations and large gradients out of SRAM as the shortage asks for."""
-    needed = _shortage(failed, alive)
-    victim = _victim(failed, alive, limits)
-    while victim is not None and _spill_kind(failed, victim, limits) < 2:
-        chain = chain_of(failed.graph, victim)
-        if chain not in choices.deferred and deferrable(chain, failed.units):
-            strips = failed.candidates[victim] > STRIP * failed.machine.sram_kib * 1024
-            spilled = choices.spilled | ({victim} if strips else frozenset())
-            choices = replace(choices, deferred=(*choices.deferred, chain), spilled=spilled)
-        else:
-            choices = replace(choices, spilled=choices.spilled | {victim})
-        needed -= failed.candidates[victim]
-        alive = alive - {failed.home_buffer(victim)}
-        victim = _victim(failed, alive, limits) if needed > 0 else None
-    return choices
-
-
-def _cold(scheduler: Scheduler, alive: set[Buffer]) -> frozenset[Node]:
-    """Values that only occupy SRAM in the loop in which it is short: made before it and read after it."""
-    units = {scheduler.own[b] for b in alive if b in scheduler.own}
-    if len(units) != 1:
-        return frozenset()
-    (unit,) = units
-    found = []
-    for node, size in scheduler.candidates.items():
-        if scheduler.home_buffer(node) not in alive or size < SMALL or accumulator(node) is not None:
-            continue
-        near = [node, *scheduler.units.executed_users(node)]
-        if node.op != "matmul_tn" and unit not in {scheduler.units.of[n][0] for n in near if n in scheduler.units.of}:
-            found.append(node)
-    return frozenset(found)
-
-
-def _tighter(scheduler: Scheduler, alive: set[Buffer]) -> dict[str, int] | None:
-    """Less room for the own buffers of the loop body or straight code in which SRAM is short, if that can be enough."""
-    in_loops = not alive.isdisjoint(scheduler.own)
-    if not in_loops and not scheduler.choices.tiling.streamed:
-        return None  # smaller tiles are as good for straight code, and orders easier to find
-    unit_of = scheduler.own if in_loops else scheduler.loose
-    own = {b for b in alive if b in unit_of}
-    units = {unit_of[b] for b in own}
-    if len(units) != 1:
-        return None
-    (unit,) = units
-    name = unit.name if in_loops else straight_name(unit.name)
-    taken = sum(b.bytes for b in own)
-    room = scheduler.machine.sram_kib * 1024 - sum(b.bytes for b in alive if b not in own) - SLACK
-    room = min(room, scheduler.choices.rooms.get(name, taken) - SLACK)
-    least = LEAST_ROOM if unit.kind == "evaluations" else 1
-    return {name: room} if room >= least * scheduler.largest.get(name, 0) else None
-
-
-def _shortage(scheduler: Scheduler, alive: set[Buffer]) -> int:
-    """Bytes that have to leave SRAM at least, for a loop body to have room for a few of its largest buffers."""
-    names = {scheduler.own[b].name for b in alive if b in scheduler.own}
-    needed = sum(LEAST_ROOM * scheduler.largest.get(name, 0) for name in names)
-    return sum(b.bytes for b in alive if b not in scheduler.own) + needed + SLACK - scheduler.machine.sram_kib * 1024
-
-
-def _smaller(scheduler: Scheduler, alive: set[Buffer], tiling: Tiling) -> Tiling | None:
-    """The next smaller tiling for the kind of loop in which SRAM is short."""
-    units = {scheduler.unit_of.get(b) or scheduler.own.get(b) for b in alive}
-    kinds = ("points", "parameter", "deferred")
-    points = sorted({unit.name for unit in units if unit is not None and unit.kind in kinds})
-    if points:
-        halved = [name for name in points if not scheduler.smallest.get(name, True)]
-        return replace(tiling, halved=(*tiling.halved, *halved)) if halved else None
-    if tiling.window > 2 and tiling.interleave > 2:
-        return replace(tiling, window=2)
-    if tiling.interleave > 1:
-        return replace(tiling, interleave=tiling.interleave // 2)
-    return replace(tiling, rows=tiling.rows // 2) if tiling.rows > 4 else None
-
-
-def _spill_kind(scheduler: Scheduler, node: Node, limits: Limits) -> int:
-    """In which order values go to DRAM: 0 saved activations, 1 weight gradients, 2 the rest (weights, small values).
-
-    Weights that stream are like their gradients.
-    """
-    if node in scheduler.streamed:
-        return 1
-    size = scheduler.candidates[node]
-    home = scheduler.unit_home.get(node)
-    if home is not None and home.covers:
-        return 0 if size >= limits.activation else 2
-    return 1 if node.op == "matmul_tn" and size >= limits.gradient else 2
-
-
-def _victim(scheduler: Scheduler, alive: set[Buffer], limits: Limits) -> Node | None:
-    """The value to move to DRAM next: saved activations first, then weight gradients and weights; largest first."""
-
-    def rank(node: Node) -> tuple[int, int, str]:
-        return _spill_kind(scheduler, node, limits), -scheduler.candidates[node], node.name
-
-    choices = [
-        n
-        for n in scheduler.candidates
-        if scheduler.home_buffer(n) in alive
-        and n not in limits.keep
-        and scheduler.candidates[n] >= SMALL
-    ]
-    return min(choices, key=rank, default=None)
+        choices = less
