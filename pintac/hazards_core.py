@@ -1,4 +1,4 @@
-"""The compiled parts of the hazard check: addresses, atoms, vector clocks, legal orders. `hazards.py` explains them."""
+"""The compiled parts of the hazard check: vector clocks, legal orders. `hazards.py` explains them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from pintac.isa import LOOP_LEVELS
-
-# Integer columns of a slot: one region that a static instruction touches.
-SPACE, START, SIZE, COUNT, STRIDE, OUTER, OUTER_STRIDE, WRITE, RING_LEVEL, RING_SIZE, RING_STEP, MAY, STEP0 = range(13)
-SLOT_COLUMNS = 13 + LOOP_LEVELS - 1
+from pintac.footprint import MAY, WRITE
 
 OTHER, SIGNAL, WAIT = 0, 1, 2
 
@@ -19,72 +15,6 @@ OTHER, SIGNAL, WAIT = 0, 1, 2
 WRITE_READ, READ_WRITE, WRITE_WRITE, UNINITIALISED, CAPACITY, UNMATCHED = range(6)
 R_KIND, R_FIRST, R_SECOND, R_ATOM, R_CLOCK0 = 0, 1, 2, 3, 4
 RECORD_COLUMNS = 8
-
-
-@njit(cache=True)
-def addresses(
-    pc: np.ndarray, index: np.ndarray, first: np.ndarray, slots: np.ndarray, slot_out: np.ndarray, start_out: np.ndarray
-) -> None:
-    """(slot, start address) of every access of the stream, in order."""
-    n = 0
-    for position in range(len(pc)):
-        for s in range(first[pc[position]], first[pc[position] + 1]):
-            start = slots[s, START]
-            for level in range(LOOP_LEVELS):
-                start += slots[s, STEP0 + level] * index[position, level]
-            if slots[s, RING_SIZE] > 0:
-                start += (index[position, slots[s, RING_LEVEL]] % slots[s, RING_SIZE]) * slots[s, RING_STEP]
-            slot_out[n] = s
-            start_out[n] = start
-            n += 1
-
-
-@njit(cache=True)
-def distinct(shape: np.ndarray, start: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """Number the distinct (shape, start) pairs: (number of each access, accesses that came first)."""
-    table = np.full(capacity, -1, np.int64)
-    number = np.empty(len(shape), np.int64)
-    example = np.empty(len(shape), np.int64)
-    count = 0
-    for i in range(len(shape)):
-        h = (start[i] * 0x2545F4914F6CDD1D + shape[i] * 0x1B873593) & 0x7FFFFFFFFFFFFFFF
-        at = (h ^ (h >> 29)) % capacity
-        while True:
-            j = table[at]
-            if j < 0:
-                table[at] = count
-                example[count] = i
-                number[i] = count
-                count += 1
-                break
-            e = example[j]
-            if shape[e] == shape[i] and start[e] == start[i]:
-                number[i] = j
-                break
-            at = (at + 1) % capacity
-    return number, example[:count].copy()
-
-
-@njit(cache=True)
-def region_atoms(
-    starts: np.ndarray, ends: np.ndarray, row_first: np.ndarray, cell_atom: np.ndarray, atoms: int, total: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The atoms of each region, each once: (first of each region, atoms). Rows are cell ranges [start, end)."""
-    regions = len(row_first) - 1
-    first = np.zeros(regions + 1, np.int64)
-    out = np.empty(total, np.int32)
-    seen = np.full(atoms, -1, np.int64)
-    n = 0
-    for region in range(regions):
-        for row in range(row_first[region], row_first[region + 1]):
-            for cell in range(starts[row], ends[row]):
-                atom = cell_atom[cell]
-                if seen[atom] != region:
-                    seen[atom] = region
-                    out[n] = atom
-                    n += 1
-        first[region + 1] = n
-    return first, out[:n].copy()
 
 
 @njit(cache=True)

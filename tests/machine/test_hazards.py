@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from pintac import isa
+from pintac.footprint import accesses, tensor_regions
 from pintac.hazards import (
     ORDERINGS,
     OUT_OF_BOUNDS,
     Verdict,
-    _accesses,
-    _tensor,
     check,
     check_listing,
     is_legal,
@@ -306,13 +305,13 @@ def test_regions_are_those_of_the_instruction_table() -> None:
         if i.opcode in (Opcode.SIGNAL, Opcode.WAIT, Opcode.LOOP, Opcode.ENDLOOP):
             continue
         row = isa.decode_table([i])[0]
-        ours = [(o.space, *shape, write) for o, _, shape, write, _ in _accesses(row)]
+        ours = [(o.space, *shape, write) for o, _, shape, write, _ in accesses(row)]
         table = [
             (r.space, r.start, r.size, r.count, r.stride, r.outer, r.outer_stride, r.write)
             for r in isa.regions(i, [0] * isa.LOOP_LEVELS)
         ]
         assert covered(ours) == covered(table)
-    assert [unit for unit, _ in _tensor(smx(12, 0, 64, 1), 4, 4)] == [24, 1]
+    assert [unit for unit, _ in tensor_regions(smx(12, 0, 64, 1), 4, 4)] == [24, 1]
 
 
 def test_speed_at_two_hundred_thousand_positions() -> None:
