@@ -31,9 +31,9 @@ _SHAPE = [SPACE, *range(SIZE, OUTER_STRIDE + 1)]
 class Footprint:
     """The accesses of a stream (`stream.dynamic_stream`), in order; those of an instruction: reads first.
 
-    Access n of instruction i is slot `first[i] + n` of `slots` [slots, SLOT_COLUMNS]. `region` [accesses] numbers the
-    distinct regions; `shapes` [regions, 6] are their space, size, count, stride, outer and outer stride, `where` their
-    first bytes, `example` the access that came first.
+    Access n of instruction i is slot `first[i] + n` of `slots` [slots, SLOT_COLUMNS]; `slot` [accesses] is that number.
+    `region` [accesses] numbers the distinct regions; `shapes` [regions, 6] are their space, size, count, stride, outer
+    and outer stride, `where` their first bytes, `example` the access that came first.
     """
 
     pc: np.ndarray
@@ -41,6 +41,7 @@ class Footprint:
     first: np.ndarray
     slots: np.ndarray
     per_position: np.ndarray
+    slot: np.ndarray
     region: np.ndarray
     shapes: np.ndarray
     where: np.ndarray
@@ -63,7 +64,8 @@ def footprint(
     shapes, shape_of_slot = np.unique(slots[:, _SHAPE], axis=0, return_inverse=True)
     shape = shape_of_slot.reshape(-1)[slot] if accesses else np.zeros(0, np.int64)
     region, example = _distinct(shape, where, 2 * accesses + 3)
-    return Footprint(pc, index, first, slots, per_position, region, shapes[shape[example]], where[example], example)
+    shapes, where = shapes[shape[example]], where[example]
+    return Footprint(pc, index, first, slots, per_position, slot, region, shapes, where, example)
 
 
 _Shape = tuple[int, int, int, int, int, int]  # start, size, count, stride, outer, outer stride

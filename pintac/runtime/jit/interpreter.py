@@ -1,14 +1,18 @@
-"""The loop that executes a plan: hardware loops, operand addresses, kernel calls. Compiled like the kernels."""
+"""The loops that execute a plan, or a thread's rows: operand addresses, kernel calls. Compiled like the kernels."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from llvmlite import ir
 
 from pintac import isa
 from pintac.runtime.jit.codegen import I32, I64, PTR, VOID, Emitter, Lowering, Val, Var, internal_function
+from pintac.runtime.jit.team import CLEAR, COPY, PUBLISH, ROW_WORDS, RUN, WAIT
+from pintac.runtime.jit.transfers import copy_bytes
 
 # A step of a plan: seven 64-bit words, the first saying what it is.
-LOOP, END_LOOP, EXECUTE, BARRIER = range(4)
+LOOP, END_LOOP, EXECUTE = range(3)
 STEP_WORDS = 7
 FIRST_FLAG = 5  # position in a LOOP step
 TICKS, RUNS = 5, 6  # positions in an EXECUTE step, where a timed interpreter counts
@@ -17,12 +21,6 @@ TICKS, RUNS = 5, 6  # positions in an EXECUTE step, where a timed interpreter co
 # END_LOOP: level, first step of the body
 # EXECUTE: kernel address, first word of its records, records, first word of the kernel's arguments
 
-# BARRIER: number of threads
-
-# What threads share, lines of TEAM_WORDS int64 words: in the first line whether a thread gave up, then a line for each
-# thread, which counts the barriers it has reached. So a counter's cache line is its thread's until another one looks.
-TEAM_WORDS = 8
-
 # EXECUTE's records say how its address arguments depend on the loop indices. Each is RECORD_HEAD words, then two for
 # each term (offset of the level's index, bytes an iteration), then RING_WORDS more if there is a ring (offset of the
 # level's index, slots, bytes a slot).
@@ -30,22 +28,24 @@ RECORD_HEAD = 4  # argument, address at index 0, terms, whether there is a ring
 RING_WORDS = 3
 
 
-def write_interpreter(module: ir.Module, symbol: str, style: Lowering, timed: bool = False) -> None:
-    """i64(steps, first, stop, records, arguments, params, flags, team, thread, yield): runs steps first to stop.
+# What threads share, lines of TEAM_WORDS int64 words: in the first line whether a thread gave up, then a line for each
+# thread, its progress. So a counter's cache line is its thread's until another one looks.
+TEAM_WORDS = 8
 
-    Returns -1, or the number of the step whose kernel returned something else than 0, or `GAVE_UP` where another thread
-    of the team did so. `team`: see TEAM_WORDS. `yield`: a function of no arguments that lets other threads run, or
-    null. `timed`: the last two words of an EXECUTE step add up the ticks of the processor's clock spent in it, and how
-    often it ran.
+
+def write_interpreter(module: ir.Module, symbol: str, style: Lowering, timed: bool = False) -> None:
+    """i64(steps, stop, records, arguments, params, flags): runs a plan's steps up to `stop`.
+
+    Returns -1, or the number of the step whose kernel returned something else than 0. `timed`: the last two words of an
+    EXECUTE step add up the ticks of the processor's clock spent in it, and how often it ran.
     """
-    wait = _write_wait(module, style)
-    function = ir.Function(module, ir.FunctionType(I64, [PTR, I64, I64, PTR, PTR, PTR, PTR, PTR, I64, PTR]), symbol)
+    function = ir.Function(module, ir.FunctionType(I64, [PTR, I64, PTR, PTR, PTR, PTR]), symbol)
     e = Emitter(function, style)
-    steps, first, stop, records, arguments, params, flags, team, thread, give_way = e.args()
+    steps, stop, records, arguments, params, flags = e.args()
     index, counts = (Val(e, e.stack(I64, isa.LOOP_LEVELS)) for _ in range(2))
     for level in range(isa.LOOP_LEVELS):
         e.store(e.i64(0), index, 8 * level)
-    at, failed = Var(e, I64, first), Var(e, I64, -1)
+    at, failed = Var(e, I64, 0), Var(e, I64, -1)
     caller_mode = _ieee_mode(e) if style.x86 else None
 
     head, body, end = (function.append_basic_block(name) for name in ("next", "step", "done"))
@@ -58,13 +58,8 @@ def write_interpreter(module: ir.Module, symbol: str, style: Lowering, timed: bo
 
     with e.either(code.eq(EXECUTE)) as (execute, control):
         with execute:
-            words = e.at(arguments, d * 8)
             began = e.intrinsic("llvm.readcyclecounter", I64) if timed else None
-            record = Var(e, PTR, e.at(records, b * 8))
-            with e.loop(0, c):
-                record.set(_address(e, record.get(), index, words))
-            kernel = e.b.inttoptr(a.v, PTR)
-            result = _call_kernel(e, kernel, words)
+            result = _execute(e, (a, b, c, d), records, arguments, index)
             if began is not None:
                 spent = e.intrinsic("llvm.readcyclecounter", I64) - began
                 for word, more in ((TICKS, spent), (RUNS, e.i64(1))):
@@ -72,22 +67,16 @@ def write_interpreter(module: ir.Module, symbol: str, style: Lowering, timed: bo
             with e.when(result.ne(0)):
                 failed.set(at.get())
                 at.set(stop - 1)
-                e.store_release(e.i64(1), team)
             at.set(at.get() + 1)
         with control:
             place = a * 8
-            with e.when(code.eq(BARRIER)):
-                gave_up = e.call(wait, [team, a, thread, give_way])
-                failed.set(e.select(gave_up.ne(0), e.i64(GAVE_UP), failed.get()))
-                at.set(e.select(gave_up.ne(0), stop, at.get() + 1))
-            with e.when(code.ne(BARRIER)), e.either(code.eq(LOOP)) as (begin, again):
+            with e.either(code.eq(LOOP)) as (begin, again):
                 with begin:
                     parameter = e.load(I32, params, e.select(c.eq(isa.NO_PARAM), e.i64(0), c) * 4).zext(I64)
                     count = e.select(c.eq(isa.NO_PARAM), b, parameter)
                     e.store(count, counts, place)
                     flag, number = (e.load(I64, step, 8 * (FIRST_FLAG + i), align=8) for i in range(2))
-                    with e.loop(flag, flag + number) as i:
-                        e.store(e.i64(0), flags, i * 8)
+                    _clear(e, flags, flag, number)
                     at.set(e.select(count.gt(0), at.get() + 1, d))
                 with again:
                     following = e.load(I64, index, place) + 1
@@ -99,6 +88,81 @@ def write_interpreter(module: ir.Module, symbol: str, style: Lowering, timed: bo
     if caller_mode is not None:
         e.intrinsic("llvm.x86.sse.ldmxcsr", VOID, caller_mode)
     e.finish(failed.get())
+
+
+def write_team_interpreter(module: ir.Module, symbol: str, style: Lowering) -> None:
+    """i64(rows, count, steps, records, arguments, flags, team, thread, bases, yield): runs a thread's rows (`team`).
+
+    Returns -1, or the number of the step whose kernel returned something else than 0, or `GAVE_UP` where another thread
+    did so. `team`: see TEAM_WORDS. `bases`: int64 [threads, spaces], where each thread's spaces begin. `yield`: a
+    function of no arguments that lets other threads run, or null.
+    """
+    wait = _write_wait(module, style)
+    types = [PTR, I64, PTR, PTR, PTR, PTR, PTR, I64, PTR, PTR]
+    function = ir.Function(module, ir.FunctionType(I64, types), symbol)
+    e = Emitter(function, style)
+    rows, count, steps, records, arguments, flags, team, thread, bases, give_way = e.args()
+    index = Val(e, e.stack(I64, isa.LOOP_LEVELS))
+    own = e.at(team, (thread + 1) * (8 * TEAM_WORDS))
+    failed = Var(e, I64, -1)
+    caller_mode = _ieee_mode(e) if style.x86 else None
+    stop = Var(e, I64, count)
+    at = Var(e, I64, 0)
+    with e.repeat() as go_on:
+        go_on(at.get().lt(stop.get()))
+        row = e.at(rows, at.get() * (4 * ROW_WORDS))
+        at.set(at.get() + 1)
+
+        def word(i: int) -> Val:
+            return e.load(I32, row, 4 * i, align=4).zext(I64)
+
+        code = word(0)
+        with e.either(code.eq(RUN)) as (run, other):
+            with run:
+                for level in range(isa.LOOP_LEVELS):
+                    e.store(word(2 + level), index, 8 * level, align=8)
+                step = e.at(steps, word(1) * (8 * STEP_WORDS))
+                fields = tuple(e.load(I64, step, 8 * i, align=8) for i in range(1, 5))
+                with e.when(_execute(e, fields, records, arguments, index).ne(0)):
+                    failed.set(word(1))
+                    stop.set(0)
+                    e.store_release(e.i64(1), team)
+            with other:
+                with e.when(code.eq(WAIT)):
+                    gave_up = e.call(wait, [team, word(1), word(2), give_way]).ne(0)
+                    failed.set(e.select(gave_up, e.i64(GAVE_UP), failed.get()))
+                    stop.set(e.select(gave_up, e.i64(0), stop.get()))
+                with e.when(code.eq(COPY)):
+                    spaces = 8 * len(isa.Space)
+                    source, target = (
+                        e.load(I64, bases, who * spaces + word(2) * 8, align=8) + word(3) for who in (word(1), thread)
+                    )
+                    size, stride = word(4), word(6)
+                    with e.loop(0, word(5)) as i:
+                        to, what = (Val(e, e.b.inttoptr((p + i * stride).v, PTR)) for p in (target, source))
+                        copy_bytes(e, to, what, size)
+                with e.when(code.eq(CLEAR)):
+                    _clear(e, flags, word(1), word(2))
+        with e.when(word(PUBLISH).ne(0)):
+            e.store_release(at.get(), own)
+    if caller_mode is not None:
+        e.intrinsic("llvm.x86.sse.ldmxcsr", VOID, caller_mode)
+    e.finish(failed.get())
+
+
+def _execute(e: Emitter, fields: Sequence[Val], records: Val, arguments: Val, index: Val) -> Val:
+    """Evaluate the addresses of an EXECUTE step (its words from the second on) and call its kernel; its result."""
+    kernel, first_record, number, first_word = fields
+    words = e.at(arguments, first_word * 8)
+    record = Var(e, PTR, e.at(records, first_record * 8))
+    with e.loop(0, number):
+        record.set(_address(e, record.get(), index, words))
+    return _call_kernel(e, e.b.inttoptr(kernel.v, PTR), words)
+
+
+def _clear(e: Emitter, flags: Val, first: Val, number: Val) -> None:
+    with e.loop(first, first + number) as i:
+        e.store(e.i64(0), flags, i * 8)
 
 
 _MXCSR = 0x1F80  # round to nearest, subnormals kept, exceptions masked
@@ -140,21 +204,18 @@ def _address(e: Emitter, record: Val, index: Val, words: Val) -> Val:
 
 
 GAVE_UP = -2
-_PATIENCE = 300  # looks at another thread's counter before the processor is offered to others
+_PATIENCE = 300  # looks at another thread's progress before the processor is offered to others
 
 
 def _write_wait(module: ir.Module, style: Lowering) -> ir.Function:
-    """i64(team, threads, thread, yield): meet the other threads; not 0 if one of them gave up."""
+    """i64(team, thread, progress, yield): wait until a thread is so far; not 0 if one of the team gave up."""
     function = internal_function(module, "wait", I64, [PTR, I64, I64, PTR])
     e = Emitter(function, style)
-    team, threads, thread, give_way = e.args()
-    size = 8 * TEAM_WORDS
-    own = e.at(team, (thread + 1) * size)
-    target = e.load(I64, own, align=8) + 1
-    e.store_release(target, own)
+    team, thread, progress, give_way = e.args()
+    place = e.at(team, (thread + 1) * (8 * TEAM_WORDS))
     result, looks = Var(e, I64, 0), Var(e, I64, 0)
-    with e.loop(0, threads) as other, e.repeat() as go_on:
-        behind = e.load_acquire(e.at(team, (other + 1) * size)).lt(target)
+    with e.repeat() as go_on:
+        behind = e.load_acquire(place).lt(progress)
         result.set(e.load_acquire(team))
         go_on(Val(e, e.b.and_(behind.v, result.get().eq(0).v)))
         if style.x86:

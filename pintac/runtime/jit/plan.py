@@ -22,8 +22,7 @@ from pintac.runtime.jit import gemm, interpreter, reshape, shapes, transfers, vp
 from pintac.runtime.jit.codegen import Lowering
 from pintac.runtime.jit.gemm import MATMUL_ARGS
 from pintac.runtime.jit.outputs import SCRATCH_ROW
-from pintac.runtime.jit.parallel import Shares
-from pintac.runtime.jit.regions import accesses
+from pintac.runtime.jit.team import ThreadMemory
 from pintac.runtime.jit.transfers import TRANSFER_ARGS
 from pintac.runtime.listing import execution_error, loop_ends
 from pintac.runtime.memory import aligned_bytes
@@ -104,28 +103,20 @@ class _Panel:
     size: int
 
 
-@dataclass(frozen=True)
-class Share:
-    """One thread's part in an entry; `status`: where it raises its flags."""
-
-    shares: Shares
-    thread: int
-    threads: int
-    status: np.ndarray
-
-
 @dataclass
 class _Builder:
     """Collects steps, records and arguments while walking an entry."""
 
     program: Program
-    state: MachineState
+    state: MachineState | ThreadMemory
+    machine: MachineState
+    of_machine: frozenset[int]
     steps: list[_Step] = field(default_factory=list)
     records: list[int] = field(default_factory=list)
     arguments: list[int] = field(default_factory=list)
     kernels: dict[str, Writer] = field(default_factory=dict)
     counts: list[int] = field(default_factory=list)  # of the open loops
-    bases: dict[int, int] = field(default_factory=dict)
+    bases: dict[tuple[int, bool], int] = field(default_factory=dict)
     loops: list[int] = field(default_factory=list)  # the steps that opened them
     writes: list[tuple[int, _Range]] = field(default_factory=list)  # (step, what it writes)
     panels: list[_Panel] = field(default_factory=list)
@@ -134,15 +125,16 @@ class _Builder:
     macs: int = 0
     executed: int = 0
     pc: int = 0
-    share: Share | None = None
 
     # --- addresses
 
     def base(self, space: int) -> int:
         """Where an address space begins in this process."""
-        if space not in self.bases:
-            self.bases[space] = int(self.state.padded(Space(space)).ctypes.data)
-        return self.bases[space]
+        key = (space, space == Space.DRAM and self.pc in self.of_machine)
+        if key not in self.bases:
+            memory = self.machine if key[1] else self.state
+            self.bases[key] = int(memory.padded(Space(space)).ctypes.data)
+        return self.bases[key]
 
     def place(self, o: Operand, exponents: bool = False) -> _Place:
         """An operand's address (or that of its exponent plane)."""
@@ -257,7 +249,7 @@ class _Builder:
             row = isa.decode_table([instruction])[0]
         shape = shapes.shape_of(row)
         words: dict[str, int] = {"rows": rows, "cols": cols, "params": self.state.params.ctypes.data}
-        words["status"] = (self.share.status if self.share else self.state.status).ctypes.data
+        words["status"] = self.state.status.ctypes.data
         words |= {f"imm{i}": instruction[f"imm{i}"] for i in range(isa.IMMEDIATES)}
         words |= {f"p{i}": instruction[f"scalar{i}"] for i in range(isa.SCALARS)}
         places: dict[str, _Place] = {}
@@ -351,12 +343,8 @@ class _Builder:
                 body = bodies.pop()
                 self.steps.append(_Step(interpreter.END_LOOP, [instruction["level"], body, 0, 0], self.pc))
                 self.steps[body - 1].fields[3] = len(self.steps)
-            elif op in self.handlers:
-                part: isa.Instruction | None = instruction
-                if self.share is not None:
-                    part = self.shared(instruction, self.share)
-                if part is not None:
-                    self.handlers[op](part)
+            elif op not in (Opcode.SIGNAL, Opcode.WAIT):  # one thread needs none; a team has its own
+                self.handlers[op](instruction)
 
     @property
     def handlers(self) -> Mapping[Opcode, Callable[[isa.Instruction], None]]:
@@ -367,16 +355,6 @@ class _Builder:
             Opcode.LOAD: self.transfer,
             Opcode.STORE: self.transfer,
         }
-
-    def shared(self, instruction: isa.Instruction, share: Share) -> isa.Instruction | None:
-        """This thread's part; the barrier before it; what the other threads write."""
-        if self.pc in share.shares.barriers:
-            self.steps.append(_Step(interpreter.BARRIER, [share.threads, 0, 0, 0], self.pc))
-        sizes = [self.state.size(space) for space in Space]
-        for access in accesses(instruction, self.counts, sizes):
-            if access.write:
-                self.writes.append((len(self.steps), _Range(access.space, access.base, access.end)))
-        return share.shares.parts[self.pc][share.thread]
 
     def kept(self) -> dict[int, list[_Panel]]:
         """Panels that stay valid during a whole run of a loop around them, by the step that opens the loop.
@@ -437,16 +415,19 @@ def _same(panels: Sequence[_Panel]) -> dict[object, list[_Panel]]:
 
 def build(
     program: Program,
-    state: MachineState,
+    machine: MachineState,
     entry: str,
     addresses: Callable[[Mapping[str, Writer]], Mapping[str, int]],
-    share: Share | None = None,
+    memory: ThreadMemory | None = None,
+    of_machine: frozenset[int] = frozenset(),
 ) -> Plan:
-    """The plan of an entry, or of a thread's share in it; `addresses` compiles kernels (see `Library.addresses`).
+    """The plan of an entry; `addresses` compiles kernels (see `Library.addresses`).
+
+    On a thread's `memory`, but for the DRAM of the transfers `of_machine`, which is the machine's.
 
     Raises `ExecutionError` for an access outside its address space and for operands the instruction cannot take.
     """
-    b = _Builder(program, state, share=share)
+    b = _Builder(program, memory or machine, machine, of_machine)
     b.walk(*program.entry(entry))
     kernel = addresses(b.kernels)
     steps = np.zeros((max(len(b.steps), 1), interpreter.STEP_WORDS), np.int64)
@@ -464,3 +445,18 @@ def build(
     records = np.array(b.records or [0], np.int64)
     pcs = np.array([s.pc for s in b.steps], np.int64)
     return Plan(steps, records, arguments, flags, pcs, b.macs, b.executed, (scratch, panels))
+
+
+def steps_by_instruction(plan: Plan, program: Program) -> np.ndarray:
+    """The step that executes each instruction of a program, int64; -1: none of this plan."""
+    out = np.full(len(program.instructions), -1, np.int64)
+    executes = np.flatnonzero(plan.steps[: len(plan.instruction_of), 0] == interpreter.EXECUTE)
+    out[plan.instruction_of[executes]] = executes
+    return out
+
+
+def cleared_flags(plan: Plan) -> np.ndarray:
+    """int64 [loops, 3]: the instruction of each loop that clears flags on entry, the first one, how many."""
+    first, number = interpreter.FIRST_FLAG, interpreter.FIRST_FLAG + 1
+    loops = np.flatnonzero((plan.steps[:, 0] == interpreter.LOOP) & (plan.steps[:, number] > 0))
+    return np.column_stack([plan.instruction_of[loops], plan.steps[loops][:, [first, number]]]).astype(np.int64)

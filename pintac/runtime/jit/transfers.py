@@ -16,7 +16,8 @@ TRANSFER_ARGS = (
 _LINE, _SHORT = 64, 1024  # from a line to so many bytes are copied in place, without a call
 
 
-def _copy(e: Emitter, target: Val, source: Val, size: Val) -> None:
+def copy_bytes(e: Emitter, target: Val, source: Val, size: Val) -> None:
+    """Copy `size` bytes between places that do not overlap."""
     line = vec(I8, _LINE)
     short = Val(e, e.b.and_(size.ge(_LINE).v, size.le(_SHORT).v))
     with e.either(short) as (in_place, called):
@@ -52,7 +53,7 @@ def write_transfer(indexed: str, module: ir.Module, symbol: str, style: Lowering
             with e.when(Val(e, e.b.not_(inside.v))):
                 failed.set(1)
             with e.when(failed.get().eq(0)):
-                _copy(e, pointer(place["target"]), pointer(place["source"]), a["size"])
+                copy_bytes(e, pointer(place["target"]), pointer(place["source"]), a["size"])
         else:
-            _copy(e, pointer(place["target"]), pointer(place["source"]), a["size"])
+            copy_bytes(e, pointer(place["target"]), pointer(place["source"]), a["size"])
     e.finish(failed.get())
