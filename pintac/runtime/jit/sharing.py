@@ -18,25 +18,29 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from pintac import isa
 from pintac.footprint import MAY, SPACE, WRITE, Atoms, Footprint, footprint
-from pintac.isa import Opcode, Space
+from pintac.isa import MicroOp, Opcode, Sink, Space
 from pintac.program import Program
 
 WORK = (Opcode.MATMUL, Opcode.VPU, Opcode.LOAD, Opcode.STORE)
-PARTS = (25, 50, 100, 200, 400)
-"""Parts of the work of an entry that are tried, near enough."""
-SPAN = 32
-"""No part reaches over more of the stream than this share of it."""
-SMALL = 0.1
-"""Of the most work that a part may have: those with less are not dealt out as a whole."""
-JUDGED = 300_000
+TRIED = (
+    (0, 1, 0.0), (25, 32, 0.1), (50, 8, 0.1), (50, 8, 0.5), (50, 32, 0.1), (100, 8, 0.1), (100, 8, 0.5), (100, 32, 0.1),
+    (100, 32, 0.5), (200, 32, 0.1),
+)  # fmt: skip
+"""Sizes of parts: the work of an entry over the most that one may have (0: no parts), the length of the stream over the
+most that one may reach over, and of that work the least that is dealt out as a whole."""
+JUDGED = 200_000
 """Positions of the stream by which assignments are compared."""
 
-# The model of time, in microseconds.
-_CALL = 0.1  # an instruction, whatever it does
-_MACS = 90e3  # multiply-accumulates in a microsecond
-_ELEMENTS = 3e3  # elements of a vector instruction, of so much work each:
-_ELEMENT, _MICRO_OP = 0.4, 0.25
+# The model of time, in microseconds. Instructions: fitted to what kernels of three steps took (AVX-512, 2.6 GHz).
+_CALL = 0.05  # an instruction, whatever it does
+_INT8_MACS, _MACS = 120e3, 85e3  # multiply-accumulates in a microsecond, both operands INT8 or not
+_LANES = 16  # fewer results in a row take as long
+_TRANSFERRED = 30e3  # bytes of a transfer in a microsecond
+_ELEMENT = 0.06e-3  # an element of a vector instruction, and more for each of:
+_SMX_SOURCE, _SINK, _MICRO_OP, _ROOT, _TRANSCENDENTAL, _PHILOX = 0.03e-3, 0.06e-3, 0.03e-3, 0.13e-3, 0.2e-3, 3e-3
+_FUNCTIONS = ("EXP", "LOG", "TANH", "SIGMOID", "SIN", "COS", "ERF", "ATAN")
 _BYTES = 8e3  # bytes copied from another thread
 _COPY = 2e3  # bytes whose copying would take as long as a copy takes, however small
 _MEET = 0.3  # until a thread sees what another one did
@@ -148,15 +152,15 @@ def _best(stream: Stream, cost: np.ndarray, threads: int, given: np.ndarray) -> 
     """The assignment that should end first."""
     source, target, size = _flows_of(stream)
     order = np.argsort(-size, kind="stable")
-    own = np.arange(len(cost))
     free = np.where(given[stream.pc] < 0, cost, 0.0)
     found = []
-    for number in (0, *PARTS):
-        most = free.sum() / number if number else 0.0
-        part = _parts(order, source, target, free, most, len(cost) // SPAN) if number else own
-        work = np.bincount(part, weights=free, minlength=len(cost)) if number else np.zeros(len(cost))
-        _, end = _assign(stream, cost, threads, given, part, work, SMALL * most, JUDGED)
-        found.append((end, part, work, SMALL * most))
+    for pieces, reach, whole in TRIED:
+        most = free.sum() / pieces if pieces else 0.0
+        part = _parts(order, source, target, free, most, len(cost) // reach)
+        work = np.bincount(part, weights=free, minlength=len(cost))
+        least = whole * most if pieces else np.inf
+        _, end = _assign(stream, cost, threads, given, part, work, least, JUDGED)
+        found.append((end, part, work, least))
     _, part, work, least = min(found, key=lambda f: f[0])
     return _assign(stream, cost, threads, given, part, work, least, len(cost))[0]
 
@@ -167,13 +171,33 @@ def _costs(program: Program, start: int, stop: int) -> np.ndarray:
     for pc in range(start, stop):
         instruction = program.instructions[pc]
         if instruction.opcode is Opcode.MATMUL:
-            cost[pc] = _CALL + instruction["m"] * instruction["n"] * instruction["k"] / _MACS
+            int8 = instruction.operand("s0").bits <= 8 and instruction.operand("s1").bits <= 8
+            macs = instruction["m"] * max(instruction["n"], _LANES) * instruction["k"]
+            cost[pc] = _CALL + macs / (_INT8_MACS if int8 else _MACS)
         elif instruction.opcode is Opcode.VPU:
-            work = _ELEMENT + _MICRO_OP * instruction["uops"]
-            cost[pc] = _CALL + instruction["rows"] * instruction["cols"] * work / _ELEMENTS
+            cost[pc] = _CALL + instruction["rows"] * instruction["cols"] * _element_cost(instruction)
         elif instruction.opcode in (Opcode.LOAD, Opcode.STORE):
-            cost[pc] = _CALL + instruction["size"] * instruction["count"] * instruction["outer"] / _BYTES
+            size = instruction["size"] * instruction["count"] * instruction["outer"]
+            cost[pc] = _CALL + size / _TRANSFERRED
     return cost
+
+
+def _element_cost(instruction: isa.Instruction) -> float:
+    """Microseconds of an element of a vector instruction."""
+    cost = _ELEMENT
+    cost += _SMX_SOURCE * sum(instruction.operand(f"s{i}").bits > 0 for i in range(isa.SOURCES))
+    cost += _SINK * sum(instruction.operand(f"d{i}").kind != Sink.NONE for i in range(isa.SINKS))
+    for i in range(instruction["uops"]):
+        op = isa.split_micro_op(instruction[f"uop{i}"])[0]
+        cost += _COST_OF.get(op, _MICRO_OP)
+    return cost
+
+
+_COST_OF = {
+    **dict.fromkeys((MicroOp.DIV, MicroOp.SQRT), _ROOT),
+    **dict.fromkeys((m for m in MicroOp if m.name in _FUNCTIONS), _TRANSCENDENTAL),
+    **dict.fromkeys((m for m in MicroOp if m.name.startswith("PHILOX")), _PHILOX),
+}
 
 
 def _flows_of(stream: Stream) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
