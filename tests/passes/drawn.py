@@ -84,8 +84,8 @@ def steps(draw: st.DrawFn) -> Graph:
 
 @st.composite
 def before(draw: st.DrawFn, name: str) -> Graph:
-    """A drawn step where this pass runs: behind those default passes that the table of passes has above it, which are all
-    for a pass that is not in the table; at times right behind expand-operators, before which a graph has no values.
+    """A drawn step where this pass runs: behind those default passes that the table of passes has above it (all, for a
+    pass that is not in the table); at times right behind expand-operators, before which a graph has no values.
 
     At times an output is missing, and so nothing reads what only it was made of.
     """
