@@ -16,7 +16,7 @@ class Observer:
     """
 
     def forward(self) -> Observer | None:
-        """What watches the passes run on the graph of inference, when this one has watched the step's; None: nothing."""
+        """What watches the passes run on the graph of inference, as this one does on the step's; None: nothing."""
         return None
 
     def start(self, graph: Graph, passes: Sequence[Pass]) -> None:
