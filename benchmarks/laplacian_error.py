@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pintac import smx
 from pintac.frontend import Adam, Problem, Term, TrainStep, TTLinear, Uniform, laplacian
-from pintac.frontend.problems.common import ESTIMATORS
+from pintac.frontend.estimators import ESTIMATORS
 from pintac.frontend.tracing import trace_step
 from pintac.frontend.twin import SampledStep
 from pintac.ir.evaluate import evaluate

@@ -125,4 +125,9 @@ def suggest(word: str, known: list[str]) -> str | None:
     close = difflib.get_close_matches(word, known, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
-    return "known: " + ", ".join(sorted(known)) if known else None
+    return "known: " + ", ".join(sorted(known, key=_in_order)) if known else None
+
+
+def _in_order(word: str) -> tuple[int, str]:
+    """Numbers by their value, before words."""
+    return (int(word), word) if word.isdecimal() else (1 << 63, word)

@@ -14,7 +14,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -59,92 +59,59 @@ def _power_of_two(value: int) -> str | None:
     return None if value & (value - 1) == 0 else "must be a power of two"
 
 
-def _pj(doc: str) -> Key:
-    return Key(float, 0.0, 1e6, doc)
+def _key(low: float, high: float, doc: str, check: Callable[[Any], str | None] | None = None) -> Any:
+    """A field of `Machine` that is a key of machine files; its type is the annotation's."""
+    return field(metadata={"key": (low, high, doc, check)})
 
 
-KEYS: Mapping[str, Key] = {
-    "clock_ghz": Key(float, 1e-3, 100.0, "clock of every unit"),
-    "bme_rows": Key(int, 1, 256, "rows of block-matrix engines in the tensor unit"),
-    "bme_cols": Key(int, 1, 256, "columns of block-matrix engines"),
-    "dpe_operand_bits": Key(
-        int, 1, 16, "bits of one multiplier operand; wider operands run bit-serially, ceil(a/bits)*ceil(b/bits) cycles"
-    ),
-    "array_foldable": Key(bool, 0, 1, "the array works as any r x c rectangle of its engines, not only rows x cols"),
-    "sram_kib": Key(int, 1, 1 << 20, "on-chip scratchpad"),
-    "sram_banks": Key(int, 1, 4096, "banks of the scratchpad, skewed interleaving", _power_of_two),
-    "sram_bank_bytes_per_cycle": Key(int, 4, 256, "bytes a bank reads or writes in a cycle", _power_of_two),
-    "psum_kib": Key(int, 1, 1 << 20, "partial-sum buffer"),
-    "psum_write_fp32_per_cycle": Key(int, 1, 1 << 16, "fp32 results the array writes to the partial-sum buffer"),
-    "tcu_sram_read_bytes_per_cycle": Key(int, 1, 1 << 16, "scratchpad bytes the tensor unit reads"),
-    "tcu_sram_write_bytes_per_cycle": Key(int, 1, 1 << 16, "scratchpad bytes the tensor unit writes"),
-    "vpu_lanes": Key(int, 16, 4096, "fp32 lanes of the vector unit", _multiple(16)),
-    "vpu_sram_read_bytes_per_cycle": Key(int, 1, 1 << 16, "bytes the vector unit reads, all ports together"),
-    "vpu_sram_write_bytes_per_cycle": Key(int, 1, 1 << 16, "bytes the vector unit writes"),
-    "vpu_pipeline_cycles": Key(int, 0, 1000, "latency from an element's read to its write"),
-    "vpu_max_micro_ops": Key(int, 1, MAX_MICRO_OPS, "micro-operations chained in one instruction"),
-    "vpu_philox": Key(bool, 0, 1, "the vector unit has a philox generator"),
-    "quantise_blocks_per_cycle": Key(int, 1, 4096, "4x4 blocks quantised at the write port"),
-    "dram_gb_per_s": Key(float, 1e-3, 1e5, "DRAM bus, both directions together (1e9 bytes)"),
-    "dram_latency_ns": Key(float, 0.0, 1e5, "from the end of a transfer's turn on the bus to its completion"),
-    "dram_outstanding": Key(int, 1, 4096, "transfers in flight"),
-    "dram_burst_bytes": Key(int, 1, 4096, "a row of a transfer takes whole bursts", _power_of_two),
-    "semaphores": Key(int, 1, MAX_SEMAPHORES, "semaphores"),
-    "energy_add_int8_pj": _pj("integer addition, 8 bits"),
-    "energy_add_int32_pj": _pj("integer addition, 32 bits"),
-    "energy_add_fp32_pj": _pj("fp32 addition"),
-    "energy_mul_int8_pj": _pj("integer multiplication, 8 bits"),
-    "energy_mul_int32_pj": _pj("integer multiplication, 32 bits"),
-    "energy_mul_fp32_pj": _pj("fp32 multiplication"),
-    "energy_sram_8kib_pj_per_64bit": _pj("access to an 8 KiB bank"),
-    "energy_sram_32kib_pj_per_64bit": _pj("access to a 32 KiB bank"),
-    "energy_sram_1mib_pj_per_64bit": _pj("access to a 1 MiB bank"),
-    "energy_dram_pj_per_bit": _pj("DRAM transfer"),
-}
+def _pj(doc: str) -> Any:
+    return _key(0.0, 1e6, doc)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine: every key of `KEYS` as an attribute in the unit its name ends with, and a few derived quantities.
+    """A machine: every key of a file as an attribute in the unit its name ends with, and a few derived quantities.
 
     Build one with `default`, `load`, `from_dict` or `replace`: they validate. Equality and `hash` are about the
     values, not the name or provenance.
     """
 
-    clock_ghz: float
-    bme_rows: int
-    bme_cols: int
-    dpe_operand_bits: int
-    array_foldable: bool
-    sram_kib: int
-    sram_banks: int
-    sram_bank_bytes_per_cycle: int
-    psum_kib: int
-    psum_write_fp32_per_cycle: int
-    tcu_sram_read_bytes_per_cycle: int
-    tcu_sram_write_bytes_per_cycle: int
-    vpu_lanes: int
-    vpu_sram_read_bytes_per_cycle: int
-    vpu_sram_write_bytes_per_cycle: int
-    vpu_pipeline_cycles: int
-    vpu_max_micro_ops: int
-    vpu_philox: bool
-    quantise_blocks_per_cycle: int
-    dram_gb_per_s: float
-    dram_latency_ns: float
-    dram_outstanding: int
-    dram_burst_bytes: int
-    semaphores: int
-    energy_add_int8_pj: float
-    energy_add_int32_pj: float
-    energy_add_fp32_pj: float
-    energy_mul_int8_pj: float
-    energy_mul_int32_pj: float
-    energy_mul_fp32_pj: float
-    energy_sram_8kib_pj_per_64bit: float
-    energy_sram_32kib_pj_per_64bit: float
-    energy_sram_1mib_pj_per_64bit: float
-    energy_dram_pj_per_bit: float
+    clock_ghz: float = _key(1e-3, 100.0, "clock of every unit")
+    bme_rows: int = _key(1, 256, "rows of block-matrix engines in the tensor unit")
+    bme_cols: int = _key(1, 256, "columns of block-matrix engines")
+    dpe_operand_bits: int = _key(
+        1, 16, "bits of one multiplier operand; wider operands run bit-serially, ceil(a/bits)*ceil(b/bits) cycles"
+    )
+    array_foldable: bool = _key(0, 1, "the array works as any r x c rectangle of its engines, not only rows x cols")
+    sram_kib: int = _key(1, 1 << 20, "on-chip scratchpad")
+    sram_banks: int = _key(1, 4096, "banks of the scratchpad, skewed interleaving", _power_of_two)
+    sram_bank_bytes_per_cycle: int = _key(4, 256, "bytes a bank reads or writes in a cycle", _power_of_two)
+    psum_kib: int = _key(1, 1 << 20, "partial-sum buffer")
+    psum_write_fp32_per_cycle: int = _key(1, 1 << 16, "fp32 results the array writes to the partial-sum buffer")
+    tcu_sram_read_bytes_per_cycle: int = _key(1, 1 << 16, "scratchpad bytes the tensor unit reads")
+    tcu_sram_write_bytes_per_cycle: int = _key(1, 1 << 16, "scratchpad bytes the tensor unit writes")
+    vpu_lanes: int = _key(16, 4096, "fp32 lanes of the vector unit", _multiple(16))
+    vpu_sram_read_bytes_per_cycle: int = _key(1, 1 << 16, "bytes the vector unit reads, all ports together")
+    vpu_sram_write_bytes_per_cycle: int = _key(1, 1 << 16, "bytes the vector unit writes")
+    vpu_pipeline_cycles: int = _key(0, 1000, "latency from an element's read to its write")
+    vpu_max_micro_ops: int = _key(1, MAX_MICRO_OPS, "micro-operations chained in one instruction")
+    vpu_philox: bool = _key(0, 1, "the vector unit has a philox generator")
+    quantise_blocks_per_cycle: int = _key(1, 4096, "4x4 blocks quantised at the write port")
+    dram_gb_per_s: float = _key(1e-3, 1e5, "DRAM bus, both directions together (1e9 bytes)")
+    dram_latency_ns: float = _key(0.0, 1e5, "from the end of a transfer's turn on the bus to its completion")
+    dram_outstanding: int = _key(1, 4096, "transfers in flight")
+    dram_burst_bytes: int = _key(1, 4096, "a row of a transfer takes whole bursts", _power_of_two)
+    semaphores: int = _key(1, MAX_SEMAPHORES, "semaphores")
+    energy_add_int8_pj: float = _pj("integer addition, 8 bits")
+    energy_add_int32_pj: float = _pj("integer addition, 32 bits")
+    energy_add_fp32_pj: float = _pj("fp32 addition")
+    energy_mul_int8_pj: float = _pj("integer multiplication, 8 bits")
+    energy_mul_int32_pj: float = _pj("integer multiplication, 32 bits")
+    energy_mul_fp32_pj: float = _pj("fp32 multiplication")
+    energy_sram_8kib_pj_per_64bit: float = _pj("access to an 8 KiB bank")
+    energy_sram_32kib_pj_per_64bit: float = _pj("access to a 32 KiB bank")
+    energy_sram_1mib_pj_per_64bit: float = _pj("access to a 1 MiB bank")
+    energy_dram_pj_per_bit: float = _pj("DRAM transfer")
     name: str = field(default="custom", compare=False)
     provenance: Mapping[str, Provenance] = field(default_factory=dict, compare=False, repr=False)
 
@@ -179,12 +146,15 @@ class Machine:
         return cls._build(data, file, text)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], source: str = "<dict>") -> Machine:
-        """Rebuild a machine from `to_dict` (or any mapping of keys to values). Raises `MachineError`."""
-        return cls._build(data, source, "")
+    def from_dict(cls, data: Mapping[str, Any], source: str = "<dict>", other_keys: str = "") -> Machine:
+        """Rebuild a machine from `to_dict` (or any mapping of keys to values). Raises `MachineError`.
+
+        `other_keys` is what to do where the keys are not those of today, if that is not to write others.
+        """
+        return cls._build(data, source, "", other_keys)
 
     @classmethod
-    def _build(cls, data: Mapping[str, Any], file: str, text: str) -> Machine:
+    def _build(cls, data: Mapping[str, Any], file: str, text: str, other_keys: str = "") -> Machine:
         def place(key: str) -> _Place:
             found = re.search(rf"(?m)^[ \t]*\[?[\"']?{re.escape(key)}\b", text)
             return _Place(file, text.count("\n", 0, found.start()) + 1 if found else 1)
@@ -208,7 +178,9 @@ class Machine:
         for key, entry in data.items():
             if key not in KEYS:
                 raise MachineError(
-                    f"unknown machine key {key!r}", location=place(key), hint=suggest(key, [*KEYS, "name", "base"])
+                    f"unknown machine key {key!r}",
+                    location=place(key),
+                    hint=other_keys or suggest(key, [*KEYS, "name", "base"]),
                 )
             if isinstance(entry, Mapping):
                 if unknown := sorted(set(entry) - {"value", "tag", "source"}):
@@ -236,7 +208,7 @@ class Machine:
             raise MachineError(
                 f"machine {name!r} lacks {', '.join(missing)}",
                 location=_Place(file, 1),
-                hint='start with base = "pinta" to change a few keys',
+                hint=other_keys or 'start with base = "pinta" to change a few keys',
             )
         _check_together(values, place)
         return cls(**values, name=name, provenance=MappingProxyType(provenance))
@@ -333,6 +305,14 @@ class Machine:
     def seconds(self, cycles: float) -> float:
         """Time of so many cycles."""
         return cycles / (self.clock_ghz * 1e9)
+
+
+KEYS: Mapping[str, Key] = {
+    f.name: Key({"int": int, "float": float, "bool": bool}[str(f.type)], *f.metadata["key"])
+    for f in fields(Machine)
+    if "key" in f.metadata
+}
+"""Every key of a machine file, in the order of the fields of `Machine`."""
 
 
 def _find(name: str) -> tuple[str, str]:

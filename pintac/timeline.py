@@ -131,7 +131,10 @@ def simulate(
 def program_machine(program: Program) -> Machine:
     """The machine a program was compiled for; the default one if it does not say."""
     described = program.meta.get("machine")
-    return Machine.from_dict(described, "the program's machine") if described else Machine.default()
+    if not described:
+        return Machine.default()
+    again = "it was compiled by another version of pintac: compile it again"
+    return Machine.from_dict(described, "the program's machine", again)
 
 
 def parameter_block(program: Program, step: int = 0) -> np.ndarray:

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from pintac.frontend import TestSet, TrainStep
     from pintac.frontend.weights import Layout
 
-INFER_PASSES = ("reorder-tt", "insert-smx", "canonicalize", "dce", "fold-accumulate")
-"""The passes that also apply to the forward graph; the others are about the training step."""
-
 LONGEST_TABLE = 1 << 21  # rows of a parameter table: some 40 MB of a program
 
 
@@ -87,10 +84,9 @@ def lower(
     traced = trace(step)
     test = test_set(step, outputs=traced.outputs)
     steps, choice = choose(step, traced.step, asked, machine or Machine.load("pinta"), weights)
-    graphs = {
-        "step": PassManager(steps, [Verify(verify), *observers]).run(traced.step),
-        "infer": PassManager([p for p in steps if p.name in INFER_PASSES], [Verify(verify)]).run(traced.infer),
-    }
+    graphs = {"step": PassManager(steps, [Verify(verify), *observers]).run(traced.step)}
+    watching = [other for observer in observers if (other := observer.forward()) is not None]
+    graphs["infer"] = PassManager([p for p in steps if p.forward], [Verify(verify), *watching]).run(traced.infer)
     states = initial_states(step, seed, weights)
     names = scalar_names(graphs["step"])
     meta = {

@@ -87,13 +87,14 @@ class _Assembler:
         self.instructions: list[Instruction] = []
         self.words: list[bytes] = []
         self.lines: list[int] = []
-        self.origins: list[Origin] = []
+        self.origins: list[Origin | None] = []
         self.begins: dict[str, int] = {}
         self.entries: dict[str, tuple[int, int]] = {}
         self.semaphores: list[isa.Semaphore] = []
         self.symbols: dict[str, Symbol] = {}
         self.arrays: dict[str, dict[str, np.ndarray]] = {t: {} for t in ("table", "init", "data", "test_x", "test_u")}
         self.single: dict[str, Any] = {}
+        self.meta: dict[str, Any] = {}
         self.line = 1
 
     def fail(self, message: str, hint: str | None = None) -> AssemblyError:
@@ -120,8 +121,9 @@ class _Assembler:
                 raise self.fail(f"there is no .{needed} directive")
         if not self.arrays["table"]:
             raise self.fail("there is no .array table, the parameter table")
-        if len(self.origins) not in (0, len(self.words)):
-            raise self.fail("some instructions have an origin (@ ...) and some have none")
+        if None in self.origins and any(self.origins):
+            self.line = self.lines[self.origins.index(None)]
+            raise self.fail("this instruction has no origin (@ ...) and others have one", hint="all of them, or none")
         dram, sram, psum = self.single["memory"]
         program = Program(
             code=b"".join(self.words),
@@ -137,8 +139,8 @@ class _Assembler:
             data=self.arrays["data"],
             test_x=self.arrays["test_x"].get(""),
             test_u=self.arrays["test_u"].get(""),
-            debug=tuple(self.origins),
-            meta=self.single.get("meta", {}),
+            debug=tuple(origin for origin in self.origins if origin is not None),
+            meta=self.meta,
         )
         try:
             return validated(program)
@@ -158,11 +160,23 @@ class _Assembler:
         text = str(tree.children[0]).removeprefix(".meta")
         try:
             value = json.loads(text)
+            if not isinstance(value, dict):
+                raise self.fail(".meta must be a JSON object")
+            self._merge(self.meta, value, ())
         except ValueError as error:
             raise self.fail(f".meta is not JSON: {error}") from None
-        if not isinstance(value, dict):
-            raise self.fail(".meta must be a JSON object")
-        self._set("meta", value)
+        except RecursionError:
+            raise self.fail(".meta is nested too deep") from None
+
+    def _merge(self, into: dict[str, Any], value: dict[str, Any], path: tuple[str, ...]) -> None:
+        """Add the keys of one `.meta` to those of the ones before it."""
+        for key, entry in value.items():
+            if isinstance(entry, dict) and isinstance(into.setdefault(key, {}), dict):
+                self._merge(into[key], entry, (*path, key))
+            elif key in into:
+                raise self.fail(f"a second {'.'.join((*path, key))} in .meta")
+            else:
+                into[key] = entry
 
     def _directive(self, tree: Tree[Token]) -> None:
         directive, *rest = tree.children
@@ -252,7 +266,10 @@ class _Assembler:
         except ProgramError as error:
             raise self.fail(error.message) from None
         self.lines.append(self.line)
-        for origin in tree.find_data("origin"):
+        origin = next(tree.find_data("origin"), None)
+        if origin is None:
+            self.origins.append(None)
+        else:
             op, file, line = origin.children
             self.origins.append(Origin(self._string(op), self._string(file), self._integer(line)))
 

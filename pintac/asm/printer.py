@@ -6,6 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from pintac.isa import ARITY, DEFS, GROUPS, Instruction, Kind, MicroOp, Opcode, 
 from pintac.program import FORMAT, Origin, Program
 
 DATA_BYTES_PER_LINE = 3072
+META_LINE = 120
+"""Characters of an object of the meta data from which on its keys have lines of their own."""
 TYPE_OF = {np.dtype(np.float32): "f32", np.dtype(np.int32): "i32", np.dtype(np.uint32): "u32"}
 
 
@@ -43,7 +46,16 @@ def _head(program: Program) -> Iterator[str]:
         symbol = program.symbols[name]
         planes = f"addr={symbol.addr}" + (f" eaddr={symbol.eaddr}" if symbol.eaddr else "")
         yield f".symbol {string(name)} {symbol.dtype}{_shape(symbol.shape)} {symbol.kind} {planes}"
-    yield f".meta {json.dumps(program.meta, sort_keys=True, allow_nan=False)}"
+    yield from (f".meta {text}" for text in _meta(program.meta))
+
+
+def _meta(meta: Mapping[str, Any]) -> Iterator[str]:
+    """JSON objects that are `meta` together: one a key, and one a key of those that are too long for a line."""
+    for key in sorted(meta):
+        entry = meta[key]
+        text = json.dumps(entry, sort_keys=True, allow_nan=False)
+        parts = _meta(entry) if isinstance(entry, dict) and len(text) > META_LINE else [text]
+        yield from (f"{{{json.dumps(key)}: {part}}}" for part in parts)
 
 
 def _listing(program: Program) -> Iterator[str]:

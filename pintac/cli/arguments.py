@@ -285,7 +285,9 @@ def _pass_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dump-ir-after", action="append", default=[], metavar="PASS", help="dump the IR after a pass (repeatable)"
     )
-    group.add_argument("--dump-ir-after-all", action="store_true", help="dump the IR after every pass")
+    group.add_argument(
+        "--dump-ir-after-all", action="store_true", help="dump the IR after every pass, of inference as infer.*"
+    )
     group.add_argument("--dump-ir-after-change", action="store_true", help="dump the IR after passes that changed it")
     group.add_argument("--dump-dir", metavar="DIR", help="write dumps as files here (default: to stderr)")
 

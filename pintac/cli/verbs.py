@@ -258,16 +258,21 @@ def dis(options: Options) -> int:
 
 
 def _step(options: Options) -> TrainStep:
-    """The TrainStep that was named; `--tt-rank`, `--scheme` and `--set` go to the factory of a built-in one."""
+    """The TrainStep that was named; `--tt-rank`, `--scheme` and `--set` go to the factory of a built-in one.
+
+    The default scheme is also theirs, so a factory without that option is only asked for it when a user was.
+    """
     if options.spec is None:
         raise UsageError("what shall be trained?", hint="a built-in problem such as poisson2d, or FILE.py:OBJECT")
     from pintac.frontend import load_step
+    from pintac.passes import PipelineOptions
 
     arguments = _settings(options)
     if not _is_file(options.spec):
         if "scheme" in arguments:
             raise UsageError("the scheme is a flag of its own", hint=f"--scheme {arguments['scheme']}")
-        arguments["scheme"] = options.scheme
+        if options.scheme != PipelineOptions.scheme:
+            arguments["scheme"] = options.scheme
     return load_step(options.spec, **arguments)
 
 

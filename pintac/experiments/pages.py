@@ -1,7 +1,7 @@
 """Where results are written: blocks of hand-written pages, or a page of their own; JSON; figures.
 
-A block stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. What is between is generated; the prose around it
-is not touched.
+A block stands between the lines `<!-- begin NAME -->` and `<!-- end NAME -->`. What is between is generated; the prose
+around it is not touched, and may quote these marks anywhere but at the start of a line.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def publish(experiment: Experiment, results: Results, *, figures: bool = True) -
         written += [path for path in (drawing() for drawing in rendered.drawings) if path is not None]
     pages = [] if results.quick else pages_with(name, folder)
     for page in pages:
-        _write(page, filled(page.read_text(), name, block_text(rendered, results, page)))
+        _write(page, filled(page.read_text(), name, block_text(rendered, results, page), page))
     if not pages:
         page = folder / f"{name}.md"
         _write(page, f"# {experiment.title}\n\n{block_text(rendered, results, page)}")
@@ -65,22 +65,40 @@ def pages_with(name: str, results: Path) -> list[Path]:
     if not (folder / SIGN).is_file():
         return []
     pages = [*sorted(folder.glob("*.md")), folder.parent / "README.md"]
-    return [page for page in pages if page.is_file() and f"<!-- begin {name} -->" in page.read_text()]
+    begin = _mark("begin", name)
+    return [page for page in pages if page.is_file() and begin.search(page.read_text())]
 
 
-def filled(page: str, name: str, text: str) -> str:
-    """A page with a new text in the block. Raises ResultsError if the block does not end."""
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    pattern = re.compile(re.escape(begin) + r"\n.*?" + re.escape(end), re.DOTALL)
-    if not pattern.search(page):
-        raise ResultsError(f"the block {name} of a page has no end", hint=f"a line {end}")
-    return pattern.sub(lambda match: f"{begin}\n{text.strip()}\n{end}", page)
+def check_pages(experiments: Sequence[Experiment], results: Path) -> None:
+    """What `publish` will ask of the pages beside these results. Raises ResultsError for a block that does not end."""
+    for experiment in experiments:
+        for page in pages_with(experiment.name, results):
+            filled(page.read_text(), experiment.name, "", page)
+
+
+def filled(text: str, name: str, shown: str, page: Path) -> str:
+    """The text of this page with something new shown in the block. Raises ResultsError if the block does not end."""
+    if _block(name).search(text) is None:
+        found = _mark("begin", name).search(text)
+        line = text.count("\n", 0, found.start()) + 1 if found else 1
+        raise ResultsError(f"{page}:{line}: the block {name} has no end", hint=f"a line <!-- end {name} --> below it")
+    return _block(name).sub(lambda match: f"{match[1]}\n{shown.strip()}\n{match[3]}", text)
 
 
 def block(page: str, name: str) -> str | None:
     """What a page has in the block; None without one."""
-    found = re.search(rf"<!-- begin {re.escape(name)} -->\n(.*?)<!-- end {re.escape(name)} -->", page, re.DOTALL)
-    return found[1] if found else None
+    found = _block(name).search(page)
+    return found[2] if found else None
+
+
+def _mark(side: str, name: str) -> re.Pattern[str]:
+    return re.compile(rf"^<!-- {side} {re.escape(name)} -->", re.MULTILINE)
+
+
+def _block(name: str) -> re.Pattern[str]:
+    """A block: its first mark, what is between, its last mark."""
+    begin, end = (_mark(side, name).pattern for side in ("begin", "end"))
+    return re.compile(rf"({begin})\n(.*?)({end})", re.DOTALL | re.MULTILINE)
 
 
 def stale(experiments: Sequence[Experiment], results: Results) -> list[str]:

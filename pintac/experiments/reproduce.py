@@ -11,7 +11,7 @@ from pintac.experiments.catalogue import ALIASES, EXPERIMENTS, load_experiment
 from pintac.experiments.costs import refresh
 from pintac.experiments.execute import execute, missing
 from pintac.experiments.experiment import Experiment
-from pintac.experiments.pages import publish
+from pintac.experiments.pages import check_pages, publish
 from pintac.experiments.plots import available
 from pintac.experiments.progress import RunProgress
 from pintac.experiments.results import Results
@@ -67,9 +67,12 @@ def reproduce(
 ) -> int:
     """Make the missing runs of the named experiments (all if none is named and nothing is to be run), then show them.
 
-    `out` gets the tables, `note` everything else. The exit code: 1 if a run failed, 130 after Ctrl-C.
+    Pages are looked at before the first run. `out` gets the tables, `note` everything else. The exit code: 1 if a run
+    failed, 130 after Ctrl-C.
     """
     experiments = _named(names, all_if_none=render_only)
+    if not quick:
+        check_pages(experiments, results)
     store = Store(results)
     code = 0
     if not render_only:

@@ -6,7 +6,7 @@ All operators on one (u, x) share the samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -108,3 +108,9 @@ class QuasiRandom(Estimator):
     """As SecondDifference, its normal directions from a randomly shifted lattice: unbiased, with less variance."""
 
     kind: ClassVar[str] = "quasi-random"
+
+
+ESTIMATORS: Mapping[str, type[Estimator]] = {
+    estimator.kind: estimator for estimator in (Stein, SecondDifference, OrthonormalDirections, QuasiRandom)
+}
+"""Estimators by the name that the option `estimator` of the built-in problems takes: those of `passes/sampling.py`."""

@@ -18,11 +18,14 @@ class Pass(ABC):
 
     Subclasses are frozen dataclasses; `name` is the name in pipelines and the file's name with dashes. `preserves` says
     that in exact arithmetic every output that exists before and after has the same value, so that the observer
-    `NumericCheck` may compare them. `run` leaves valid IR and returns the same object when it has nothing to do.
+    `NumericCheck` may compare them. `forward` says that it also runs on the graph of inference, which is the network
+    alone; the others are about the training step. `run` leaves valid IR and returns the same object when it has nothing
+    to do.
     """
 
     name: ClassVar[str]
     preserves: ClassVar[bool] = False
+    forward: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, graph: Graph) -> Graph:

@@ -31,6 +31,7 @@ class Canonicalize(Pass):
 
     name: ClassVar[str] = "canonicalize"
     preserves: ClassVar[bool] = True
+    forward: ClassVar[bool] = True
 
     def run(self, graph: Graph) -> Graph:
         while True:

@@ -16,6 +16,7 @@ class DeadCodeElimination(Pass):
 
     name: ClassVar[str] = "dce"
     preserves: ClassVar[bool] = True
+    forward: ClassVar[bool] = True
 
     def run(self, graph: Graph) -> Graph:
         return without_dead(graph)

@@ -15,10 +15,11 @@ The tables are constants of the graph; the only random numbers are uniforms or n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from pintac.errors import PassError
 from pintac.ir import Builder, Node
 from pintac.passes.designs import hadamard, hadamard_order, lattice
 from pintac.passes.sampling import STREAM_DELTA, Block
@@ -28,9 +29,13 @@ SMALLEST_UNIFORM = 2.0**-25
 
 
 def directions(b: Builder, kind: str, block: Block, points: int, pairs: int, sigma: float) -> Node:
-    """delta of the plus rows in the block's columns: [points, pairs, columns], zero outside the block's rows."""
-    make = {"orthonormal": _orthonormal, "quasi-random": _quasi_random}.get(kind, _normal)
-    return make(b, block, points, pairs, sigma)
+    """delta of the plus rows in the block's columns: [points, pairs, columns], zero outside the block's rows.
+
+    `kind` is that of the estimator; raises PassError for one that draws none.
+    """
+    if kind not in DIRECTIONS:
+        raise PassError(f"the estimator {kind!r} has no directions", hint="one of " + ", ".join(DIRECTIONS))
+    return DIRECTIONS[kind](b, block, points, pairs, sigma)
 
 
 def _table(b: Builder, rows: np.ndarray, block: Block, pairs: int) -> Node:
@@ -89,3 +94,12 @@ def _quasi_random(b: Builder, block: Block, points: int, pairs: int, sigma: floa
     angle = b.mul(b.slice(uniform, 2, half, 2 * half), 2 * math.pi)
     normal = b.concat([b.mul(radius, b.cos(angle)), b.mul(radius, b.sin(angle))], 2)
     return _scale(b, b.slice(normal, 2, 0, columns) if columns % 2 else normal, block, pairs, sigma)
+
+
+DIRECTIONS: Mapping[str, Callable[[Builder, Block, int, int, float], Node]] = {
+    "stein": _normal,
+    "second-difference": _normal,
+    "orthonormal": _orthonormal,
+    "quasi-random": _quasi_random,
+}
+"""What each estimator of `KINDS` draws."""

@@ -31,6 +31,7 @@ class FoldAccumulate(Pass):
 
     name: ClassVar[str] = "fold-accumulate"
     preserves: ClassVar[bool] = True
+    forward: ClassVar[bool] = True
 
     scope: Literal["weights", "all"] = "all"
 

@@ -58,6 +58,7 @@ class InsertSMX(Pass):
 
     name: ClassVar[str] = "insert-smx"
     preserves: ClassVar[bool] = True
+    forward: ClassVar[bool] = True
 
     weight: Bits = 8
     base: Bits = 16

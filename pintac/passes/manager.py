@@ -15,6 +15,10 @@ class Observer:
     `index` counts passes from 1; 0 is the state before the first.
     """
 
+    def forward(self) -> Observer | None:
+        """What watches the passes run on the graph of inference, as this one does on the step's; None: nothing."""
+        return None
+
     def start(self, graph: Graph, passes: Sequence[Pass]) -> None:
         """Before the first pass."""
 

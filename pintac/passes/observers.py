@@ -16,6 +16,7 @@ from pintac.ir.text import print_graph
 from pintac.ir.verify import verify
 from pintac.passes.base import Pass
 from pintac.passes.manager import Observer
+from pintac.passes.pipeline import PASSES
 
 
 class Dump(Observer):
@@ -45,6 +46,17 @@ class Dump(Observer):
         self.prefix = prefix
         self.write = write
         self._last = ""
+
+    def forward(self) -> Dump:
+        """The same of the graph of inference, with `infer.` in front, after those passes that also run on it."""
+        return Dump(
+            [name for name in self.after if name in PASSES and PASSES[name].forward],
+            everything=self.everything,
+            on_change=self.on_change,
+            directory=self.directory,
+            prefix=f"{self.prefix}infer.",
+            write=self.write,
+        )
 
     def start(self, graph: Graph, passes: Sequence[Pass]) -> None:
         names = [pass_.name for pass_ in passes]

@@ -108,13 +108,11 @@ def _options(name: str, text: str | None) -> dict[str, str]:
         if not item.strip():
             continue
         key, equals, value = (part.strip() for part in item.partition("="))
-        if len(value) > 1 and value[0] == value[-1] == '"':
-            value = value[1:-1]
         if not (key and equals and value):
             raise PassError(f"the option {item.strip()!r} of {name} is not name=value", hint=_EXAMPLE)
         if key in options:
             raise PassError(f"the option {key!r} of {name} is given twice")
-        options[key] = value
+        options[key] = value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
     return options
 
 
@@ -140,7 +138,7 @@ def _read_value(name: str, key: str, type_: Any, value: Any) -> Any:
 
 
 def _quoted(text: str) -> str:
-    return f'"{text}"' if "," in text or "=" in text else text
+    return f'"{text}"' if not text or "," in text or "=" in text else text
 
 
 def _print_value(value: Any) -> str:

@@ -25,6 +25,7 @@ class ReorderTT(Pass):
 
     name: ClassVar[str] = "reorder-tt"
     preserves: ClassVar[bool] = True
+    forward: ClassVar[bool] = True
 
     order: Literal["prs", "sequential", "dense"] = "prs"
 

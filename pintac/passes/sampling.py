@@ -26,7 +26,10 @@ STREAM_DELTA = 2
 """Philox stream of perturbations (NUMERICS 8)."""
 
 KINDS = ("stein", "second-difference", "orthonormal", "quasi-random")
-"""Estimators: the Stein Laplacian, and second differences along normal, orthonormal and quasi-random directions."""
+"""Estimators: the Stein Laplacian, and second differences along normal, orthonormal and quasi-random directions.
+
+Every list of estimators is this one: the classes of the frontend, and what each draws (`directions`).
+"""
 
 _TERMS, _POINTS, _BLOCKS = 256, 16, 16
 """How many loss terms, point tensors of a term and blocks at one x have draws of their own: 16 bits in all."""

@@ -66,3 +66,12 @@ def test_repository_names_no_machine_of_ours() -> None:
     for path in [*files, ROOT / "README.md", ROOT / "Makefile", ROOT / "pyproject.toml"]:
         if path.suffix in (".py", ".md", ".toml", "") and path.is_file():
             assert not suspicious.search(path.read_text()), name(path)
+
+
+def test_the_architecture_page_names_every_leaf_and_every_file_of_the_backend() -> None:
+    text = (ROOT / "docs/ARCHITECTURE.md").read_text()
+    words = {word for quoted in re.findall(r"`([^`]*)`", text) for word in re.split(r"[ /]", quoted)}
+    leaves = {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
+    backend = [path for path in (PACKAGE / "backend").rglob("*.py") if path.stem != "__init__"]
+    files = {path.name for path in backend if path.parent.name != "compiled"}  # a folder of one concern
+    assert sorted((leaves | files) - words) == []

@@ -50,11 +50,21 @@ def test_opt_reads_stdin_and_without_passes_changes_nothing(cli: Cli, tiny: str)
 
 def test_dumps(cli: Cli, tiny: str) -> None:
     assert cli("compile", tiny, "--emit", "ir", "--dump-ir-after-all", "--dump-dir", "dumps", "-o", "x.ir").code == 0
-    names = sorted(path.name for path in Path("dumps").iterdir())
+    files = sorted(path.name for path in Path("dumps").iterdir())
+    names = [name for name in files if not name.startswith("infer.")]
     assert names[:3] == ["000-input.ir", "001-expand-operators.ir", "002-split-stein.ir"]
     assert len(names) == len(default_pipeline()) + 1
-    last = parse_module(Path("dumps", names[-1]).read_text())
-    assert print_module(last) == print_module({"step": parse_module(Path("x.ir").read_text())["step"]})
+    forward = [pass_.name for pass_ in default_pipeline() if pass_.forward]
+    stages = enumerate(["input", *forward])
+    assert [name for name in files if name not in names] == [f"infer.{n:03d}-{stage}.ir" for n, stage in stages]
+    for graph, of_it in (("step", names), ("infer", files[len(names) :])):
+        last = parse_module(Path("dumps", of_it[-1]).read_text())
+        assert print_module(last) == print_module({graph: parse_module(Path("x.ir").read_text())[graph]})
+    done = cli("compile", tiny, "--emit", "ir", "--dump-ir-after", "dce", "-o", "y.ir")
+    assert [line for line in done.err.splitlines() if line.startswith("// ----")] == [
+        "// ---- 009-dce",
+        "// ---- infer.004-dce",
+    ]
     done = cli("compile", tiny, "--emit", "ir", "--passes", HALF, "--dump-ir-after", "split-stein", "-o", "y.ir")
     assert done.err.startswith("// ---- 002-split-stein\ngraph @step") and done.err.count("// ----") == 1
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from pintac.frontend.problem import TrainStep
+from pintac.frontend.problems import BUILTIN
 from tests.cli.support import Cli
 
 KEYS = {
@@ -106,3 +108,16 @@ def test_options_of_a_built_in_problem(cli: Cli) -> None:
     )
     assert done.code == 0, done.err
     assert safetensors.numpy.load_file("d.safetensors")["2.weight"].shape == (8, 8)
+
+
+def test_a_factory_is_asked_for_what_the_user_gave(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A built-in problem without a choice of layers: no word of a scheme that nobody asked for."""
+
+    def klein(width: int = 8) -> TrainStep:
+        return BUILTIN["poisson2d"](width=width, rank=2, K=4, interior=3, boundary=3, scheme="dense")
+
+    monkeypatch.setitem(BUILTIN, "klein", klein)  # type: ignore[arg-type]
+    done = cli("train", "klein", "--quant", "none", "--steps", "1", "--quiet")
+    assert done.code == 0, done.err
+    done = cli("train", "klein", "--quant", "none", "--steps", "1", "--scheme", "dense")
+    assert done.code == 2 and "klein has no option 'scheme'" in done.err

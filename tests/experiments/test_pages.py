@@ -75,9 +75,20 @@ def test_quick_results_touch_no_page(results: Results) -> None:
 
 
 def test_a_block_without_an_end() -> None:
-    with pytest.raises(ResultsError, match="no end"):
-        filled("<!-- begin mine -->\ntext", "mine", "new")
+    with pytest.raises(ResultsError, match=r"docs/RESULTS\.md:3: the block mine has no end"):
+        filled("# All\n\n<!-- begin mine -->\ntext `<!-- end mine -->`", "mine", "new", Path("docs/RESULTS.md"))
     assert block("no block", "mine") is None
+
+
+def test_a_mark_that_a_page_quotes_is_no_block(results: Results) -> None:
+    docs = results.store.results.parent
+    quoted = "3. A block `<!-- begin mine -->`, `<!-- end mine -->` on a page\n"
+    real = "<!-- begin mine -->\na mark: `<!-- end mine -->`\n<!-- end mine -->\n"
+    (docs / "RESULTS.md").write_text("# All\n" + real)
+    (docs / "HOWTO.md").write_text(quoted)
+    assert "RESULTS.md" in [path.name for path in publish(EXPERIMENT, results, figures=False)]
+    assert (docs / "HOWTO.md").read_text() == quoted
+    assert "a mark" not in (docs / "RESULTS.md").read_text()
 
 
 # --- figures ------------------------------------------------------------------------------------------------------
@@ -132,5 +143,5 @@ def test_committed_figures_show_these_runs() -> None:
 def test_every_experiment_has_its_place() -> None:
     docs = COMMITTED.parent
     pages = "\n".join(path.read_text() for path in [*docs.glob("*.md"), docs.parent / "README.md"])
-    names = set(re.findall(r"^<!-- begin ([\w-]+) -->", pages, re.MULTILINE))  # a page may quote a mark
+    names = set(re.findall(r"^<!-- begin ([\w-]+) -->", pages, re.MULTILINE))
     assert names == set(EXPERIMENTS)

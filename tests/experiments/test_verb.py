@@ -103,6 +103,14 @@ def test_a_damaged_run_is_one_message(cli: Cli, tmp_path: Path) -> None:
     assert done.code == 1 and "poisson2d,seed=0.json" in done.err and "Traceback" not in done.err
 
 
+def test_pages_are_looked_at_before_the_first_run(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "docs/results").mkdir(parents=True)
+    (tmp_path / "docs/RESULTS.md").write_text("# All\n\n<!-- begin first -->\n")
+    done = cli("reproduce", "first", "--no-plots", "--seeds", "1")
+    assert done.code == 1 and done.out == ""
+    assert "RESULTS.md:3: the block first has no end" in done.err and "runs are missing" not in done.err
+
+
 def test_every_name_is_an_experiment() -> None:
     for name in [*EXPERIMENTS, *ALIASES]:
         experiment = load_experiment(name)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import pintac
 from pintac.errors import UsageError
 from pintac.frontend import SampledStep, TrainStep, test_set, trivial_baselines
+from pintac.frontend.estimators import ESTIMATORS
 from pintac.frontend.problems import BUILTIN, options_of
-from pintac.frontend.problems.common import ESTIMATORS
 from pintac.passes.expand_operators import ExpandOperators
 from pintac.passes.sampling import KINDS
 
@@ -57,7 +58,12 @@ def test_they_have_the_options_of_poisson2d() -> None:
         assert all(isinstance(value, (int, float, str)) for value in options.values())
         inputs = small(name).terms()[0].sampler.dim
         assert small(name, hidden=2, scheme="dense").net[0].in_features == inputs
+
+
+def test_estimators_are_those_of_the_passes_and_public() -> None:
     assert tuple(ESTIMATORS) == KINDS
+    for estimator in ESTIMATORS.values():
+        assert getattr(pintac, estimator.__name__) is estimator
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,6 +51,35 @@ def test_everything_in_a_program_comes_back() -> None:
     assert disassemble(assemble(text)) == text
 
 
+def test_meta_data_are_a_line_a_key() -> None:
+    """What is too long for a line is a line for each of its keys, and any division of the object reads back."""
+    meta = {"a": 1, "b": {"c": ["x" * 60], "d": {}, "e": {"f": "y" * 150, "g": None}}, "h": {}}
+    text = disassemble(dataclasses.replace(PROGRAM, meta=meta))
+    lines = [line for line in text.splitlines() if line.startswith(".meta")]
+    assert [line[: line.rindex(": ")] for line in lines] == [
+        *('.meta {"a"', '.meta {"b": {"c"', '.meta {"b": {"d"', '.meta {"b": {"e": {"f"', '.meta {"b": {"e": {"g"'),
+        '.meta {"h"',
+    ]
+    assert assemble(text).meta == meta
+    whole = ".meta " + json.dumps(meta)
+    assert assemble(text.replace("\n".join(lines), whole)).meta == meta
+    for again in ('{"a": 1}', '{"b": 2}', '{"b": {"e": {"g": {}}}}'):
+        with pytest.raises(AssemblyError, match=r"a second (a|b|b\.e\.g) in \.meta"):
+            assemble(f"{text}.meta {again}\n")
+
+
+def test_the_first_instruction_without_an_origin_is_named() -> None:
+    text = disassemble(PROGRAM)
+    lines = text.splitlines()
+    marked = [number for number, line in enumerate(lines) if " @ " in line]
+    assert len(marked) > 2
+    for number in marked[1:]:
+        lines[number] = lines[number].partition(" @ ")[0]
+    with pytest.raises(AssemblyError, match="this instruction has no origin") as error:
+        assemble("\n".join(lines) + "\n", "p.s")
+    assert error.value.location is not None and error.value.location.line == marked[1] + 1
+
+
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=15, deadline=None)
 def test_random_programs_come_back(seed: int) -> None:
@@ -92,6 +124,7 @@ def edited(old: str, new: str) -> str:
         (edited(".memory dram=0", ".memory"), 3, "malformed .memory"),
         (edited("u32[1,2]", "u32[1,]"), 8, "malformed type"),
         (edited('{"name"', "{name"), 7, "not JSON"),
+        (edited('{"name"', '{"a": ' * 5000 + '{"name"'), 7, "nested too deep"),
         (edited("vpu -> store", "vpu store"), 6, "malformed .semaphore"),
         (edited("sem=1\nwait", "sem=2\nwait"), 13, "semaphore 2 is not declared"),
         (edited("rows=1 ", ""), 12, "rows and cols"),

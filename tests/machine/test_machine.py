@@ -3,11 +3,13 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pintac.errors import MachineError
 from pintac.machine import KEYS, TAGS, Machine
+from pintac.timeline import program_machine
 
 
 def test_pinta_has_the_published_and_the_assumed_values() -> None:
@@ -31,6 +33,19 @@ def test_shipped_machines_round_trip_and_name_their_sources(name: str, tmp_path:
     assert all(m.provenance[key].tag in TAGS and m.provenance[key].source for key in KEYS)
 
 
+def test_a_program_of_other_keys_is_compiled_again() -> None:
+    """Its description was made by pintac, so nobody can have forgotten a key."""
+    described = Machine.default().to_dict()
+    fewer = {key: entry for key, entry in described.items() if key != "semaphores"}
+    for other in (fewer, {**described, "caches": 3}):
+        with pytest.raises(MachineError, match=r"semaphores|caches") as error:
+            program_machine(SimpleNamespace(meta={"machine": other}))  # type: ignore[arg-type]
+        assert error.value.hint is not None and "compile it again" in error.value.hint
+    with pytest.raises(MachineError) as error:
+        Machine.from_dict(fewer)
+    assert error.value.hint is not None and 'base = "pinta"' in error.value.hint
+
+
 def test_keys_are_the_attributes() -> None:
     assert [f.name for f in dataclasses.fields(Machine)][:-2] == list(KEYS)
 
@@ -39,9 +54,9 @@ def test_hash_is_about_values_only() -> None:
     m = Machine.default()
     assert m.replace(name="other").hash == m.hash
     assert m.replace(sram_kib=192).hash != m.hash
-    halved = {m.replace(**{key: value / 2}).hash for key, value in m.values().items() if isinstance(value, float)}
-    assert len(halved) == 13  # the keys whose values are not whole numbers, each its own hash
-    assert m.hash not in halved
+    numbers = [key for key, about in KEYS.items() if about.kind is float]
+    halved = {m.replace(**{key: getattr(m, key) / 2}).hash for key in numbers}
+    assert len(halved) == len(numbers) > 10 and m.hash not in halved  # each its own
     assert m.override(["sram_kib=192", "array_foldable=false"]) == m.replace(sram_kib=192, array_foldable=False)
 
 

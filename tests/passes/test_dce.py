@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pintac.ir import Builder
+from collections.abc import Callable
+
+from pintac.ir import Builder, Graph
 from pintac.passes.dce import DeadCodeElimination
 from tests.passes.models import LOC
 
 
-def test_dead_nodes_go_states_and_inputs_stay() -> None:
+def with_dead_nodes() -> Graph:
     b = Builder("g")
     with b.at(LOC):
         x, w = b.input("x", (2, 2)), b.state("w", (2,))
@@ -16,7 +18,15 @@ def test_dead_nodes_go_states_and_inputs_stay() -> None:
         dead = b.tanh(b.add(x, w))
         b.add(dead, b.random("uniform", 1, 0, (2, 2)))
         b.output("y", b.sin(x, name="kept"))
-    graph = DeadCodeElimination().run(b.finish())
+    return b.finish()
+
+
+def test_dead_nodes_go_states_and_inputs_stay() -> None:
+    graph = DeadCodeElimination().run(with_dead_nodes())
     assert [node.op for node in graph.nodes] == ["input", "state", "state", "input", "sin"]
     assert graph.outputs["y"].name == "kept"
     assert DeadCodeElimination().run(graph) is graph
+
+
+def test_golden(golden: Callable[[str, str], None]) -> None:
+    golden("passes/dce.ir", str(DeadCodeElimination().run(with_dead_nodes())))

@@ -160,3 +160,7 @@ def test_products_over_the_same_perturbed_rows_stay_apart() -> None:
     assert len(chained) == 2 and any(node.operands[2] is total for node in chained)
     plus_minus = run(poisson(mlp(5, 4, 1), points=3), *default_pipeline())
     assert not [node for node in plus_minus.of("add") if node.shape == (5, 4) and node.operands[0].op == "matmul_tn"]
+
+
+def test_golden(golden: Callable[[str, str], None]) -> None:
+    golden("passes/fold-accumulate.ir", str(FoldAccumulate().run(graph_of(chain, quantized=True))))

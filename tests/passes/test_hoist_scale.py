@@ -83,3 +83,7 @@ def test_a_step_keeps_its_bits(rows: str) -> None:
     assert before.keys() == after.keys()
     for key, value in before.items():
         assert value.tobytes() == after[key].tobytes(), key
+
+
+def test_golden(golden: Callable[[str, str], None]) -> None:
+    golden("passes/hoist-scale.ir", str(HoistScale().run(graph_of(scaled(0.5)))))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from pintac.backend.grouping.axes import UNROLLED_PAIRS
-from pintac.ir import Graph
+from pintac.ir import Builder, Graph
 from pintac.ir.verify import verify
 from pintac.passes import parse_pipeline
 from pintac.passes.canonicalize import Canonicalize
 from pintac.passes.pack_rows import MOST_PAIRS, PackRows
-from tests.passes.models import distance, poisson, run, values
+from tests.passes.models import LOC, distance, poisson, run, values
 from tests.passes.networks import NETWORKS
 
 PIPELINE = (
@@ -67,3 +69,14 @@ def test_a_second_time_there_is_nothing_to_do() -> None:
 
 def test_the_backend_takes_as_many_pairs_whole() -> None:
     assert MOST_PAIRS == UNROLLED_PAIRS
+
+
+def test_golden(golden: Callable[[str, str], None]) -> None:
+    """A product of the rows of 6 points with two pairs, read forward and by a weight gradient."""
+    b = Builder("g")
+    with b.at(LOC):
+        d, w = b.quantize(b.input("d", (6, 1, 2, 8)), 8), b.quantize(b.state("w", (8, 4)), 8)
+        z = b.matmul(d, w, lhs_role="delta", rhs_role="weight")
+        b.output("z", b.tanh(z))
+        b.output("g", b.matmul_tn(d, b.quantize(z, 12), lhs_role="delta", rhs_role="grad"))
+    golden("passes/pack-rows.ir", str(PackRows().run(b.finish())))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import typing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import pintac.passes
+import pintac.passes.pipeline
 from pintac.errors import PassError
+from pintac.ir import Graph
 from pintac.passes import (
     PASSES,
+    Pass,
     PipelineOptions,
     default_pipeline,
     make_pass,
@@ -26,24 +30,27 @@ from pintac.passes.insert_smx import InsertSMX
 from pintac.passes.pipeline import option_fields
 from pintac.passes.reorder_tt import ReorderTT
 from pintac.passes.split_stein import SplitStein
+from tests.passes.drawn import passes_of
 
 
-def _values(type_: object) -> st.SearchStrategy:
-    if type_ is float:
-        return st.floats(0.0, 1.0)
-    if type_ is str:
-        return st.sampled_from(["", "2.delta=4", "*.base=16,2.grad.delta.even.0=8"])
-    return st.sampled_from(typing.get_args(type_))
+@dataclass(frozen=True)
+class Typed(Pass):
+    """A pass with options of every type that there is."""
+
+    name: ClassVar[str] = "typed"
+
+    strength: int = 1
+    deep: bool = False
+    limit: float = 0.5
+    words: str = ""
+    how: Literal["a", "b"] = "a"
+
+    def run(self, graph: Graph) -> Graph:
+        return graph
 
 
-@st.composite
-def passes(draw: st.DrawFn) -> object:
-    pass_type = PASSES[draw(st.sampled_from(sorted(PASSES)))]
-    types = typing.get_type_hints(pass_type)
-    options = {
-        field.name: draw(_values(types[field.name])) for field in option_fields(pass_type)
-    }
-    return pass_type(**options)
+def passes() -> st.SearchStrategy[Pass]:
+    return st.sampled_from(sorted(PASSES)).flatmap(lambda name: passes_of(PASSES[name]))
 
 
 @given(st.lists(passes(), max_size=6))
@@ -58,6 +65,13 @@ def test_the_example_of_the_documentation() -> None:
     assert (split, reorder, smx) == (SplitStein(), ReorderTT("prs"), InsertSMX(grad=12))
 
 
+@given(passes_of(Typed))
+def test_options_of_every_type_are_read_back(pass_: Typed) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pintac.passes.pipeline, "PASSES", {**PASSES, "typed": Typed})
+        assert parse_pipeline(print_pipeline([pass_])) == (pass_,)
+
+
 @pytest.mark.parametrize("text", ["", "   "])
 def test_an_empty_pipeline(text: str) -> None:
     assert parse_pipeline(text) == ()
@@ -69,7 +83,7 @@ def test_an_empty_pipeline(text: str) -> None:
         ("split-stien", "unknown pass 'split-stien'", "split-stein"),
         ("reorder-tt{oder=prs}", "no option 'oder'", "order"),
         ("reorder-tt{order=psr}", "the option order cannot be 'psr'", "prs"),
-        ("insert-smx{weight=7}", "the option weight cannot be '7'", "4, 8"),
+        ("insert-smx{weight=7}", "the option weight cannot be '7'", "known: 4, 8, 12, 16"),
         ("dce{x=1}", "no option 'x'", "takes no options"),
         ("insert-smx{weight}", "is not name=value", "for example"),
         ("insert-smx{weight=8,weight=4}", "given twice", None),
@@ -108,8 +122,11 @@ def test_the_default_pipeline_follows_the_switches() -> None:
     def names(**options: object) -> list[str]:
         return [pass_.name for pass_ in default_pipeline(PipelineOptions(**options))]
 
-    default = [name for name in PASSES if name != "pack-rows"]
-    assert names() == default
+    default = [
+        *("expand-operators", "split-stein", "reorder-tt", "differentiate", "expand-optimizer", "lower-delta"),
+        *("insert-smx", "canonicalize", "dce", "hoist-scale", "fold-accumulate"),
+    ]
+    assert names() == default == [name for name in PASSES if name in default]
     assert names(quant="even-odd", rows="packed") == [*default, "pack-rows", "canonicalize"]
     assert names(quant="none") == [name for name in default if name != "insert-smx"]
     chosen = default_pipeline(PipelineOptions.from_bits("4/8/12/16", quant="naive", scheme="sequential", saved="f32"))

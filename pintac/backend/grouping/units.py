@@ -2,9 +2,8 @@
 
 A unit is a hardware loop over the points of one term (or the rows of one parameter, or no loop). Inside a unit over
 points with perturbed evaluations, a sweep is a loop over the evaluations of a point; a sum over evaluations ends a
-sweep, because what depends on it needs all of them. A sum over points ends a unit in the same way: so a loss whose
-adjoint depends on one row alone gives one unit with forward and backward sweeps, and a loss that couples the points
-gives two units, without being told.
+sweep, because what depends on it needs all of them. A sum over points ends a unit in the same way. So if the gradient
+at a point depends on that point alone, one loop does forward and backward; otherwise two, without being told.
 """
 
 from __future__ import annotations

@@ -5,17 +5,17 @@ from __future__ import annotations
 from torch import nn
 
 from pintac.errors import UsageError, suggest
-from pintac.frontend.estimators import Estimator, OrthonormalDirections, QuasiRandom, SecondDifference, Stein
+from pintac.frontend.estimators import ESTIMATORS
 from pintac.frontend.layers import TTLinear
 from pintac.frontend.optimizers import Adam
 from pintac.frontend.problem import Problem, TrainStep
 from pintac.frontend.schedules import linear_decay
 
-_KINDS = (Stein, SecondDifference, OrthonormalDirections, QuasiRandom)
-ESTIMATORS: dict[str, type[Estimator]] = {estimator.kind: estimator for estimator in _KINDS}
-"""Estimators by the name that the option `estimator` takes."""
-
 SCHEMES = ("prs", "sequential", "dense")
+"""What the option `scheme` can be: TT layers, contracted in one of two orders, or Linear ones.
+
+The lines below are part of programs, which know where an operation was written.
+"""
 
 
 def network(inputs: int, outputs: int, width: int, hidden: int, rank: int, scheme: str) -> nn.Sequential:

@@ -172,7 +172,7 @@ def _matmuls(ledger: Ledger) -> list[MatmulChoice]:
 
 
 def _task(ledger: Ledger, pc: int) -> tuple[Matmul, Dataflow]:
-    """The matmul of an instruction as the cost model sees it."""
+    """The matmul of an instruction as the cost model sees it (`pintac.cost`; a test compares the two)."""
     i = ledger.program.instructions[ledger.start + pc]
     left, right, out = (i.operand(group) for group in ("s0", "s1", "d0"))
     task = Matmul(
