@@ -7,7 +7,9 @@ numbered statements in `ASSUMPTIONS` are the model; docs/MACHINE.md prints them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from collections.abc import Mapping as MappingABC
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -53,7 +55,9 @@ _ADDITIVE = {
 }  # fmt: skip
 _ITERATIVE = {MicroOp.DIV, MicroOp.SQRT}
 _TABLE = {MicroOp.EXP, MicroOp.LOG, MicroOp.TANH, MicroOp.SIGMOID, MicroOp.SIN, MicroOp.COS, MicroOp.ERF}
-_PHILOX = {MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2}
+_FREE = {MicroOp.NOP, MicroOp.MOV}
+MICRO_OP_CLASSES: tuple[AbstractSet[MicroOp], ...] = (_FREE, _ADDITIVE, {MicroOp.MUL}, _ITERATIVE, _TABLE, isa.PHILOX)
+"""Micro-operations of equal energy. Each micro-operation is in one of them."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +107,16 @@ assert {*COST_INTEGERS, *COST_ENERGIES, "limit"} == {f.name for f in fields(Cost
 
 def cost(instruction: Instruction, machine: Machine) -> Cost:
     """Cost of one execution. Raises `MachineError` for what this machine cannot execute."""
-    opcode = instruction.opcode
-    if opcode is Opcode.MATMUL:
-        return _matmul(instruction, machine)
-    if opcode is Opcode.VPU:
-        return _vpu(instruction, machine)
-    if opcode in (Opcode.LOAD, Opcode.STORE):
-        return _transfer(instruction, machine)
-    if opcode in (Opcode.SIGNAL, Opcode.WAIT):
-        return Cost(busy=1, latency=1, limit="issue")
-    return Cost(busy=0, latency=0, limit="none")  # the sequencers handle loops beside their instructions
+    return COSTS[instruction.opcode](instruction, machine)
+
+
+def _loop(instruction: Instruction, machine: Machine) -> Cost:
+    """Nothing: the sequencers handle loops beside their instructions."""
+    return Cost(busy=0, latency=0, limit="none")
+
+
+def _semaphore(instruction: Instruction, machine: Machine) -> Cost:
+    return Cost(busy=1, latency=1, limit="issue")
 
 
 def sram_pj_per_byte(kib: float, machine: Machine) -> float:
@@ -136,7 +140,7 @@ def mac_pj(bits_a: int, bits_b: int, machine: Machine) -> float:
 
 
 def micro_op_pj(op: MicroOp, machine: Machine) -> float:
-    """Energy of one micro-op on one element."""
+    """Energy of one micro-op on one element. Raises `KeyError` for one that no class of `MICRO_OP_CLASSES` has."""
     both = machine.energy_add_fp32_pj + machine.energy_mul_fp32_pj
     if op in _ADDITIVE:
         return machine.energy_add_fp32_pj
@@ -146,9 +150,11 @@ def micro_op_pj(op: MicroOp, machine: Machine) -> float:
         return 4 * both
     if op in _TABLE:
         return 8 * both
-    if op in _PHILOX:
+    if op in isa.PHILOX:
         return 40 * (machine.energy_mul_int32_pj + machine.energy_add_int32_pj)
-    return 0.0
+    if op in _FREE:
+        return 0.0
+    raise KeyError(op)
 
 
 def _memory(machine: Machine, moved: MappingABC[str, int], bus_bytes: int = 0) -> dict[str, float]:
@@ -261,7 +267,7 @@ def _vpu(instruction: Instruction, machine: Machine) -> Cost:
             hint="compile for this machine",
         )
     ops = [isa.split_micro_op(instruction[f"uop{i}"])[0] for i in range(uops)]
-    if not machine.vpu_philox and any(op in _PHILOX for op in ops):
+    if not machine.vpu_philox and any(op in isa.PHILOX for op in ops):
         raise MachineError(f"machine {machine.name!r} has no philox generator", hint="vpu_philox = true")
     sources = [o for i in range(isa.SOURCES) if (o := instruction.operand(f"s{i}")).kind == Kind.TENSOR]
     sinks = [(o, instruction[f"acc{i}"]) for i in range(isa.SINKS) if (o := instruction.operand(f"d{i}")).kind]
@@ -336,6 +342,19 @@ def _vpu(instruction: Instruction, machine: Machine) -> Cost:
         vpu_pj=energy,
         **_memory(machine, moved),  # type: ignore[arg-type]
     )
+
+
+COSTS: MappingABC[Opcode, Callable[[Instruction, Machine], Cost]] = {
+    Opcode.LOOP: _loop,
+    Opcode.ENDLOOP: _loop,
+    Opcode.SIGNAL: _semaphore,
+    Opcode.WAIT: _semaphore,
+    Opcode.LOAD: _transfer,
+    Opcode.STORE: _transfer,
+    Opcode.MATMUL: _matmul,
+    Opcode.VPU: _vpu,
+}
+"""The cost of each opcode."""
 
 
 @dataclass(frozen=True)

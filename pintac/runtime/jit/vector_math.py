@@ -9,23 +9,17 @@ from pintac.isa import MicroOp
 from pintac.runtime.jit import transcendental
 from pintac.runtime.jit.codegen import I32, I64, LANES, PTR, VF, VI, Emitter, Val, internal_function, vec
 
-PHILOX = (MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2)
-
 
 def minimum(e: Emitter, a: Val, b: Val) -> Val:
     """The smaller one; -0 is smaller than +0; NaN if one is."""
     equal = e.select(a.lt(b), a.bits(), e.select(b.lt(a), b.bits(), a.bits() | b.bits())).as_float()
-    return e.select(_unordered(e, a, b), a + b, equal)
+    return e.select(e.unordered(a, b), a + b, equal)
 
 
 def maximum(e: Emitter, a: Val, b: Val) -> Val:
     """The larger one; +0 is larger than -0; NaN if one is."""
     equal = e.select(a.gt(b), a.bits(), e.select(b.gt(a), b.bits(), a.bits() & b.bits())).as_float()
-    return e.select(_unordered(e, a, b), a + b, equal)
-
-
-def _unordered(e: Emitter, a: Val, b: Val) -> Val:
-    return Val(e, e.b.fcmp_unordered("uno", a.v, b.v))
+    return e.select(e.unordered(a, b), a + b, equal)
 
 
 def _compare(name: str) -> Callable[[Emitter, Val, Val], Val]:
