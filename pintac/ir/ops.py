@@ -26,6 +26,7 @@ DELTA_FUNCTIONS = ("tanh", "sigmoid", "sin", "cos", "exp", "log", "sqrt")
 """Functions that `delta_act` knows in a cancellation-free form (NUMERICS 5)."""
 
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+REDUCTIONS = ("sum", "amax")
 BINARY = ("add", "sub", "mul", "div", "min", "max")
 UNARY = ("neg", "sqrt", "abs", "exp", "log", "tanh", "sigmoid", "sin", "cos", "erf")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pintac.ir import Node
+from pintac.ir.ops import REDUCTIONS
 from pintac.isa import MicroOp
 
 BINARY = {
@@ -28,7 +29,7 @@ UNARY = {
 }
 COMPARE = {k: MicroOp[k.upper()] for k in ("lt", "le", "gt", "ge", "eq", "ne")}
 ELEMENTWISE = {*BINARY, *UNARY, "compare", "random"}
-SINKS = {"quantize", "sum", "amax"}
+SINKS = {"quantize", *REDUCTIONS}
 CONTRACTIONS = {"matmul", "matmul_tn"}
 VIEWS = {"reshape", "permute", "slice", "broadcast", "decode"}
 COPIES = {"concat", "pad"}

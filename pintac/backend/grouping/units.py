@@ -19,6 +19,7 @@ from pintac.backend.grouping.kinds import CONTRACTIONS, COPIES, ELEMENTWISE, SIN
 from pintac.backend.grouping.per_sign import done_per_sign
 from pintac.errors import IRError
 from pintac.ir import Graph, Node
+from pintac.ir.ops import REDUCTIONS
 
 EXECUTED = ELEMENTWISE | SINKS | CONTRACTIONS | COPIES
 CHEAP = {"add", "sub", "mul", "neg", "quantize"}
@@ -360,7 +361,7 @@ class Units:
             if node in self.again:
                 phase[node] = min(phase[u] for u in users)
                 continue
-            if not users or node.op in CONTRACTIONS or node.op in ("sum", "amax"):
+            if not users or node.op in CONTRACTIONS or node.op in REDUCTIONS:
                 continue
             later = min(phase[u] - (len(self.inner(u)) < len(self.inner(node))) for u in users)
             if later <= phase[node] or len(users) != len(self.executed_users(node)):
