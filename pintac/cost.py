@@ -42,16 +42,17 @@ ASSUMPTIONS: tuple[str, ...] = (
     "Energy of a product of digits of d bits: (d/8)^2 of an INT8 multiplication, d/4 of an INT8 addition in the "
     "product tree, a quarter of an INT32 addition. A block's contribution to an output: one fp32 addition and two "
     "exponent additions.",
-    "Energy of a vector micro-op: an fp32 addition for add, sub, min, max, neg, abs, comparisons and select, a "
-    "multiplication for mul, 4 of both for div and sqrt, 8 of both for exp, log, tanh, sigmoid, sin, cos and erf, 10 "
-    "rounds of 4 INT32 multiplications and additions for philox; quantising an element three INT32 additions.",
+    "Energy of a vector micro-op: an fp32 addition for add, sub, min, max, neg, abs, comparisons, select, floor and "
+    "round (the last two, and what they cost, are our addition to the unit), a multiplication for mul, 4 of both for "
+    "div and sqrt, 8 of both for exp, log, tanh, sigmoid, sin, cos and erf, 10 rounds of 4 INT32 multiplications and "
+    "additions for philox; quantising an element three INT32 additions.",
     "SRAM energy goes by the size of a bank, linear in its logarithm between the table's sizes; the partial-sum buffer "
     "is one bank. Leakage, clock and control cost no energy.",
 )
 
 _ADDITIVE = {
     MicroOp.ADD, MicroOp.SUB, MicroOp.NEG, MicroOp.ABS, MicroOp.MIN, MicroOp.MAX, MicroOp.LT, MicroOp.LE, MicroOp.GT,
-    MicroOp.GE, MicroOp.EQ, MicroOp.NE, MicroOp.SELECT,
+    MicroOp.GE, MicroOp.EQ, MicroOp.NE, MicroOp.SELECT, MicroOp.FLOOR, MicroOp.ROUND,
 }  # fmt: skip
 _ITERATIVE = {MicroOp.DIV, MicroOp.SQRT}
 _TABLE = {MicroOp.EXP, MicroOp.LOG, MicroOp.TANH, MicroOp.SIGMOID, MicroOp.SIN, MicroOp.COS, MicroOp.ERF}

@@ -146,6 +146,8 @@ class MicroOp(IntEnum):
     PHILOX_U = 25  # (word0 >> 8) * 2^-24 of the counter a; b: an immediate holding stream | term << 16
     PHILOX_U1 = 26  # ((word0 >> 8) + 1) * 2^-24
     PHILOX_U2 = 27  # (word1 >> 8) * 2^-24
+    FLOOR = 28
+    ROUND = 29  # halves to even
 
 
 PHILOX = frozenset({MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2})
@@ -155,7 +157,7 @@ ARITY: Mapping[MicroOp, int] = {
     MicroOp[name]: arity
     for arity, names in (
         (0, "NOP"),
-        (1, "MOV NEG ABS SQRT EXP LOG TANH SIGMOID SIN COS ERF"),
+        (1, "MOV NEG ABS SQRT EXP LOG TANH SIGMOID SIN COS ERF FLOOR ROUND"),
         (2, "ADD SUB MUL DIV MIN MAX LT LE GT GE EQ NE PHILOX_U PHILOX_U1 PHILOX_U2"),
         (3, "SELECT"),
     )

@@ -90,6 +90,15 @@ CASES = {
     ),
     "masked fill": lambda x, w, s: (x @ w).masked_fill(x[:, :1] > 0.5, 2.0),
     "sign": lambda x, w, s: torch.sign(x @ w) * (x @ w) + torch.sgn(x[:, :1] - x[:, :1]),
+    "floor round": lambda x, w, s: (
+        torch.floor(4.0 * (x @ w)) + torch.ceil(3.0 * (x @ w)) + torch.round(5.0 * (x @ w)) + torch.trunc(6.0 * (x @ w))
+        + torch.round(x @ w, decimals=1) + torch.round(70.0 * (x @ w), decimals=-1)
+    ),
+    "remainder": lambda x, w, s: (
+        torch.frac(3.0 * (x @ w)) + (x @ w) % 0.25 + (x @ w) % -0.3 + torch.remainder(2.0, s) + torch.fmod(x @ w, 0.3)
+        + torch.div(x @ w, 0.1, rounding_mode="floor") + torch.div(x @ w, s, rounding_mode="trunc")
+    ),
+    "floor divide": lambda x, w, s: (x @ w) // 0.3 + (x @ w) // s,
     "heaviside": lambda x, w, s: torch.heaviside(x[:, :1] - 0.5, s) * (x @ w) + torch.heaviside(0.0 * x[:, :1], s),
     "atan": lambda x, w, s: torch.atan(x @ w) + torch.atan(1e3 * x[:, :1]) + torch.atan(-1e-6 * x[:, :1]),
     "atan2": lambda x, w, s: (
@@ -202,7 +211,8 @@ KINKED = {"gelu", "erf", "relu", "elu", "leaky relu", "abs", "minimum maximum", 
 STACKED = {"batched linear", "batched matmul"}  # rows of a stack would share SMX blocks (NUMERICS 4)
 BRANCHING = {
     "where", "where with numbers", "logic", "logical functions", "booleans", "numbers as booleans", "masked fill",
-    "sign", "heaviside", "atan2", "atan2 of nothing",
+    "sign", "floor round", "remainder", "floor divide", "heaviside", "atan2",
+    "atan2 of nothing",
 }  # fmt: skip
 
 

@@ -26,10 +26,10 @@ from pintac.backend.grouping.kinds import (
     UNARY,
     VIEWS,
     is_splat,
+    no_rule,
     root,
 )
 from pintac.backend.tiles.tile import Arg, Kernel, KernelSink
-from pintac.errors import IRError
 from pintac.ir import Node
 from pintac.ir.ops import REDUCTIONS, integer, ints
 from pintac.isa import MicroOp, Sink
@@ -156,7 +156,7 @@ class Fuser:
             elif node.op in CONTRACTIONS or node.op in COPIES:
                 self.items.append(node)
             elif node.op not in VIEWS:
-                raise IRError(f"the backend has no rule for {node.op}", location=node.loc)
+                raise no_rule(node)
         return self._emit(self._merge())
 
     def _elementwise(self, node: Node) -> None:

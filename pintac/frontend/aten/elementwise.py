@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pintac.frontend.aten.table import SUPPORTED, Arguments, Rule, aten, broadcasting_pair, rule
+from pintac.frontend.aten.table import Arguments, Rule, aten, broadcasting_pair, rule
 from pintac.frontend.recorder import Recorder
 from pintac.frontend.traced import Traced, Unsupported
 from pintac.ir import Builder, Node
+from pintac.ir.ops import UNARY
 
 
 def _scaled(r: Recorder, value: object, alpha: float) -> object:
@@ -63,29 +64,59 @@ def _rsub(r: Recorder, a: Arguments, result: Tensor) -> Node:
     return r.builder.sub(left, right)
 
 
-@rule(aten.div)
-def _div(r: Recorder, a: Arguments, result: Tensor) -> Node:
-    if a.get("rounding_mode") is not None:
-        raise Unsupported("division with rounding is not supported", SUPPORTED)
+def _quotient(r: Recorder, a: Arguments, result: Tensor) -> Node:
     if not isinstance(a["other"], Tensor) and math.frexp(float(a["other"]))[0] in (0.5, -0.5):
         return r.builder.mul(r.node(a["self"]), 1.0 / float(a["other"]))  # exact for powers of two
     left, right = broadcasting_pair(r, a["self"], a["other"], result)
     return r.builder.div(left, right)
 
 
-for _name, _packet in (
-    ("neg", aten.neg),
-    ("sqrt", aten.sqrt),
-    ("abs", aten.abs),
-    ("exp", aten.exp),
-    ("log", aten.log),
-    ("tanh", aten.tanh),
-    ("sigmoid", aten.sigmoid),
-    ("sin", aten.sin),
-    ("cos", aten.cos),
-    ("erf", aten.erf),
-):
-    rule(_packet)(lambda r, a, result, _fn=_name: r.builder.unary(_fn, r.node(a["self"])))  # type: ignore[misc]
+@rule(aten.div)
+def _div(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    q = _quotient(r, a, result)
+    mode = a.get("rounding_mode")
+    return r.builder.floor(q) if mode == "floor" else _truncated(r.builder, q) if mode == "trunc" else q
+
+
+@rule(aten.floor_divide)
+def _floor_divide(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    return r.builder.floor(_quotient(r, a, result))
+
+
+def _truncated(b: Builder, x: Node) -> Node:
+    return b.select(b.compare("ge", x, 0.0), b.floor(x), _ceiling(b, x))
+
+
+def _ceiling(b: Builder, x: Node) -> Node:
+    return b.neg(b.floor(b.neg(x)))
+
+
+def _rest(whole: Callable[[Builder, Node], Node]) -> Rule:
+    """What a division with a whole quotient leaves: exact where the quotient times the divisor is."""
+
+    def apply(r: Recorder, a: Arguments, result: Tensor) -> Node:
+        left, right = broadcasting_pair(r, a["self"], a["other"], result)
+        return r.builder.sub(left, r.builder.mul(whole(r.builder, _quotient(r, a, result)), right))
+
+    return apply
+
+
+rule(aten.remainder)(_rest(lambda b, q: b.floor(q)))
+rule(aten.fmod)(_rest(_truncated))
+
+
+@rule(aten.round)
+def _round(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    b, x, decimals = r.builder, r.node(a["self"]), int(a.get("decimals") or 0)
+    if decimals == 0:
+        return b.round(x)
+    up = 10.0 ** abs(decimals)
+    return b.div(b.round(b.mul(x, up)), up) if decimals > 0 else b.mul(b.round(b.div(x, up)), up)
+
+
+for _name in UNARY:
+    if _name != "round":
+        rule(getattr(aten, _name))(lambda r, a, result, _fn=_name: r.builder.unary(_fn, r.node(a["self"])))  # type: ignore[misc]
 
 
 def _derived(*packets: Any) -> Callable[[Callable[[Any, Node], Node]], object]:
@@ -104,6 +135,9 @@ _derived(aten.relu)(lambda b, x: b.max(x, 0.0))
 _derived(aten.mish)(lambda b, x: b.mul(x, b.tanh(_soft_plus(b, x, 1.0))))
 _derived(aten.log1p)(lambda b, x: b.log(b.add(x, 1.0)))
 _derived(aten.expm1)(lambda b, x: b.sub(b.exp(x), 1.0))
+_derived(aten.ceil)(lambda b, x: _ceiling(b, x))
+_derived(aten.trunc)(lambda b, x: _truncated(b, x))
+_derived(aten.frac)(lambda b, x: b.sub(x, _truncated(b, x)))
 _derived(aten.log2)(lambda b, x: b.mul(b.log(x), 1.0 / math.log(2.0)))
 _derived(aten.log10)(lambda b, x: b.mul(b.log(x), 1.0 / math.log(10.0)))
 _derived(aten.exp2)(lambda b, x: b.exp(b.mul(x, math.log(2.0))))

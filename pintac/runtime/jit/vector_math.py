@@ -22,6 +22,22 @@ def maximum(e: Emitter, a: Val, b: Val) -> Val:
     return e.select(e.unordered(a, b), a + b, equal)
 
 
+_WHOLE = 2.0**23  # from here on every fp32 number is whole
+
+
+def rounded(e: Emitter, x: Val) -> Val:
+    """The nearest whole number, of two the even one, with the sign of x."""
+    whole = (e.fabs(x) + _WHOLE) - _WHOLE
+    signed = (whole.bits() | (x.bits() & -0x80000000)).as_float()
+    return e.select(e.fabs(x).lt(_WHOLE), signed, x)
+
+
+def floor(e: Emitter, x: Val) -> Val:
+    """The largest whole number that is not larger than x; -0 stays what it is."""
+    nearest = rounded(e, x)
+    return e.select(nearest.gt(x), nearest - 1.0, nearest)
+
+
 def _compare(name: str) -> Callable[[Emitter, Val, Val], Val]:
     def apply(e: Emitter, a: Val, b: Val) -> Val:
         return e.select(getattr(a, name)(b), e.f(1.0), 0.0)
@@ -54,6 +70,8 @@ MICRO_OPS: Mapping[MicroOp, Callable[..., Val]] = {
     MicroOp.EQ: _compare("eq"),
     MicroOp.NE: _compare("ne"),
     MicroOp.SELECT: lambda e, a, b, c: e.select(a.ne(0.0), b, c),
+    MicroOp.FLOOR: floor,
+    MicroOp.ROUND: rounded,
 }
 
 
