@@ -36,7 +36,8 @@ CASES = {
     "sin cos": lambda x, w, s: torch.sin(x @ w) + torch.cos(x @ w),
     "tan": lambda x, w, s: torch.tan(0.3 * x @ w),
     "exp": lambda x, w, s: torch.exp(x @ w) + torch.exp2(x @ w) + torch.expm1(x @ w),
-    "log": lambda x, w, s: torch.log(s) * x[:, :1] + torch.log1p(s) + torch.log2(s) + torch.log10(s) + x @ w,
+    "log": lambda x, w, s: torch.log(s) * x[:, :1] + torch.log2(s) + torch.log10(s) + x @ w,
+    "log1p": lambda x, w, s: torch.log1p(s + x @ w.abs()),
     "sqrt": lambda x, w, s: torch.sqrt(s) * x[:, :1] + torch.rsqrt(s) + torch.reciprocal(s) + x @ w,
     "sigmoid": lambda x, w, s: torch.sigmoid(x @ w),
     "silu": lambda x, w, s: F.silu(x @ w),
@@ -180,6 +181,19 @@ def test_the_arc_tangent_in_float32() -> None:
     graph, data = trace_infer(step, rows=len(x))
     found = evaluate(graph, {**Layout.of(net, step.problem).from_module(), **data, "x": x}, mode="smx")["u"]
     np.testing.assert_allclose(found, np.arctan(x.astype(np.float64)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["expm1", "log1p", "sinh", "elu", "selu", "celu"])
+def test_small_values_keep_their_digits_in_float32(name: str) -> None:
+    """Relative to the true value, where a difference of numbers near 1 would have lost four digits."""
+    of = getattr(F, name, None) or getattr(torch, name)
+    x = np.concatenate([sign * 10.0 ** np.linspace(-9, 1, 300) for sign in (1, -1)]).astype(np.float32)[:, None]
+    x = x[(x > -0.9) | (name != "log1p")][:, None]
+    net = Net(lambda x, w, s: of(x * (s[:1] / s[:1])), dims=1)
+    step = make_step(net, dims=1)
+    graph, data = trace_infer(step, rows=len(x))
+    found = evaluate(graph, {**Layout.of(net, step.problem).from_module(), **data, "x": x}, mode="smx")["u"]
+    np.testing.assert_allclose(found, of(torch.from_numpy(x.astype(np.float64))).numpy(), rtol=1e-6)
 
 
 def test_the_cases_use_every_rule() -> None:

@@ -133,19 +133,34 @@ _derived(aten.rsqrt)(lambda b, x: b.div(1.0, b.sqrt(x)))
 _derived(aten.silu)(lambda b, x: b.mul(x, b.sigmoid(x)))
 _derived(aten.relu)(lambda b, x: b.max(x, 0.0))
 _derived(aten.mish)(lambda b, x: b.mul(x, b.tanh(_soft_plus(b, x, 1.0))))
-_derived(aten.log1p)(lambda b, x: b.log(b.add(x, 1.0)))
-_derived(aten.expm1)(lambda b, x: b.sub(b.exp(x), 1.0))
+_derived(aten.log1p)(lambda b, x: _log_of_one_plus(b, x))
+_derived(aten.expm1)(lambda b, x: _exp_minus_one(b, x))
 _derived(aten.ceil)(lambda b, x: _ceiling(b, x))
 _derived(aten.trunc)(lambda b, x: _truncated(b, x))
 _derived(aten.frac)(lambda b, x: b.sub(x, _truncated(b, x)))
 _derived(aten.log2)(lambda b, x: b.mul(b.log(x), 1.0 / math.log(2.0)))
 _derived(aten.log10)(lambda b, x: b.mul(b.log(x), 1.0 / math.log(10.0)))
 _derived(aten.exp2)(lambda b, x: b.exp(b.mul(x, math.log(2.0))))
-_derived(aten.sinh)(lambda b, x: b.mul(b.sub(b.exp(x), b.exp(b.neg(x))), 0.5))
-_derived(aten.cosh)(lambda b, x: b.mul(b.add(b.exp(x), b.exp(b.neg(x))), 0.5))
+_derived(aten.sinh)(lambda b, x: b.mul(b.tanh(x), _cosh(b, x)))  # no difference of exponentials
+_derived(aten.cosh)(lambda b, x: _cosh(b, x))
 _derived(aten.tan)(lambda b, x: b.div(b.sin(x), b.cos(x)))
 _derived(aten.atan)(lambda b, x: _arc_tangent(b, x))
 _derived(aten.sign, aten.sgn)(lambda b, x: b.sub(b.compare("gt", x, 0.0), b.compare("lt", x, 0.0)))
+
+
+def _cosh(b: Builder, x: Node) -> Node:
+    return b.mul(b.add(b.exp(x), b.exp(b.neg(x))), 0.5)
+
+
+def _exp_minus_one(b: Builder, x: Node) -> Node:
+    """e^x - 1 = tanh(x / 2) (e^x + 1): nothing cancels near 0, and every part is smooth."""
+    return b.mul(b.tanh(b.mul(x, 0.5)), b.add(b.exp(x), 1.0))
+
+
+def _log_of_one_plus(b: Builder, x: Node) -> Node:
+    """log(1 + x) as log(u) + c / u, where c is what rounding 1 + x to u has lost: nothing in exact arithmetic."""
+    u = b.add(x, 1.0)
+    return b.add(b.log(u), b.div(b.sub(x, b.sub(u, 1.0)), u))
 
 
 _HALVINGS = 4
@@ -202,7 +217,7 @@ def _gelu(r: Recorder, a: Arguments, result: Tensor) -> Node:
 
 def _exponential_below(b: Builder, x: Node, scale: float, below: float, rate: float) -> Node:
     """scale x for x > 0, below (e^(rate x) - 1) for x < 0."""
-    grown = b.sub(b.exp(b.mul(b.min(x, 0.0), rate)), 1.0)
+    grown = _exp_minus_one(b, b.mul(b.min(x, 0.0), rate))
     return b.add(b.mul(b.max(x, 0.0), scale), b.mul(grown, below))
 
 
