@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pintac.errors import IRError
 from pintac.frontend.aten import FAMILIES, RULES
 from pintac.frontend.operators import grad, laplacian
 from pintac.frontend.tracing import trace_infer
@@ -236,3 +237,12 @@ def test_whatever_is_smooth_can_be_differentiated_and_lowered(name: str) -> None
     graph = trace_residual(lambda u, x: laplacian(u, x) + grad(u, x)[..., 0] * u(x), Net(CASES[name]), points=3)
     lowered = PassManager(default_pipeline(PipelineOptions()), [Verify("ends")]).run(graph)
     assert any(key.startswith("state:") for key in lowered.outputs)
+
+
+@pytest.mark.parametrize("fn", ["floor", "ceil", "round", "trunc", "frac"])
+def test_a_jump_under_a_derivative_is_refused_at_its_line(fn: str) -> None:
+    net = Net(lambda x, w, s: getattr(torch, fn)(x @ w) + x @ w)
+    graph = trace_residual(lambda u, x: laplacian(u, x), net, points=3)
+    with pytest.raises(IRError, match=r"test_supported_ops.py:\d+: (floor|round): jumps") as caught:
+        PassManager(default_pipeline(PipelineOptions()), [Verify("ends")]).run(graph)
+    assert caught.value.hint == "let it depend on the base point only"

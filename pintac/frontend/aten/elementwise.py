@@ -84,7 +84,8 @@ def _floor_divide(r: Recorder, a: Arguments, result: Tensor) -> Node:
 
 
 def _truncated(b: Builder, x: Node) -> Node:
-    return b.select(b.compare("ge", x, 0.0), b.floor(x), _ceiling(b, x))
+    down = b.floor(x)  # first, so that a refusal speaks of it
+    return b.select(b.compare("ge", x, 0.0), down, _ceiling(b, x))
 
 
 def _ceiling(b: Builder, x: Node) -> Node:
