@@ -7,7 +7,9 @@ numbered statements in `ASSUMPTIONS` are the model; docs/MACHINE.md prints them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from collections.abc import Mapping as MappingABC
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -40,20 +42,23 @@ ASSUMPTIONS: tuple[str, ...] = (
     "Energy of a product of digits of d bits: (d/8)^2 of an INT8 multiplication, d/4 of an INT8 addition in the "
     "product tree, a quarter of an INT32 addition. A block's contribution to an output: one fp32 addition and two "
     "exponent additions.",
-    "Energy of a vector micro-op: an fp32 addition for add, sub, min, max, neg, abs, comparisons and select, a "
-    "multiplication for mul, 4 of both for div and sqrt, 8 of both for exp, log, tanh, sigmoid, sin, cos and erf, 10 "
-    "rounds of 4 INT32 multiplications and additions for philox; quantising an element three INT32 additions.",
+    "Energy of a vector micro-op: an fp32 addition for add, sub, min, max, neg, abs, comparisons, select, floor and "
+    "round (the last two, and what they cost, are our addition to the unit), a multiplication for mul, 4 of both for "
+    "div and sqrt, 8 of both for exp, log, tanh, sigmoid, sin, cos and erf, 10 rounds of 4 INT32 multiplications and "
+    "additions for philox; quantising an element three INT32 additions.",
     "SRAM energy goes by the size of a bank, linear in its logarithm between the table's sizes; the partial-sum buffer "
     "is one bank. Leakage, clock and control cost no energy.",
 )
 
 _ADDITIVE = {
     MicroOp.ADD, MicroOp.SUB, MicroOp.NEG, MicroOp.ABS, MicroOp.MIN, MicroOp.MAX, MicroOp.LT, MicroOp.LE, MicroOp.GT,
-    MicroOp.GE, MicroOp.EQ, MicroOp.NE, MicroOp.SELECT,
+    MicroOp.GE, MicroOp.EQ, MicroOp.NE, MicroOp.SELECT, MicroOp.FLOOR, MicroOp.ROUND,
 }  # fmt: skip
 _ITERATIVE = {MicroOp.DIV, MicroOp.SQRT}
 _TABLE = {MicroOp.EXP, MicroOp.LOG, MicroOp.TANH, MicroOp.SIGMOID, MicroOp.SIN, MicroOp.COS, MicroOp.ERF}
-_PHILOX = {MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2}
+_FREE = {MicroOp.NOP, MicroOp.MOV}
+MICRO_OP_CLASSES: tuple[AbstractSet[MicroOp], ...] = (_FREE, _ADDITIVE, {MicroOp.MUL}, _ITERATIVE, _TABLE, isa.PHILOX)
+"""Micro-operations of equal energy. Each micro-operation is in one of them."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +108,16 @@ assert {*COST_INTEGERS, *COST_ENERGIES, "limit"} == {f.name for f in fields(Cost
 
 def cost(instruction: Instruction, machine: Machine) -> Cost:
     """Cost of one execution. Raises `MachineError` for what this machine cannot execute."""
-    opcode = instruction.opcode
-    if opcode is Opcode.MATMUL:
-        return _matmul(instruction, machine)
-    if opcode is Opcode.VPU:
-        return _vpu(instruction, machine)
-    if opcode in (Opcode.LOAD, Opcode.STORE):
-        return _transfer(instruction, machine)
-    if opcode in (Opcode.SIGNAL, Opcode.WAIT):
-        return Cost(busy=1, latency=1, limit="issue")
-    return Cost(busy=0, latency=0, limit="none")  # the sequencers handle loops beside their instructions
+    return COSTS[instruction.opcode](instruction, machine)
+
+
+def _loop(instruction: Instruction, machine: Machine) -> Cost:
+    """Nothing: the sequencers handle loops beside their instructions."""
+    return Cost(busy=0, latency=0, limit="none")
+
+
+def _semaphore(instruction: Instruction, machine: Machine) -> Cost:
+    return Cost(busy=1, latency=1, limit="issue")
 
 
 def sram_pj_per_byte(kib: float, machine: Machine) -> float:
@@ -136,7 +141,7 @@ def mac_pj(bits_a: int, bits_b: int, machine: Machine) -> float:
 
 
 def micro_op_pj(op: MicroOp, machine: Machine) -> float:
-    """Energy of one micro-op on one element."""
+    """Energy of one micro-op on one element. Raises `KeyError` for one that no class of `MICRO_OP_CLASSES` has."""
     both = machine.energy_add_fp32_pj + machine.energy_mul_fp32_pj
     if op in _ADDITIVE:
         return machine.energy_add_fp32_pj
@@ -146,9 +151,11 @@ def micro_op_pj(op: MicroOp, machine: Machine) -> float:
         return 4 * both
     if op in _TABLE:
         return 8 * both
-    if op in _PHILOX:
+    if op in isa.PHILOX:
         return 40 * (machine.energy_mul_int32_pj + machine.energy_add_int32_pj)
-    return 0.0
+    if op in _FREE:
+        return 0.0
+    raise KeyError(op)
 
 
 def _memory(machine: Machine, moved: MappingABC[str, int], bus_bytes: int = 0) -> dict[str, float]:
@@ -261,7 +268,7 @@ def _vpu(instruction: Instruction, machine: Machine) -> Cost:
             hint="compile for this machine",
         )
     ops = [isa.split_micro_op(instruction[f"uop{i}"])[0] for i in range(uops)]
-    if not machine.vpu_philox and any(op in _PHILOX for op in ops):
+    if not machine.vpu_philox and any(op in isa.PHILOX for op in ops):
         raise MachineError(f"machine {machine.name!r} has no philox generator", hint="vpu_philox = true")
     sources = [o for i in range(isa.SOURCES) if (o := instruction.operand(f"s{i}")).kind == Kind.TENSOR]
     sinks = [(o, instruction[f"acc{i}"]) for i in range(isa.SINKS) if (o := instruction.operand(f"d{i}")).kind]
@@ -336,6 +343,19 @@ def _vpu(instruction: Instruction, machine: Machine) -> Cost:
         vpu_pj=energy,
         **_memory(machine, moved),  # type: ignore[arg-type]
     )
+
+
+COSTS: MappingABC[Opcode, Callable[[Instruction, Machine], Cost]] = {
+    Opcode.LOOP: _loop,
+    Opcode.ENDLOOP: _loop,
+    Opcode.SIGNAL: _semaphore,
+    Opcode.WAIT: _semaphore,
+    Opcode.LOAD: _transfer,
+    Opcode.STORE: _transfer,
+    Opcode.MATMUL: _matmul,
+    Opcode.VPU: _vpu,
+}
+"""The cost of each opcode."""
 
 
 @dataclass(frozen=True)

@@ -201,8 +201,3 @@ def best_dataflow(
         candidates,
         key=lambda p: (p.busy, p.operand_bytes + p.result_writes + p.result_reads, p.alone, int(p.dataflow)),
     )
-
-
-def product_work(m: int, k: int, n: int, bits_a: int, bits_b: int, machine: Machine) -> int:
-    """Engine-cycles of a matmul's padded block products."""
-    return ceil_div(m, 4) * ceil_div(k, 4) * ceil_div(n, 4) * machine.product_cycles(bits_a, bits_b)

@@ -66,6 +66,9 @@ QUEUE_OF: Mapping[Opcode, Queue] = {
     Opcode.VPU: Queue.VPU,
     Opcode.STORE: Queue.STORE,
 }
+"""The queue of every instruction that does work; the others are loops and semaphores (`CONTROL`)."""
+
+CONTROL = frozenset({Opcode.LOOP, Opcode.ENDLOOP, Opcode.SIGNAL, Opcode.WAIT})
 
 
 class Space(IntEnum):
@@ -143,28 +146,22 @@ class MicroOp(IntEnum):
     PHILOX_U = 25  # (word0 >> 8) * 2^-24 of the counter a; b: an immediate holding stream | term << 16
     PHILOX_U1 = 26  # ((word0 >> 8) + 1) * 2^-24
     PHILOX_U2 = 27  # (word1 >> 8) * 2^-24
+    FLOOR = 28
+    ROUND = 29  # halves to even
 
+
+PHILOX = frozenset({MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2})
+"""Micro-operations that draw random numbers: their operands are an index operand and an immediate."""
 
 ARITY: Mapping[MicroOp, int] = {
-    **dict.fromkeys(MicroOp, 2),
-    **dict.fromkeys(
-        (
-            MicroOp.MOV,
-            MicroOp.NEG,
-            MicroOp.ABS,
-            MicroOp.SQRT,
-            MicroOp.EXP,
-            MicroOp.LOG,
-            MicroOp.TANH,
-            MicroOp.SIGMOID,
-            MicroOp.SIN,
-            MicroOp.COS,
-            MicroOp.ERF,
-        ),
-        1,
-    ),
-    MicroOp.NOP: 0,
-    MicroOp.SELECT: 3,
+    MicroOp[name]: arity
+    for arity, names in (
+        (0, "NOP"),
+        (1, "MOV NEG ABS SQRT EXP LOG TANH SIGMOID SIN COS ERF FLOOR ROUND"),
+        (2, "ADD SUB MUL DIV MIN MAX LT LE GT GE EQ NE PHILOX_U PHILOX_U1 PHILOX_U2"),
+        (3, "SELECT"),
+    )
+    for name in names.split()
 }
 
 # Value selectors, five bits.
@@ -664,6 +661,8 @@ def regions(instruction: Instruction, index: Sequence[int], dram_rows: Sequence[
                 if instruction[f"acc{i}"]:
                     out += _tensor_regions(o, index, *shape, write=False)
             out += _tensor_regions(o, index, *shape, write=True)
+    elif op not in CONTROL:
+        raise NotImplementedError(f"regions of {op.name}")
     return out
 
 

@@ -142,7 +142,7 @@ def _check_listing(program: Program) -> list[int]:
                     f"queue {isa.Queue(instruction['queue']).name} does not own this end of semaphore {declared.number}"
                 )
         else:
-            _CHECKS[op](instruction, fail)
+            CHECKS[op](instruction, fail)
         depth.append(open_loops)
     if depth[-1]:
         raise ProgramError(f"{depth[-1]} loops are not closed at the end of the listing")
@@ -251,7 +251,7 @@ def _check_micro_ops(i: Instruction, fail: Callable[[str], None]) -> None:
         if bits & 63 not in tuple(MicroOp):
             fail(f"uop{n}: unknown micro-operation {bits & 63}")
         op, *selectors = isa.split_micro_op(bits)
-        if op in (MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2):
+        if op in isa.PHILOX:
             a, b = selectors[:2]
             source = a - isa.SELECT_SOURCE
             if not 0 <= source < isa.SOURCES or i[f"s{source}.kind"] != Kind.INDEX:
@@ -279,9 +279,10 @@ def _check_selector(i: Instruction, selector: int, registers: int, where: str, f
         fail(f"{where}: the parameter block has {isa.PARAMS} words")
 
 
-_CHECKS: Mapping[Opcode, Callable[[Instruction, Callable[[str], None]], None]] = {
+CHECKS: Mapping[Opcode, Callable[[Instruction, Callable[[str], None]], None]] = {
     Opcode.LOAD: _check_transfer,
     Opcode.STORE: _check_transfer,
     Opcode.MATMUL: _check_matmul,
     Opcode.VPU: _check_vpu,
 }
+"""What each instruction that does work keeps."""

@@ -44,11 +44,12 @@ assert len(CAUSE_NAMES) == CAUSES
 PC_CAUSE_NAMES = (*CAUSE_NAMES[: timeline_core.WAITING], "wait")
 assert len(PC_CAUSE_NAMES) == timeline_core.PC_CAUSES
 
-_KINDS = {
+KINDS = {
     Opcode.LOOP: timeline_core.LOOP,
     Opcode.ENDLOOP: timeline_core.ENDLOOP,
     Opcode.SIGNAL: timeline_core.SIGNAL,
     Opcode.WAIT: timeline_core.WAIT,
+    **dict.fromkeys(isa.QUEUE_OF, timeline_core.DATA),
 }
 
 
@@ -319,7 +320,7 @@ def _listings(
         for pc in range(stop - start):
             opcode = Opcode(int(part[pc, 0]))
             row = [0] * ROW_COLUMNS
-            row[timeline_core.KIND] = _KINDS.get(opcode, timeline_core.DATA)
+            row[timeline_core.KIND] = KINDS[opcode]
             row[timeline_core.PC] = start + pc
             if opcode in (Opcode.LOOP, Opcode.ENDLOOP):
                 row[timeline_core.LEVEL] = int(part[pc, _LEVEL])

@@ -185,9 +185,3 @@ def parameter_table(step: TrainStep, names: Sequence[str]) -> np.ndarray:
     for column, name in enumerate(names, len(FIRST_PARAMS)):
         table[:, column] = np.fromiter((known[name](t) for t in range(rows)), np.float32, rows).view(np.uint32)
     return table
-
-
-def _schedule_steps(step: TrainStep) -> int:
-    """The N of the schedule, 0 for one without an end."""
-    attrs: Mapping[str, Any] = step.optimizer.attrs()
-    return int(attrs["schedule"].get("steps", 0))

@@ -20,13 +20,13 @@ from dataclasses import asdict, dataclass, field
 
 from pintac.backend.simplex import maximise
 from pintac.ir import Graph, Node, pruned
+from pintac.ir.ops import REDUCTIONS
 from pintac.ir.types import TensorType
 from pintac.machine import Machine
 
 _CONTRACTIONS = ("matmul", "matmul_tn")
-_REDUCTIONS = ("sum", "amax")
 _SOURCES = ("state", "input", "scalar", "const", "data")
-_FREE = ("reshape", "permute", "slice", "concat", "broadcast", "pad", "quantize", "decode", *_REDUCTIONS)
+_FREE = ("reshape", "permute", "slice", "concat", "broadcast", "pad", "quantize", "decode", *REDUCTIONS)
 _NORMAL_MICRO_OPS = 8  # two philox words, log, square root, cosine, three products
 
 
@@ -150,7 +150,7 @@ def _elements(node: Node) -> int:
     """Lane slots of one pass over a node: whole blocks where it quantises."""
     if node.op == "quantize":
         return _padded(node.type)
-    if node.op in _REDUCTIONS:
+    if node.op in REDUCTIONS:
         return node.operands[0].type.size
     return node.type.size
 
@@ -167,7 +167,7 @@ def regions(nodes: Iterable[Node]) -> list[list[Node]]:
 
     for node in parent:
         for operand in node.operands:
-            if operand in parent and operand.op not in _REDUCTIONS:
+            if operand in parent and operand.op not in REDUCTIONS:
                 parent[root(node)] = root(operand)
     groups: dict[Node, list[Node]] = {}
     for node in parent:
@@ -177,7 +177,7 @@ def regions(nodes: Iterable[Node]) -> list[list[Node]]:
 
 def _region_cycles(region: list[Node], machine: Machine) -> float:
     """Lane cycles that a region cannot do without."""
-    working = [n for n in region if micro_ops(n) or n.op in ("quantize", *_REDUCTIONS)]
+    working = [n for n in region if micro_ops(n) or n.op in ("quantize", *REDUCTIONS)]
     if not working:
         return 0.0
     chain = machine.vpu_max_micro_ops
@@ -185,7 +185,7 @@ def _region_cycles(region: list[Node], machine: Machine) -> float:
     # Ops and sinks of the largest size (quantising pads: sizes within a block of each other are one).
     large = [n for n in working if 4 * _elements(n) > largest]
     top = [n for n in large if _size(n) == max(map(_size, large))]
-    forced = _forced_passes([n for n in top if n.op in ("quantize", *_REDUCTIONS)])
+    forced = _forced_passes([n for n in top if n.op in ("quantize", *REDUCTIONS)])
     passes = max(1, forced, math.ceil(sum(map(micro_ops, top)) / chain))
     smallest = min(_elements(n) for n in top)
     spread = sum(micro_ops(n) * _elements(n) for n in working) / chain
@@ -194,7 +194,7 @@ def _region_cycles(region: list[Node], machine: Machine) -> float:
 
 def _size(node: Node) -> int:
     """Elements of a pass over all rows as one matrix, in whole blocks: the same for packed rows and rows apart."""
-    shape = (node.operands[0] if node.op in _REDUCTIONS else node).shape
+    shape = (node.operands[0] if node.op in REDUCTIONS else node).shape
     return 16 * _blocks(math.prod(shape[:-1])) * _blocks(shape[-1] if shape else 1)
 
 
@@ -266,7 +266,7 @@ def _crossing(nodes: list[Node], machine: Machine) -> tuple[list[_Candidate], fl
     for node in nodes:
         operands = node.operands
         if any(o in after for o in operands) or (
-            node.op in _REDUCTIONS and _per_point(operands[0]) and not _per_point(node) and 0 not in _axes(node)
+            node.op in REDUCTIONS and _per_point(operands[0]) and not _per_point(node) and 0 not in _axes(node)
         ):
             after.add(node)
     component = _components(evaluated)

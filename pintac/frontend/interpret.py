@@ -18,7 +18,7 @@ from pintac.errors import IRError
 from pintac.frontend.layers import chain
 from pintac.ir import Graph, Node
 from pintac.ir.graph import ancestors
-from pintac.ir.ops import integer, ints
+from pintac.ir.ops import COMPARISONS, UNARY, integer, ints
 
 DrawRows = Callable[[Node], Tensor]
 
@@ -43,26 +43,8 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "min": torch.minimum,
     "max": torch.maximum,
 }
-_UNARY: dict[str, Callable[[Tensor], Tensor]] = {
-    "neg": torch.neg,
-    "sqrt": torch.sqrt,
-    "abs": torch.abs,
-    "exp": torch.exp,
-    "log": torch.log,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "erf": torch.erf,
-}
-_COMPARE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "lt": torch.lt,
-    "le": torch.le,
-    "gt": torch.gt,
-    "ge": torch.ge,
-    "eq": torch.eq,
-    "ne": torch.ne,
-}
+_UNARY: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(torch, name) for name in UNARY}
+_COMPARE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {kind: getattr(torch, kind) for kind in COMPARISONS}
 
 
 def draw(node: Node, seed: int, step: int, shape: Sequence[int] | None = None) -> np.ndarray:

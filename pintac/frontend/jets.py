@@ -21,7 +21,7 @@ from torch import Tensor
 from pintac.errors import IRError
 from pintac.frontend.layers import chain
 from pintac.ir import Graph, Node
-from pintac.ir.ops import integer, ints
+from pintac.ir.ops import STEPS, integer, ints
 
 Range = tuple[int, int]
 
@@ -56,7 +56,7 @@ class Jets:
     def gradient(self, y: Node) -> Tensor:
         """[N, m, d]."""
         jacobian = self.jet(y).jacobian
-        return jacobian.transpose(1, 2).expand(self.rows, -1, -1)
+        return jacobian.transpose(1, 2).expand(self.rows, -1, self.x.shape[1])  # one zero for all of a constant
 
     def laplacian(self, y: Node, start: int, stop: int) -> Tensor:
         """[N, m]."""
@@ -87,6 +87,8 @@ class Jets:
         if op in _DERIVATIVES:
             first, second = _DERIVATIVES[op](self.values[node.operands[0]], self.values[node])
             return self._unary(self._known[node.operands[0]], first, second)
+        if op in STEPS:
+            return self._constant(node)
         rule = getattr(self, f"_{op}", None)
         if rule is None:
             raise IRError(f"{op} has no forward Laplacian", location=node.loc, hint="derivatives=autograd takes it")
@@ -191,7 +193,7 @@ class Jets:
     def _chosen(self, node: Node, mask: Tensor, a: Node, b: Node) -> Jet:
         inside = mask.to(self.values[node].dtype)
         if a not in self._dependent and b not in self._dependent:  # only the choice depends on the points
-            return self._compare(node)
+            return self._constant(node)
         return _together(self._masked(node, inside, a), self._masked(node, 1.0 - inside, b))
 
     def _masked(self, node: Node, inside: Tensor, operand: Node) -> Jet | None:
@@ -210,7 +212,7 @@ class Jets:
         jacobian = (_across(share) * jet.jacobian).sum([axis + 1 for axis in axes], keepdim=keep)
         return Jet(jacobian, tuple(None if p is None else (share * p).sum(axes, keepdim=keep) for p in jet.laplacians))
 
-    def _compare(self, node: Node) -> Jet:
+    def _constant(self, node: Node) -> Jet:
         """Constant between its jumps."""
         return Jet(torch.zeros_like(self.values[node])[:, None], (None,) * len(self.ranges))
 

@@ -191,7 +191,7 @@ class Builder:
         return self._elementwise("max", a, b, loc=loc, name=name)
 
     def unary(self, fn: str, x: Operand, *, loc: Location | None = None, name: str | None = None) -> Node:
-        """One of neg sqrt abs exp log tanh sigmoid sin cos erf, by name."""
+        """A function of one value (`ops.UNARY`), by name."""
         return self._elementwise(fn, x, loc=loc, name=name)
 
     def neg(self, x: Operand, *, loc: Location | None = None, name: str | None = None) -> Node:
@@ -223,6 +223,12 @@ class Builder:
 
     def erf(self, x: Operand, *, loc: Location | None = None, name: str | None = None) -> Node:
         return self._elementwise("erf", x, loc=loc, name=name)
+
+    def floor(self, x: Operand, *, loc: Location | None = None, name: str | None = None) -> Node:
+        return self._elementwise("floor", x, loc=loc, name=name)
+
+    def round(self, x: Operand, *, loc: Location | None = None, name: str | None = None) -> Node:
+        return self._elementwise("round", x, loc=loc, name=name)
 
     def compare(
         self, kind: str, a: Operand, b: Operand, *, loc: Location | None = None, name: str | None = None

@@ -163,6 +163,7 @@ def _perturb(b: Builder, node: Node, pairs: Sequence[Pair]) -> Node:
 _KINK = Refusal(
     "has a kink, its difference has no cancellation-free form", "use a smooth function, or evaluate it on the base path"
 )
+_STEP = Refusal("jumps, its difference has no cancellation-free form", "let it depend on the base point only")
 _LATE = Refusal("deltas are split before precision is chosen", "run split-stein before insert-smx")
 _SOURCE = Refusal("a source has no operands", "this is a bug in the pass")
 _OPERATOR = Refusal(
@@ -183,6 +184,8 @@ DELTA_RULES: Mapping[str, DeltaRule | Refusal] = MappingProxyType(
         "max": _KINK,
         "abs": _KINK,
         "amax": _KINK,
+        "floor": _STEP,
+        "round": _STEP,
         "compare": Refusal("compares a perturbed value", "let branches depend on the base point only"),
         "erf": Refusal(
             "no cancellation-free difference of erf is defined", "use tanh, or for GELU nn.GELU(approximate='tanh')"

@@ -193,13 +193,14 @@ _COMPARE: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType({
 _DOUBLE: Mapping[str, Callable[..., Array]] = MappingProxyType({
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "min": np.minimum, "max": np.maximum,
     "neg": np.negative, "sqrt": np.sqrt, "abs": np.abs, "exp": np.exp, "log": np.log, "tanh": np.tanh,
-    "sigmoid": _sigmoid64, "sin": np.sin, "cos": np.cos, "erf": _erf64,
+    "sigmoid": _sigmoid64, "sin": np.sin, "cos": np.cos, "erf": _erf64, "floor": np.floor, "round": np.rint,
 })  # fmt: skip
 
 _SINGLE: Mapping[str, Callable[..., Array]] = MappingProxyType({
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "min": vmath.minimum, "max": vmath.maximum,
     "neg": np.negative, "sqrt": np.sqrt, "abs": np.abs, "exp": vmath.exp, "log": vmath.log, "tanh": vmath.tanh,
     "sigmoid": vmath.sigmoid, "sin": vmath.sin, "cos": vmath.cos, "erf": vmath.erf,
+    "floor": np.floor, "round": np.rint,
 })  # fmt: skip
 
 

@@ -249,6 +249,9 @@ def _refuse_perturb(node: Node) -> Halves:
     )
 
 
+if _missing := [op for op, rule in DELTA_RULES.items() if not isinstance(rule, Refusal) and op not in _RULES]:
+    raise AssertionError(f"ir/deltas.py has a rule for {', '.join(_missing)}, ir/even_odd.py needs one too")
+
 EVEN_ODD_RULES: Mapping[str, EvenOddRule | Refusal] = MappingProxyType(
     {op: rule if isinstance(rule, Refusal) else _RULES[op] for op, rule in DELTA_RULES.items()}
 )

@@ -15,7 +15,7 @@ from pintac.errors import IRError
 from pintac.ir.builder import Builder
 from pintac.ir.deltas import Refusal
 from pintac.ir.node import Node
-from pintac.ir.ops import OPS, integer, ints
+from pintac.ir.ops import OPS, STEPS, integer, ints
 
 Gradient = Callable[[], Node] | None
 """Builds the gradient of one operand when called, in any shape that broadcasting gives it; None: there is none."""
@@ -301,7 +301,7 @@ GRADIENTS: Mapping[str, GradRule | Refusal] = MappingProxyType(
         "sin": _unary(lambda b, x, y, g: b.mul(g, b.cos(x))),
         "cos": _unary(lambda b, x, y, g: b.neg(b.mul(g, b.sin(x)))),
         "erf": _unary(_erf),
-        "compare": _no_gradient,
+        **dict.fromkeys(STEPS, _no_gradient),
         "select": _select,
         "delta_act": _delta_act,
         "matmul": _matmul,

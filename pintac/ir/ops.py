@@ -26,8 +26,11 @@ DELTA_FUNCTIONS = ("tanh", "sigmoid", "sin", "cos", "exp", "log", "sqrt")
 """Functions that `delta_act` knows in a cancellation-free form (NUMERICS 5)."""
 
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+REDUCTIONS = ("sum", "amax")
 BINARY = ("add", "sub", "mul", "div", "min", "max")
-UNARY = ("neg", "sqrt", "abs", "exp", "log", "tanh", "sigmoid", "sin", "cos", "erf")
+UNARY = ("neg", "sqrt", "abs", "exp", "log", "tanh", "sigmoid", "sin", "cos", "erf", "floor", "round")
+STEPS = ("compare", "floor", "round")
+"""Constant between jumps: their derivative is zero, a difference has no form without cancellation."""
 
 _KINDS: dict[str, tuple[str, str]] = {
     "int": ("int", "an integer"),
@@ -447,8 +450,9 @@ def _table() -> dict[str, OpDef]:
     op("source", "data", 0, _source, "constant array stored beside the program", name=_NAME, shape=_SHAPE)
     for name in BINARY:
         op("elementwise", name, 2, _elementwise, f"{name}(a, b), broadcasting")
+    docs = {"floor": "the largest whole number <= x", "round": "the nearest whole number, of two the even one"}
     for name in UNARY:
-        op("elementwise", name, 1, _elementwise, f"{name}(x)")
+        op("elementwise", name, 1, _elementwise, docs.get(name, f"{name}(x)"))
     op(
         "elementwise",
         "compare",

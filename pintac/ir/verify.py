@@ -8,7 +8,7 @@ import re
 from pintac.errors import IRError
 from pintac.ir.graph import Graph, ancestors
 from pintac.ir.node import NAME, Location, Node
-from pintac.ir.ops import OPS, infer_type, integer, ints, normalize_attrs
+from pintac.ir.ops import OPS, REDUCTIONS, infer_type, integer, ints, normalize_attrs
 
 _GRAPH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
 
@@ -173,6 +173,6 @@ def _row_breaks(node: Node, breaks: dict[Node, frozenset[int]]) -> frozenset[int
         return breaks[first]
     if node.op == "broadcast" and first.type.rank >= 2 and first.shape[-2] == node.shape[-2]:
         return breaks[first]
-    if node.op in ("sum", "amax") and node.attrs["keepdims"] and rank - 2 not in ints(node.attrs, "axes"):
+    if node.op in REDUCTIONS and node.attrs["keepdims"] and rank - 2 not in ints(node.attrs, "axes"):
         return breaks[first]
     return frozenset()

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pintac.ir import OPS, Builder, Graph, Node, rewrite
-from pintac.ir.ops import broadcast_shapes, integer, ints
+from pintac.ir.ops import REDUCTIONS, broadcast_shapes, integer, ints
 from pintac.ir.text import graphs_equal
 from pintac.passes.base import Pass
 from pintac.passes.dataflow import without_dead
@@ -133,7 +133,7 @@ class _Shared:
             return x
         if x.op == "reshape":
             return self.make(b, "reshape", x.operands, {"shape": shape})
-        if x.op in ("sum", "amax"):
+        if x.op in REDUCTIONS:
             for keepdims in (True, False):
                 if shape == _reduced(x.operands[0].shape, ints(x.attrs, "axes"), keepdims):
                     return self.make(b, x.op, x.operands, {"axes": x.attrs["axes"], "keepdims": keepdims})

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pintac.errors import PassError
 from pintac.ir import OPS, Builder, Node
-from pintac.ir.ops import integer, ints
+from pintac.ir.ops import STEPS, integer, ints
 
 Columns = tuple[int, int]
 """A range start..stop of columns of x."""
@@ -123,7 +123,7 @@ class Derivatives(ABC):
         if self.leaf(node):
             return self.leaf_gradient(node, columns)
         parts = [self.gradient(operand, columns) for operand in node.operands]
-        if all(part is None for part in parts) or node.op == "compare":
+        if all(part is None for part in parts) or node.op in STEPS:
             return None
         if node.op == "slice" and node.operands[0] is self.x and integer(node.attrs, "axis") == 1:
             start, stop = integer(node.attrs, "start"), integer(node.attrs, "stop")
@@ -177,7 +177,7 @@ class Derivatives(ABC):
                 cross = b.div(b.mul(self._dot(quotient, divisor), -2.0), self.value(node.operands[1]))
                 return self._total([result, cross])
             return result
-        if all(part is None for part in parts) or node.op == "compare":
+        if all(part is None for part in parts) or node.op in STEPS:
             return None
         if OPS[node.op].category == "elementwise":
             return self._elementwise(node, parts, lambda value: value)

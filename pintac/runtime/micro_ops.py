@@ -56,6 +56,8 @@ MICRO_OPS: Mapping[MicroOp, Callable[..., _F]] = {
     MicroOp.EQ: _compare(np.equal),
     MicroOp.NE: _compare(np.not_equal),
     MicroOp.SELECT: _select,
+    MicroOp.FLOOR: _ieee(np.floor),
+    MicroOp.ROUND: _ieee(np.rint),
 }
 
 

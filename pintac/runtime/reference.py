@@ -174,7 +174,7 @@ class ReferenceEngine:
         values = self._sources(d, index, shape)
         for n in range(d["uops"]):
             op, *selectors = isa.split_micro_op(d[f"uop{n}"])
-            if op in (MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2):
+            if op in isa.PHILOX:
                 counter = d.operands[f"s{selectors[0] - isa.SELECT_SOURCE}"]
                 stream = d[f"imm{selectors[1] - isa.SELECT_IMM}"]
                 values[n] = philox(op, _element_numbers(counter, index, shape), stream, self.state.params)

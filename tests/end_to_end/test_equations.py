@@ -108,6 +108,10 @@ ANGLES = (
     Term("pde", Uniform(SQUARE), lambda u, x: laplacian(u, x) - torch.sign(x[:, :1] - 0.5), points=8),
     Term("boundary", Boundary(SQUARE), lambda u, x: u(x) - torch.atan2(x[:, 1:] - 0.5, x[:, :1] - 0.5), points=5),
 )
+CHECKERS = (
+    Term("pde", Uniform(SQUARE), lambda u, x: laplacian(u, x) - torch.floor(4 * x).sum(1, keepdim=True) % 2, points=8),
+    Term("edge", Boundary(SQUARE), lambda u, x: u(x) - torch.round(9 * u(x)) / 9 - torch.frac(2 * x[:, :1]), points=5),
+)
 EDGE = Boundary(SQUARE)
 NEUMANN = (
     Term("pde", Mixture(Uniform(SQUARE), Uniform([(1.0, 2.0), (0.0, 1.0)])), lambda u, x: laplacian(u, x), points=8),
@@ -138,6 +142,7 @@ STEPS: dict[str, Callable[[], TrainStep]] = {
     "fixed coefficients": lambda: step(mlp(), Equation(*DIFFUSION)),
     "coefficients in the solution": lambda: step(mlp(), Ansatz(*HEAT)),
     "angles": lambda: step(Arctan(), Equation(*ANGLES)),
+    "floor and round": lambda: step(mlp(), Equation(*CHECKERS)),
     "neumann on an L": lambda: step(mlp(), Equation(*NEUMANN)),
     "a coefficient": lambda: step(mlp(), Equation(coefficient=True)),
 }

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pintac.errors import IRError
 from pintac.frontend.aten import FAMILIES, RULES
 from pintac.frontend.operators import grad, laplacian
 from pintac.frontend.tracing import trace_infer
@@ -36,7 +37,8 @@ CASES = {
     "sin cos": lambda x, w, s: torch.sin(x @ w) + torch.cos(x @ w),
     "tan": lambda x, w, s: torch.tan(0.3 * x @ w),
     "exp": lambda x, w, s: torch.exp(x @ w) + torch.exp2(x @ w) + torch.expm1(x @ w),
-    "log": lambda x, w, s: torch.log(s) * x[:, :1] + torch.log1p(s) + torch.log2(s) + torch.log10(s) + x @ w,
+    "log": lambda x, w, s: torch.log(s) * x[:, :1] + torch.log2(s) + torch.log10(s) + x @ w,
+    "log1p": lambda x, w, s: torch.log1p(s + x @ w.abs()),
     "sqrt": lambda x, w, s: torch.sqrt(s) * x[:, :1] + torch.rsqrt(s) + torch.reciprocal(s) + x @ w,
     "sigmoid": lambda x, w, s: torch.sigmoid(x @ w),
     "silu": lambda x, w, s: F.silu(x @ w),
@@ -90,6 +92,15 @@ CASES = {
     ),
     "masked fill": lambda x, w, s: (x @ w).masked_fill(x[:, :1] > 0.5, 2.0),
     "sign": lambda x, w, s: torch.sign(x @ w) * (x @ w) + torch.sgn(x[:, :1] - x[:, :1]),
+    "floor round": lambda x, w, s: (
+        torch.floor(4.0 * (x @ w)) + torch.ceil(3.0 * (x @ w)) + torch.round(5.0 * (x @ w)) + torch.trunc(6.0 * (x @ w))
+        + torch.round(x @ w, decimals=1) + torch.round(70.0 * (x @ w), decimals=-1)
+    ),
+    "remainder": lambda x, w, s: (
+        torch.frac(3.0 * (x @ w)) + (x @ w) % 0.25 + (x @ w) % -0.3 + torch.remainder(2.0, s) + torch.fmod(x @ w, 0.3)
+        + torch.div(x @ w, 0.1, rounding_mode="floor") + torch.div(x @ w, s, rounding_mode="trunc")
+    ),
+    "floor divide": lambda x, w, s: (x @ w) // 0.3 + (x @ w) // s,
     "heaviside": lambda x, w, s: torch.heaviside(x[:, :1] - 0.5, s) * (x @ w) + torch.heaviside(0.0 * x[:, :1], s),
     "atan": lambda x, w, s: torch.atan(x @ w) + torch.atan(1e3 * x[:, :1]) + torch.atan(-1e-6 * x[:, :1]),
     "atan2": lambda x, w, s: (
@@ -173,6 +184,19 @@ def test_the_arc_tangent_in_float32() -> None:
     np.testing.assert_allclose(found, np.arctan(x.astype(np.float64)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["expm1", "log1p", "sinh", "elu", "selu", "celu"])
+def test_small_values_keep_their_digits_in_float32(name: str) -> None:
+    """Relative to the true value, where a difference of numbers near 1 would have lost four digits."""
+    of = getattr(F, name, None) or getattr(torch, name)
+    x = np.concatenate([sign * 10.0 ** np.linspace(-9, 1, 300) for sign in (1, -1)]).astype(np.float32)[:, None]
+    x = x[(x > -0.9) | (name != "log1p")][:, None]
+    net = Net(lambda x, w, s: of(x * (s[:1] / s[:1])), dims=1)
+    step = make_step(net, dims=1)
+    graph, data = trace_infer(step, rows=len(x))
+    found = evaluate(graph, {**Layout.of(net, step.problem).from_module(), **data, "x": x}, mode="smx")["u"]
+    np.testing.assert_allclose(found, of(torch.from_numpy(x.astype(np.float64))).numpy(), rtol=1e-6)
+
+
 def test_the_cases_use_every_rule() -> None:
     """The table has no rule that no case exercises."""
     used: set[object] = set()
@@ -202,7 +226,8 @@ KINKED = {"gelu", "erf", "relu", "elu", "leaky relu", "abs", "minimum maximum", 
 STACKED = {"batched linear", "batched matmul"}  # rows of a stack would share SMX blocks (NUMERICS 4)
 BRANCHING = {
     "where", "where with numbers", "logic", "logical functions", "booleans", "numbers as booleans", "masked fill",
-    "sign", "heaviside", "atan2", "atan2 of nothing",
+    "sign", "floor round", "remainder", "floor divide", "heaviside", "atan2",
+    "atan2 of nothing",
 }  # fmt: skip
 
 
@@ -212,3 +237,12 @@ def test_whatever_is_smooth_can_be_differentiated_and_lowered(name: str) -> None
     graph = trace_residual(lambda u, x: laplacian(u, x) + grad(u, x)[..., 0] * u(x), Net(CASES[name]), points=3)
     lowered = PassManager(default_pipeline(PipelineOptions()), [Verify("ends")]).run(graph)
     assert any(key.startswith("state:") for key in lowered.outputs)
+
+
+@pytest.mark.parametrize("fn", ["floor", "ceil", "round", "trunc", "frac"])
+def test_a_jump_under_a_derivative_is_refused_at_its_line(fn: str) -> None:
+    net = Net(lambda x, w, s: getattr(torch, fn)(x @ w) + x @ w)
+    graph = trace_residual(lambda u, x: laplacian(u, x), net, points=3)
+    with pytest.raises(IRError, match=r"test_supported_ops.py:\d+: (floor|round): jumps") as caught:
+        PassManager(default_pipeline(PipelineOptions()), [Verify("ends")]).run(graph)
+    assert caught.value.hint == "let it depend on the base point only"

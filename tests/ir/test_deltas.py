@@ -227,6 +227,8 @@ def refused(make: Make, pairs: Sequence[bool]) -> IRError:
         (lambda b, x, y: b.compare("lt", x, y), [True, False], "compare: compares a perturbed value"),
         (lambda b, x, y: b.select(x, y, y), [True, False, False], "select: the condition depends"),
         (lambda b, x, y: b.erf(x), [True], "erf: no cancellation-free"),
+        (lambda b, x, y: b.floor(x), [True], "floor: jumps"),
+        (lambda b, x, y: b.round(x), [True], "round: jumps"),
         (lambda b, x, y: b.quantize(x, 8), [True], "quantize: deltas are split before"),
         (lambda b, x, y: b.matmul(x, b.input("w", (W, 2))), [False, True], "matmul: the weight depends"),
         (lambda b, x, y: b.matmul_tn(x, y), [True, False], "matmul_tn: contracts the rows"),

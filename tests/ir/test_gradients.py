@@ -37,6 +37,8 @@ CASES: list[tuple[str, Make, Torch, Shapes]] = [
     ("same operand twice", lambda b, x: b.mul(x, x), lambda x: x * x, [(4, 3)]),
     *[(fn, lambda b, x, fn=fn: b.unary(fn, x), getattr(torch, fn), [(4, 3)]) for fn in
       ("neg", "abs", "exp", "tanh", "sigmoid", "sin", "cos", "erf")],
+    *[(fn, lambda b, x, fn=fn: b.add(x, b.unary(fn, x)), lambda x, fn=fn: x + getattr(torch, fn)(x), [(4, 3)]) for fn in
+      ("floor", "round")],
     ("sqrt", lambda b, x: b.sqrt(b.mul(x, x)), lambda x: torch.sqrt(x * x), [(4, 3)]),
     ("log", lambda b, x: b.log(b.mul(x, x)), lambda x: torch.log(x * x), [(4, 3)]),
     ("compare", lambda b, x, y: b.mul(x, b.compare("lt", x, y)), lambda x, y: x * (x < y), [(4, 3), (4, 3)]),

@@ -10,6 +10,7 @@ from pintac.errors import IRError
 from pintac.ir import OPS, Builder, Graph, Location, Node, TensorType, f32, parse_type, rewrite
 from pintac.ir.deltas import DELTA_RULES
 from pintac.ir.gradients import GRADIENTS
+from pintac.ir.ops import REDUCTIONS
 
 HERE = Location("net.py", 12)
 
@@ -36,6 +37,7 @@ def test_the_tables_cover_the_same_ops() -> None:
     assert set(GRADIENTS) == set(DELTA_RULES) == set(EVALUATORS) == set(OPS)
     assert all(hasattr(Builder, name) for name in OPS)
     assert all(op.name == name and op.doc for name, op in OPS.items())
+    assert {op.name for op in OPS.values() if op.category == "reduction"} == set(REDUCTIONS)
 
 
 Make = Callable[[Builder, Callable[..., Node]], Node]

@@ -36,6 +36,7 @@ def every_op() -> Graph:
         inside = b.min(b.max(b.add(b.mul(u, table), points), 0.0), 1.0)
         y = b.add(b.matmul(inside, w, lhs_role="base", rhs_role="weight"), v)
         unary = [b.unary(name, y) for name in ("tanh", "sigmoid", "sin", "cos", "exp", "erf", "abs", "neg")]
+        b.floor(y), b.round(y)
         positive = b.sqrt(b.add(b.log(b.add(b.mul(y, y), 1.0)), lr))
         chosen = b.select(b.compare("gt", y, 0.0), unary[0], positive)
         ratio = b.div(chosen, b.sub(positive, unary[1]))

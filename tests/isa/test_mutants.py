@@ -55,7 +55,8 @@ def inverse(m: ModuleType) -> None:
     table = m.decode_table([back])
     assert table[0, m.column(m.Opcode.LOAD, "s1.step4")] == -(2**31)
     assert table[0, m.column(m.Opcode.LOAD, "size")] == 2**32 - 1
-    for bad in (bytes([9]) + bytes(383), m.encode(m.make(m.Opcode.ENDLOOP))[:-1] + b"\1"):
+    unknown = max(m.Opcode) + 1
+    for bad in (bytes([unknown]) + bytes(m.WORD_BYTES - 1), m.encode(m.make(m.Opcode.ENDLOOP))[:-1] + b"\1"):
         with pytest.raises(ProgramError):
             m.decode(bad)
     for field, value in (("size", 2**32), ("s0.hi", 2**31), ("s0.hi", -(2**31) - 1), ("size", -1)):

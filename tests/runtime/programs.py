@@ -22,8 +22,8 @@ from tests.runtime.listing import IMM, PAR, REG, SRC, Listing
 
 BITS = (4, 8, 12, 16)
 MAX_EXTENT = 14
-ARITHMETIC = [op for op in MicroOp if op is not MicroOp.NOP and op < MicroOp.PHILOX_U]
-RANDOM_NUMBERS = (MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2)
+ARITHMETIC = [op for op in MicroOp if op is not MicroOp.NOP and op not in isa.PHILOX]
+RANDOM_NUMBERS = sorted(isa.PHILOX)
 SCALAR_PARAM = 2  # fp32 words of the parameter block
 COUNT_PARAM = 3  # a loop count
 

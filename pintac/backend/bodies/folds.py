@@ -11,6 +11,7 @@ from pintac.backend.tiles import vpu
 from pintac.backend.tiles.tile import Buffer, CopyOp, View
 from pintac.backend.tiles.views import compact_view, narrow
 from pintac.ir import Node
+from pintac.ir.ops import REDUCTIONS
 from pintac.isa import Space
 
 
@@ -37,7 +38,7 @@ class Folds(Bodies):
 
     def _starts_here(self, node: Node, unit: Unit, sweep: Sweep, only_global: bool) -> bool:
         """Whether `node` is a fold over rows that starts before these loops."""
-        if node.op not in {"matmul_tn", "sum", "amax"}:
+        if node.op not in ("matmul_tn", *REDUCTIONS):
             return False
         missing = self._context_axes(node, unit, sweep) - self._own_axes(node, unit)
         if not missing:

@@ -17,7 +17,7 @@ from pintac.backend.tiles.tile import Buffer, IndexView, View, VpuOp
 from pintac.backend.tiles.views import compact_strides, compact_view, narrow
 from pintac.errors import IRError
 from pintac.ir import Node
-from pintac.ir.ops import integer, ints
+from pintac.ir.ops import REDUCTIONS, integer, ints
 
 
 class Bodies(Products):
@@ -200,7 +200,7 @@ class Bodies(Products):
     def _sink(self, node: Node, shape_node: Node, body: Body) -> View:
         """The view a kernel's sink writes, with the folded axes back as size 1."""
         view = self._target(node, body)
-        if node.op in ("sum", "amax") and not node.attrs["keepdims"]:
+        if node.op in REDUCTIONS and not node.attrs["keepdims"]:
             axes = ints(node.attrs, "axes")
             shape, strides = list(view.shape), list(view.strides)
             for axis in axes:

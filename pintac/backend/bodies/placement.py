@@ -15,7 +15,7 @@ from pintac.backend.tiles.tile import Buffer, View
 from pintac.backend.tiles.views import V, apply, compact_size, compact_view, narrow
 from pintac.errors import IRError
 from pintac.ir import Node
-from pintac.ir.ops import ints
+from pintac.ir.ops import REDUCTIONS, ints
 from pintac.isa import Space
 
 
@@ -147,7 +147,7 @@ class Placement:
         """
         if node.op == "matmul_tn":
             return node not in self.output_roots
-        return node.op not in ("sum", "amax") or not self._folded(node)
+        return node.op not in REDUCTIONS or not self._folded(node)
 
     def _only_on_the_right(self, node: Node) -> bool:
         """Whether products read the matrix itself, on their right, and nothing else does."""
@@ -252,7 +252,7 @@ class Placement:
         """Whether a fold adds onto a start value in memory: over loops, or over axes that may need unrolling."""
         if node.op == "matmul_tn":
             return True
-        if node.op not in ("sum", "amax"):
+        if node.op not in REDUCTIONS:
             return False
         rank = node.operands[0].type.rank
         axes = ints(node.attrs, "axes")

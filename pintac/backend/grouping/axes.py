@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from pintac.errors import IRError
 from pintac.ir import Graph, Node
+from pintac.ir.ops import REDUCTIONS
 
 UNROLLED_PAIRS = 8
 """Pairs that loops over points take whole where SRAM has room for it; more are a loop of their own."""
@@ -95,10 +96,6 @@ class Axes:
             raise IRError(f"%{node.name} mixes the rows of two point sets", location=node.loc)
         return min(spaces) if spaces else None
 
-    def has_pairs(self, node: Node) -> bool:
-        """Whether the value has a row for each evaluation."""
-        return any(t is not None and t.kind != "points" for t in self._tags[node])
-
     # ---- unification
 
     def _find(self, key: tuple[Node, int]) -> tuple[Node, int]:
@@ -135,7 +132,7 @@ class Axes:
             assert isinstance(perm, tuple)
             for i, p in enumerate(perm):
                 self._join(node, i, operands[0], int(p))
-        elif op in ("sum", "amax"):
+        elif op in REDUCTIONS:
             axes = node.attrs["axes"]
             assert isinstance(axes, tuple)
             kept = [i for i in range(operands[0].type.rank) if i not in axes]

@@ -26,12 +26,12 @@ from pintac.backend.grouping.kinds import (
     UNARY,
     VIEWS,
     is_splat,
+    no_rule,
     root,
 )
 from pintac.backend.tiles.tile import Arg, Kernel, KernelSink
-from pintac.errors import IRError
 from pintac.ir import Node
-from pintac.ir.ops import integer, ints
+from pintac.ir.ops import REDUCTIONS, integer, ints
 from pintac.isa import MicroOp, Sink
 
 Key = tuple[object, ...]
@@ -156,7 +156,7 @@ class Fuser:
             elif node.op in CONTRACTIONS or node.op in COPIES:
                 self.items.append(node)
             elif node.op not in VIEWS:
-                raise IRError(f"the backend has no rule for {node.op}", location=node.loc)
+                raise no_rule(node)
         return self._emit(self._merge())
 
     def _elementwise(self, node: Node) -> None:
@@ -448,7 +448,7 @@ def _reads_blocks(group: _Group, sources: Sequence[Value | Index]) -> bool:
 
 def _across_rows(node: Node) -> bool:
     """Whether a fold leaves the rows as they are and is over four or more values of an axis before them."""
-    if node.op not in ("sum", "amax"):
+    if node.op not in REDUCTIONS:
         return False
     shape = node.operands[0].shape
     folded = [a for a in ints(node.attrs, "axes") if a < len(shape) - 1 and shape[a] > 1]

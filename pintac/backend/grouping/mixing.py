@@ -11,7 +11,7 @@ from pintac.backend.grouping.axes import Axes, RowAxis
 from pintac.backend.grouping.kinds import CONTRACTIONS, SOURCES, VIEWS, root
 from pintac.errors import PassError
 from pintac.ir import Graph, Node
-from pintac.ir.ops import ints
+from pintac.ir.ops import REDUCTIONS, ints
 
 HINT = (
     "evaluate each set of points by itself, u(xl) - u(xr) instead of the halves of u(torch.cat([xl, xr])), and reduce"
@@ -39,7 +39,7 @@ def _lost(axes: Axes, node: Node, operand: Node) -> bool:
         return False  # stored as a whole: any part of it can be read
     if node.op == "matmul_tn" or (node.op in CONTRACTIONS and operand is not node.operands[0]):
         return False
-    folded = ints(node.attrs, "axes") if node.op in ("sum", "amax") else ()
+    folded = ints(node.attrs, "axes") if node.op in REDUCTIONS else ()
     kept: list[RowAxis] = [
         tag
         for axis, tag in enumerate(axes.tags(operand))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pintac.backend.grouping.kinds import CONTRACTIONS, VIEWS, root
 from pintac.backend.grouping.units import Sweep, Units, storage_bytes
 from pintac.ir import Builder, Graph, Node, pruned, rewrite
+from pintac.ir.ops import REDUCTIONS
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _chain(units: Units, node: Node, values: Collection[Node]) -> set[Node] | No
             continue
         if at is not node and at.op == "quantize" and at not in values:
             continue
-        if at.op in ("sum", "amax", "random", "matmul_tn"):
+        if at.op in (*REDUCTIONS, "random", "matmul_tn"):
             return None
         work.add(at)
         stack += map(root, at.operands)

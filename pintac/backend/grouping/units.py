@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 import networkx as nx
 
 from pintac.backend.grouping.axes import UNROLLED_PAIRS, Axes, PackedRows, RowAxis
-from pintac.backend.grouping.kinds import CONTRACTIONS, COPIES, ELEMENTWISE, SINKS, SOURCES, VIEWS, root
+from pintac.backend.grouping.kinds import CONTRACTIONS, COPIES, ELEMENTWISE, SINKS, SOURCES, VIEWS, no_rule, root
 from pintac.backend.grouping.per_sign import done_per_sign
 from pintac.errors import IRError
 from pintac.ir import Graph, Node
+from pintac.ir.ops import REDUCTIONS
 
 EXECUTED = ELEMENTWISE | SINKS | CONTRACTIONS | COPIES
 CHEAP = {"add", "sub", "mul", "neg", "quantize"}
@@ -113,7 +114,7 @@ class Units:
         executed = [n for n in self.graph.nodes if n.op in EXECUTED]
         for node in self.graph.nodes:
             if node.op not in EXECUTED and node.op not in VIEWS and node.op not in SOURCES:
-                raise IRError(f"the backend has no rule for {node.op}", location=node.loc, hint="run the passes first")
+                raise no_rule(node)
         level: dict[Node, int] = {}
         for node in self.graph.nodes:
             level[node] = self._level(node, level)
@@ -359,7 +360,7 @@ class Units:
             if node in self.again:
                 phase[node] = min(phase[u] for u in users)
                 continue
-            if not users or node.op in CONTRACTIONS or node.op in ("sum", "amax"):
+            if not users or node.op in CONTRACTIONS or node.op in REDUCTIONS:
                 continue
             later = min(phase[u] - (len(self.inner(u)) < len(self.inner(node))) for u in users)
             if later <= phase[node] or len(users) != len(self.executed_users(node)):

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pintac.frontend.aten.table import SUPPORTED, Arguments, Rule, aten, broadcasting_pair, rule
+from pintac.frontend.aten.table import Arguments, Rule, aten, broadcasting_pair, rule
 from pintac.frontend.recorder import Recorder
 from pintac.frontend.traced import Traced, Unsupported
 from pintac.ir import Builder, Node
+from pintac.ir.ops import UNARY
 
 
 def _scaled(r: Recorder, value: object, alpha: float) -> object:
@@ -63,29 +64,60 @@ def _rsub(r: Recorder, a: Arguments, result: Tensor) -> Node:
     return r.builder.sub(left, right)
 
 
-@rule(aten.div)
-def _div(r: Recorder, a: Arguments, result: Tensor) -> Node:
-    if a.get("rounding_mode") is not None:
-        raise Unsupported("division with rounding is not supported", SUPPORTED)
+def _quotient(r: Recorder, a: Arguments, result: Tensor) -> Node:
     if not isinstance(a["other"], Tensor) and math.frexp(float(a["other"]))[0] in (0.5, -0.5):
         return r.builder.mul(r.node(a["self"]), 1.0 / float(a["other"]))  # exact for powers of two
     left, right = broadcasting_pair(r, a["self"], a["other"], result)
     return r.builder.div(left, right)
 
 
-for _name, _packet in (
-    ("neg", aten.neg),
-    ("sqrt", aten.sqrt),
-    ("abs", aten.abs),
-    ("exp", aten.exp),
-    ("log", aten.log),
-    ("tanh", aten.tanh),
-    ("sigmoid", aten.sigmoid),
-    ("sin", aten.sin),
-    ("cos", aten.cos),
-    ("erf", aten.erf),
-):
-    rule(_packet)(lambda r, a, result, _fn=_name: r.builder.unary(_fn, r.node(a["self"])))  # type: ignore[misc]
+@rule(aten.div)
+def _div(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    q = _quotient(r, a, result)
+    mode = a.get("rounding_mode")
+    return r.builder.floor(q) if mode == "floor" else _truncated(r.builder, q) if mode == "trunc" else q
+
+
+@rule(aten.floor_divide)
+def _floor_divide(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    return r.builder.floor(_quotient(r, a, result))
+
+
+def _truncated(b: Builder, x: Node) -> Node:
+    down = b.floor(x)  # first, so that a refusal speaks of it
+    return b.select(b.compare("ge", x, 0.0), down, _ceiling(b, x))
+
+
+def _ceiling(b: Builder, x: Node) -> Node:
+    return b.neg(b.floor(b.neg(x)))
+
+
+def _rest(whole: Callable[[Builder, Node], Node]) -> Rule:
+    """What a division with a whole quotient leaves: exact where the quotient times the divisor is."""
+
+    def apply(r: Recorder, a: Arguments, result: Tensor) -> Node:
+        left, right = broadcasting_pair(r, a["self"], a["other"], result)
+        return r.builder.sub(left, r.builder.mul(whole(r.builder, _quotient(r, a, result)), right))
+
+    return apply
+
+
+rule(aten.remainder)(_rest(lambda b, q: b.floor(q)))
+rule(aten.fmod)(_rest(_truncated))
+
+
+@rule(aten.round)
+def _round(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    b, x, decimals = r.builder, r.node(a["self"]), int(a.get("decimals") or 0)
+    if decimals == 0:
+        return b.round(x)
+    up = 10.0 ** abs(decimals)
+    return b.div(b.round(b.mul(x, up)), up) if decimals > 0 else b.mul(b.round(b.div(x, up)), up)
+
+
+for _name in UNARY:
+    if _name != "round":
+        rule(getattr(aten, _name))(lambda r, a, result, _fn=_name: r.builder.unary(_fn, r.node(a["self"])))  # type: ignore[misc]
 
 
 def _derived(*packets: Any) -> Callable[[Callable[[Any, Node], Node]], object]:
@@ -102,16 +134,34 @@ _derived(aten.rsqrt)(lambda b, x: b.div(1.0, b.sqrt(x)))
 _derived(aten.silu)(lambda b, x: b.mul(x, b.sigmoid(x)))
 _derived(aten.relu)(lambda b, x: b.max(x, 0.0))
 _derived(aten.mish)(lambda b, x: b.mul(x, b.tanh(_soft_plus(b, x, 1.0))))
-_derived(aten.log1p)(lambda b, x: b.log(b.add(x, 1.0)))
-_derived(aten.expm1)(lambda b, x: b.sub(b.exp(x), 1.0))
+_derived(aten.log1p)(lambda b, x: _log_of_one_plus(b, x))
+_derived(aten.expm1)(lambda b, x: _exp_minus_one(b, x))
+_derived(aten.ceil)(lambda b, x: _ceiling(b, x))
+_derived(aten.trunc)(lambda b, x: _truncated(b, x))
+_derived(aten.frac)(lambda b, x: b.sub(x, _truncated(b, x)))
 _derived(aten.log2)(lambda b, x: b.mul(b.log(x), 1.0 / math.log(2.0)))
 _derived(aten.log10)(lambda b, x: b.mul(b.log(x), 1.0 / math.log(10.0)))
 _derived(aten.exp2)(lambda b, x: b.exp(b.mul(x, math.log(2.0))))
-_derived(aten.sinh)(lambda b, x: b.mul(b.sub(b.exp(x), b.exp(b.neg(x))), 0.5))
-_derived(aten.cosh)(lambda b, x: b.mul(b.add(b.exp(x), b.exp(b.neg(x))), 0.5))
+_derived(aten.sinh)(lambda b, x: b.mul(b.tanh(x), _cosh(b, x)))  # no difference of exponentials
+_derived(aten.cosh)(lambda b, x: _cosh(b, x))
 _derived(aten.tan)(lambda b, x: b.div(b.sin(x), b.cos(x)))
 _derived(aten.atan)(lambda b, x: _arc_tangent(b, x))
 _derived(aten.sign, aten.sgn)(lambda b, x: b.sub(b.compare("gt", x, 0.0), b.compare("lt", x, 0.0)))
+
+
+def _cosh(b: Builder, x: Node) -> Node:
+    return b.mul(b.add(b.exp(x), b.exp(b.neg(x))), 0.5)
+
+
+def _exp_minus_one(b: Builder, x: Node) -> Node:
+    """e^x - 1 = tanh(x / 2) (e^x + 1): nothing cancels near 0, and every part is smooth."""
+    return b.mul(b.tanh(b.mul(x, 0.5)), b.add(b.exp(x), 1.0))
+
+
+def _log_of_one_plus(b: Builder, x: Node) -> Node:
+    """log(1 + x) as log(u) + c / u, where c is what rounding 1 + x to u has lost: nothing in exact arithmetic."""
+    u = b.add(x, 1.0)
+    return b.add(b.log(u), b.div(b.sub(x, b.sub(u, 1.0)), u))
 
 
 _HALVINGS = 4
@@ -168,7 +218,7 @@ def _gelu(r: Recorder, a: Arguments, result: Tensor) -> Node:
 
 def _exponential_below(b: Builder, x: Node, scale: float, below: float, rate: float) -> Node:
     """scale x for x > 0, below (e^(rate x) - 1) for x < 0."""
-    grown = b.sub(b.exp(b.mul(b.min(x, 0.0), rate)), 1.0)
+    grown = _exp_minus_one(b, b.mul(b.min(x, 0.0), rate))
     return b.add(b.mul(b.max(x, 0.0), scale), b.mul(grown, below))
 
 

@@ -235,7 +235,7 @@ def memory_use(table: np.ndarray, start: int, stop: int, params: np.ndarray, mac
             depth.append(int(counts[pc - start]))
         elif opcode is Opcode.ENDLOOP:
             depth.pop()
-        elif opcode in (Opcode.LOAD, Opcode.STORE, Opcode.MATMUL, Opcode.VPU) and all(depth):
+        elif opcode in isa.QUEUE_OF and all(depth):
             instruction = instruction_of(table[pc])
             top = [*(n - 1 for n in depth), *[0] * (isa.LOOP_LEVELS - len(depth))]
             for low, high in zip(

@@ -101,7 +101,7 @@ class Ledger:
         self.start, self.stop = start, stop
         self.table = program.table[start:stop]
         self.queue = queues(self.table)
-        self.is_data = np.isin(self.table[:, 0], (Opcode.LOAD, Opcode.STORE, Opcode.MATMUL, Opcode.VPU))
+        self.is_data = np.isin(self.table[:, 0], tuple(isa.QUEUE_OF))
         self.executed = timing.executed[start:stop]
         self.busy = timing.pc_busy[start:stop]
         self.costs = costs

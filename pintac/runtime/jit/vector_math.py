@@ -9,23 +9,33 @@ from pintac.isa import MicroOp
 from pintac.runtime.jit import transcendental
 from pintac.runtime.jit.codegen import I32, I64, LANES, PTR, VF, VI, Emitter, Val, internal_function, vec
 
-PHILOX = (MicroOp.PHILOX_U, MicroOp.PHILOX_U1, MicroOp.PHILOX_U2)
-
 
 def minimum(e: Emitter, a: Val, b: Val) -> Val:
     """The smaller one; -0 is smaller than +0; NaN if one is."""
     equal = e.select(a.lt(b), a.bits(), e.select(b.lt(a), b.bits(), a.bits() | b.bits())).as_float()
-    return e.select(_unordered(e, a, b), a + b, equal)
+    return e.select(e.unordered(a, b), a + b, equal)
 
 
 def maximum(e: Emitter, a: Val, b: Val) -> Val:
     """The larger one; +0 is larger than -0; NaN if one is."""
     equal = e.select(a.gt(b), a.bits(), e.select(b.gt(a), b.bits(), a.bits() & b.bits())).as_float()
-    return e.select(_unordered(e, a, b), a + b, equal)
+    return e.select(e.unordered(a, b), a + b, equal)
 
 
-def _unordered(e: Emitter, a: Val, b: Val) -> Val:
-    return Val(e, e.b.fcmp_unordered("uno", a.v, b.v))
+_WHOLE = 2.0**23  # from here on every fp32 number is whole
+
+
+def rounded(e: Emitter, x: Val) -> Val:
+    """The nearest whole number, of two the even one, with the sign of x."""
+    whole = (e.fabs(x) + _WHOLE) - _WHOLE
+    signed = (whole.bits() | (x.bits() & -0x80000000)).as_float()
+    return e.select(e.fabs(x).lt(_WHOLE), signed, x)
+
+
+def floor(e: Emitter, x: Val) -> Val:
+    """The largest whole number that is not larger than x; -0 stays what it is."""
+    nearest = rounded(e, x)
+    return e.select(nearest.gt(x), nearest - 1.0, nearest)
 
 
 def _compare(name: str) -> Callable[[Emitter, Val, Val], Val]:
@@ -60,6 +70,8 @@ MICRO_OPS: Mapping[MicroOp, Callable[..., Val]] = {
     MicroOp.EQ: _compare("eq"),
     MicroOp.NE: _compare("ne"),
     MicroOp.SELECT: lambda e, a, b, c: e.select(a.ne(0.0), b, c),
+    MicroOp.FLOOR: floor,
+    MicroOp.ROUND: rounded,
 }
 
 

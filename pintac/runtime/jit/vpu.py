@@ -24,7 +24,7 @@ def kernel_words(shape: VpuShape) -> tuple[str, ...]:
     `s0.address`, `d1.codes`, `s2.hi` and so on belong to operand groups.
     """
     used = used_selectors(shape)
-    philox = [b for op, _, b, _ in shape.micro_ops if op in vector_math.PHILOX]
+    philox = [b for op, _, b, _ in shape.micro_ops if op in isa.PHILOX]
     scalars = [f"p{i}" for i in range(isa.SCALARS) if isa.SELECT_SCALAR + i in used]
     words = ["rows", "cols", *scalars]
     words += [f"imm{i}" for i in range(isa.IMMEDIATES) if isa.SELECT_IMM + i in (*used, *philox)]
@@ -203,7 +203,7 @@ class Kernel:
             op = MicroOp(code)
             if op is MicroOp.NOP or n in self.values:
                 continue
-            if op in vector_math.PHILOX:
+            if op in isa.PHILOX:
                 if a not in self.values:
                     continue
                 counter = self.values[a]

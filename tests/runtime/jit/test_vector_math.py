@@ -10,6 +10,7 @@ from tests.runtime.listing import IMM, REG, SRC, Listing
 
 ROWS, COLS = 128, 256
 _BOUNDS = [3.4028235e38, 1.1754944e-38, 1e-45, 32768.0, 32769.0, 89.0, 104.0, 9.25, 4.0, 2.0, 1.0, 0.0]
+_BOUNDS += [0.5, 1.5, 2.5, 8388607.5, 8388608.0, 8388609.0]  # where floor and round turn
 SPECIAL = np.array([np.inf, -np.inf, np.nan, *_BOUNDS, *(-x for x in _BOUNDS)], np.float32)
 
 
@@ -22,11 +23,12 @@ def _patterns(seed: int) -> np.ndarray:
     )
     x[1, : len(SPECIAL)] = SPECIAL
     x[2] = draw.choice(SPECIAL, COLS)
+    x[3] = draw.integers(-(2**25), 2**25, COLS) * np.float32(0.5)
     return x
 
 
 UNARY = [op for op in MicroOp if ARITY[op] == 1]
-OTHER = [op for op in MicroOp if ARITY[op] > 1 and op < MicroOp.PHILOX_U]
+OTHER = [op for op in MicroOp if ARITY[op] > 1 and op not in isa.PHILOX]
 
 
 @pytest.mark.parametrize("name", AVAILABLE)
