@@ -13,9 +13,9 @@ from pintac.accuracy import l2_rel
 from pintac.api.following import Callback, Following
 from pintac.api.loop import Outcome, drive
 from pintac.api.result import Result
-from pintac.api.steps import total_steps
+from pintac.api.steps import positive, seed_of, total_steps
 from pintac.api.watching import Watch, watch_program
-from pintac.api.weights import PROBLEM_PREFIX, Arrays, answers, constants_of, to_states, to_weights
+from pintac.api.weights import PROBLEM_PREFIX, Arrays, answers, arrays_of, constants_of, to_states, to_weights
 from pintac.errors import CheckpointError, PintacError, ProgramError, UsageError
 from pintac.program import Program
 from pintac.program_file import load as load_program
@@ -66,16 +66,17 @@ def run(
     log         file that the same is written to, a line of JSON each; begun anew, but a resumed run goes on with it
     stop_below  end the run when the l2 of such a step is below this
 
-    Ctrl-C ends the run after the current step and returns what it has (`result.interrupted`).
+    Ctrl-C ends the run after the current step and returns what it has (`result.interrupted`). What the callback raises
+    ends it too: the checkpoint is written, and a CallbackError raised that has the result (`error.result`).
     """
     loaded = program if isinstance(program, Program) else load(program)
     total = total_steps(steps, loaded.meta.get("optimizer"))
     following = Following(progress, callback, every, log, stop_below)
     following.check(loaded.test_u is not None)
-    used_seed = int(loaded.meta.get("seed", 0)) if seed is None else seed
+    used_seed = int(loaded.meta.get("seed", 0)) if seed is None else seed_of(seed)
     if resume and weights is not None:
         raise UsageError("a resumed run goes on with the weights of its checkpoint", hint="leave out the weights")
-    session = open_session(loaded, engine, used_seed, weights, threads)
+    session = open_session(loaded, engine, used_seed, arrays_of(weights), threads)
     history = resume_session(session, checkpoint) if resume else []
     if seed is not None and session.seed != seed:
         raise CheckpointError(
@@ -83,7 +84,8 @@ def run(
             hint=f"seed {session.seed}, or none",
         )
     watch = watch_program(session, loaded, session.seed) if diagnostics else None
-    return run_session(session, loaded, total, following, checkpoint=checkpoint, history=history, watch=watch)
+    result = run_session(session, loaded, total, following, checkpoint=checkpoint, history=history, watch=watch)
+    return result.unless_failed(checkpoint)
 
 
 def predict(
@@ -105,7 +107,7 @@ def predict(
     dims = loaded.symbol("x").shape[-1]
     if points.ndim != 2 or points.shape[1] != dims or not len(points):
         raise PintacError(f"expected points [n, {dims}], got the shape {list(points.shape)}")
-    session = open_session(loaded, engine, 0, weights)
+    session = open_session(loaded, engine, 0, arrays_of(weights))
     if checkpoint is not None:
         resume_session(session, checkpoint)
     return session.infer(points)
@@ -117,6 +119,7 @@ def open_session(
     """A session at step 0, with `weights` in place of the program's."""
     from pintac.runtime.session import Session
 
+    positive(threads, "a positive whole number of threads")
     session = Session(program, engine=engine, seed=seed, threads=threads)
     if weights is not None:
         shapes = {s.name: s.shape for s in program.symbols_of("state")}
@@ -241,6 +244,7 @@ def _result(
         interrupted=outcome.interrupted,
         stopped=outcome.stopped,
         notes=tuple(outcome.notes),
+        failed=outcome.failed,
         saturated=session.saturated,
         nonfinite=session.nonfinite,
         program=program,

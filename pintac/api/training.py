@@ -17,12 +17,13 @@ from pintac.api.evaluator import EvaluatorSession
 from pintac.api.following import Callback, Following
 from pintac.api.loop import drive
 from pintac.api.lowering import Lowered
+from pintac.api.named import as_step
 from pintac.api.result import Result
 from pintac.api.reuse import emit_or_reuse
-from pintac.api.steps import total_steps
+from pintac.api.steps import seed_of, total_steps
 from pintac.api.twin import DERIVATIVES, FloatRun, measured_on, try_out, with_float_error
 from pintac.api.watching import Watch, Watched, parameters_of
-from pintac.api.weights import PROBLEM_PREFIX, answers
+from pintac.api.weights import PROBLEM_PREFIX, answers, arrays_of
 from pintac.blocks import SMX_BLOCK
 from pintac.errors import UsageError, suggest
 from pintac.machine import Machine
@@ -37,7 +38,7 @@ ENGINES = ("jit", "reference", "evaluator")
 
 
 def train(
-    step: TrainStep,
+    step: TrainStep | str,
     steps: int | None = None,
     *,
     seed: int = 0,
@@ -68,6 +69,7 @@ def train(
 ) -> Result:
     """Train on the simulator.
 
+    step      a `TrainStep`, the name of a built-in problem, or "my_pde.py:step"
     steps     steps of training in all (default: the N of the schedule); fewer steps do not change the schedule
     seed      draws the initial weights and every random number of the run
     engine    "jit" or "reference" execute the program (equal bits); "evaluator" runs the IR itself, without a program
@@ -96,9 +98,11 @@ def train(
         effort=effort,
     )
     return train_with(
-        step,
+        as_step(step, how.options.scheme),
         how,
-        TrainingRun(seed, engine, checkpoint, resume, weights, twin, threads, derivatives, diagnostics),
+        TrainingRun(
+            seed_of(seed), engine, checkpoint, resume, arrays_of(weights), twin, threads, derivatives, diagnostics
+        ),
         Following(progress, callback, every, log, stop_below),
         steps,
     )
@@ -128,7 +132,7 @@ def train_with(
     following.check(step.problem.has_exact)
     if how.options.quant == "none":
         alone = FloatRun(step, seed=run.seed, weights=run.weights, derivatives=run.derivatives)
-        return alone.run(total, following, look=run.diagnostics)
+        return alone.run(total, following, look=run.diagnostics).unless_failed()
     start = time.perf_counter()
     lowered = how.lower(step, run.seed, run.weights)
     try_out(step, lowered.layout.export(lowered.init), lowered.test)
@@ -146,8 +150,8 @@ def train_with(
         )
         result = replace(result, compile_seconds=compile_seconds)
     result = with_float_error(step, result, lowered.test)
-    if twin is None or result.interrupted:
-        return result
+    if twin is None or result.interrupted or result.failed:
+        return result.unless_failed(run.checkpoint)
     return running.kept(result, "float twin", lambda: _with_twin(result, twin, following.progress))
 
 
@@ -251,6 +255,7 @@ def _train_evaluator(lowered: Lowered, total: int, run: TrainingRun, following: 
         interrupted=outcome.interrupted,
         stopped=outcome.stopped,
         notes=tuple(outcome.notes),
+        failed=outcome.failed,
         diagnostics=None if watch is None else watch.as_json(),
         details={**details, "test": None if test is None else measured_on(test)},
     )

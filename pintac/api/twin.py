@@ -82,6 +82,7 @@ class FloatRun:
             interrupted=outcome.interrupted,
             stopped=outcome.stopped,
             notes=tuple(outcome.notes),
+            failed=outcome.failed,
             diagnostics=tuple(finding.as_dict() for finding in found) or None,
             details={
                 "problem": self.step.name,

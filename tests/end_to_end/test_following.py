@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import pintac
 from pintac.api.dry_run import dry_run
+from pintac.api.following import Following
 from pintac.api.weights import save_weights
 from pintac.cli import main
 from pintac.errors import UsageError
@@ -89,6 +91,50 @@ def test_a_callback_sees_and_stops(how: str) -> None:
     assert result.steps == 4 and not result.interrupted
     assert result.stopped == "by the callback after step 4" and result.as_dict()["stopped"] == result.stopped
     assert f"stopped     {result.stopped}\n" in summary(result.as_dict())
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_what_a_callback_raises_takes_nothing_with_it(how: str, tmp_path: Path) -> None:
+    def callback(step: int, metrics: Mapping[str, Any]) -> None:
+        if step == 2:
+            raise KeyError("mine")
+
+    files = {"log": tmp_path / "l.jsonl", **({"checkpoint": tmp_path / "c"} if how == "jit" else {})}
+    with pytest.raises(pintac.CallbackError, match=r"test_following.py:\d+: the callback raised KeyError") as it:
+        pintac.train(inverse(4), progress=False, callback=callback, every=1, **files, **HOW[how])
+    assert isinstance(it.value.__cause__, KeyError) and "after step 2" in str(it.value)
+    result = it.value.result
+    whole = pintac.train(inverse(4), progress=False, every=1, **HOW[how])
+    assert (result.steps, result.history) == (2, whole.history[:2]) and result.l2 and not result.interrupted
+    assert [line["step"] for line in lines(str(files["log"]))] == [1, 2]
+    if how == "jit":
+        assert "resume=True" in str(it.value)
+        on = pintac.train(inverse(4), progress=False, every=1, checkpoint=tmp_path / "c", resume=True)
+        assert on.history == whole.history and on.l2 == whole.l2
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_ctrl_c_in_a_callback(how: str) -> None:
+    def callback(step: int, metrics: Mapping[str, Any]) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    result = pintac.train(inverse(4), progress=False, callback=callback, every=1, **HOW[how])
+    assert (result.steps, result.interrupted, result.stopped) == (2, True, None)
+
+
+def test_exits_of_a_callback_are_not_ours(tiny_program: Program, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        pintac.run(tiny_program, 3, progress=False, callback=lambda *_: sys.exit(1), checkpoint=tmp_path / "c")
+    assert (tmp_path / "c").exists()
+
+
+def test_callbacks_that_cannot_be_called(tiny_program: Program) -> None:
+    for wrong in (3, lambda metrics: None, lambda step, metrics, more: None):
+        with pytest.raises(UsageError, match="step and metrics"):
+            pintac.run(tiny_program, 1, progress=False, callback=wrong)
+    for right in (max, lambda *both: None, lambda step, metrics, more=1: None):
+        Following(callback=right).check(False)
 
 
 def test_a_callback_of_a_program(tiny_program: Program) -> None:

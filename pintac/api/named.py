@@ -1,0 +1,35 @@
+"""The training step that a caller of `train` or `compile` means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pintac.errors import UsageError
+
+if TYPE_CHECKING:
+    from pintac.frontend import TrainStep
+
+NEEDED = "TrainStep(net, problem, Adam(1e-3), SecondDifference(K=512, sigma=0.01))"
+
+
+def as_step(step: Any, scheme: str) -> TrainStep:
+    """A TrainStep itself, or the one that a string names: a built-in problem (in this `scheme`) or "my_pde.py:step".
+
+    Raises UsageError for anything else, and what `load_step` raises.
+    """
+    from pintac.frontend import Problem, TrainStep, load_step
+
+    if isinstance(step, TrainStep):
+        return step
+    if isinstance(step, str):
+        return load_step(step) if ":" in step or step.endswith(".py") else load_step(step, scheme=scheme)
+    kind = (
+        f"the class {step.__name__}"
+        if isinstance(step, type)
+        else "a problem alone"
+        if isinstance(step, Problem)
+        else "a network alone"
+        if hasattr(step, "state_dict")
+        else f"a {type(step).__name__}"
+    )
+    raise UsageError(f"what is trained is a TrainStep, got {kind}", hint=f'{NEEDED}; or "poisson2d", "my_pde.py:step"')
