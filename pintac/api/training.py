@@ -20,6 +20,7 @@ from pintac.api.lowering import Lowered
 from pintac.api.named import as_step
 from pintac.api.result import Result
 from pintac.api.reuse import emit_or_reuse
+from pintac.api.sigma import SigmaLook
 from pintac.api.steps import seed_of, total_steps
 from pintac.api.twin import DERIVATIVES, FloatRun, measured_on, try_out, with_float_error
 from pintac.api.watching import Watch, Watched, parameters_of
@@ -138,13 +139,13 @@ def train_with(
     try_out(step, lowered.layout.export(lowered.init), lowered.test)
     twin = FloatRun(step, seed=run.seed, weights=run.weights) if run.twin else None
     if run.engine == "evaluator":
-        result = _train_evaluator(lowered, total, run, following, start)
+        result = _train_evaluator(step, lowered, total, run, following, start)
     else:
         program = emit_or_reuse(lowered, how.machine, how.effort)
         compile_seconds = time.perf_counter() - start
         session = running.open_session(program, run.engine, run.seed, None, run.threads)
         history = running.resume_session(session, run.checkpoint) if run.resume else []
-        watch = watch_lowered(session, lowered, run.seed) if run.diagnostics else None
+        watch = watch_lowered(session, lowered, run.seed, step) if run.diagnostics else None
         result = running.run_session(
             session, program, total, following, checkpoint=run.checkpoint, history=history, watch=watch
         )
@@ -195,13 +196,14 @@ def _with_twin(result: Result, twin: FloatRun, progress: bool) -> Result:
     return replace(result, l2_twin=beside.l2, notes=(*result.notes, *beside.notes), details=details)
 
 
-def watch_lowered(session: Watched, lowered: Lowered, seed: int) -> Watch:
+def watch_lowered(session: Watched, lowered: Lowered, seed: int, step: TrainStep) -> Watch:
     """A watch over a session of a step that was lowered here."""
 
     def probe() -> Probe:
         return Probe(small(lowered.graphs["step"]), from_meta(lowered.meta, "step"), lowered.data)
 
-    return Watch(session, probe, parameters_of(lowered.params, lowered.param_table, seed), lowered.meta)
+    params = parameters_of(lowered.params, lowered.param_table, seed)
+    return Watch(session, probe, params, lowered.meta, sigma=SigmaLook(step))
 
 
 class _EvaluatorSteps:
@@ -221,12 +223,14 @@ class _EvaluatorSteps:
         return answers({name: value for name, value in states.items() if name.startswith(PROBLEM_PREFIX)})
 
 
-def _train_evaluator(lowered: Lowered, total: int, run: TrainingRun, following: Following, start: float) -> Result:
+def _train_evaluator(
+    step: TrainStep, lowered: Lowered, total: int, run: TrainingRun, following: Following, start: float
+) -> Result:
     session = EvaluatorSession(lowered, run.seed)
     compile_seconds = time.perf_counter() - start
     test = lowered.test
     few = None if test is None else test.first(running.LIVE_POINTS)
-    watch = watch_lowered(session, lowered, run.seed) if run.diagnostics else None
+    watch = watch_lowered(session, lowered, run.seed, step) if run.diagnostics else None
     if watch is not None:
         watch.before_steps(total)
     outcome = drive(

@@ -12,7 +12,7 @@ from pintac.frontend.problem import Problem, Term, TrainStep
 from pintac.frontend.samplers import At, Ball, Boundary, Mixture, Points, Product, Sampler, Sphere, Uniform
 from pintac.frontend.schedules import constant, cosine_decay, exponential_decay, linear_decay, piecewise, warmup
 from pintac.frontend.testset import TestSet, predict_float, test_set
-from pintac.frontend.tracing import TracedStep, trace
+from pintac.frontend.tracing import TracedStep, trace, trace_step
 from pintac.frontend.twin import SampledStep
 from pintac.frontend.weights import as_tensors, initial_states
 
@@ -60,6 +60,7 @@ __all__ = [
     "test_set",
     "to_dense",
     "trace",
+    "trace_step",
     "trivial_baselines",
     "warmup",
 ]
