@@ -22,10 +22,12 @@ from pintac.program_file import load as load_program
 from pintac.report.files import check_writable, say
 from pintac.report.step_cost import StepCost, step_cost
 from pintac.runtime.history import Row
+from pintac.smx import BLOCK
 
 if TYPE_CHECKING:
     from pintac.runtime.session import Session
 
+FAR = 16.0  # a row so many times the size of the domain spoils its neighbours: 16 of 2^15 steps are left to them
 LIVE_POINTS = 1024  # test points of the error shown while training; the final one takes all
 
 
@@ -98,19 +100,58 @@ def predict(
 ) -> np.ndarray:
     """u at the points x [n, d], from the compiled forward program on the simulator: float32 [n, m].
 
-    The weights are the program's initial ones, `weights`, or those of a training `checkpoint`.
+    The weights are the program's initial ones, `weights`, or those of a training `checkpoint`. Each four
+    rows share SMX blocks and their scales: other neighbours change a value in its last bits (1e-5 at 16 bits), one far
+    outside of the domain changes it more, of which a note on stderr tells. Points that are not finite are refused.
     """
     if weights is not None and checkpoint is not None:
         raise UsageError("a checkpoint has weights of its own", hint="give weights or a checkpoint, not both")
     loaded = program if isinstance(program, Program) else load(program)
-    points = np.asarray(x, np.float32)
-    dims = loaded.symbol("x").shape[-1]
-    if points.ndim != 2 or points.shape[1] != dims or not len(points):
-        raise PintacError(f"expected points [n, {dims}], got the shape {list(points.shape)}")
+    points = _points(x, loaded.symbol("x").shape[-1])
+    if note := _far_rows(points, loaded.test_x):
+        say(f"note: {note}")
     session = open_session(loaded, engine, 0, arrays_of(weights))
     if checkpoint is not None:
         resume_session(session, checkpoint)
     return session.infer(points)
+
+
+def _points(x: Any, dims: int) -> np.ndarray:
+    """float32 [n, dims]. Raises PintacError for anything else, or rows that are not finite."""
+    try:
+        with np.errstate(over="ignore"):
+            points = np.asarray(x, np.float32)
+    except (TypeError, ValueError):
+        raise PintacError(f"expected points [n, {dims}], got a {type(x).__name__}") from None
+    if points.ndim != 2 or points.shape[1] != dims or not len(points):
+        raise PintacError(f"expected points [n, {dims}], got the shape {list(points.shape)}")
+    wrong = np.flatnonzero(~np.isfinite(points).all(1))
+    if len(wrong):
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise PintacError(
+            f"row {wrong[0] + 1} of {len(points)}{more} is not finite in fp32: {points[wrong[0]].tolist()}",
+            hint="leave such rows out: they would change the rows beside them",
+        )
+    return points
+
+
+def _far_rows(points: np.ndarray, domain: np.ndarray | None) -> str | None:
+    """What is to be said of rows far outside of the domain beside others: block neighbours are read at their scale."""
+    sizes = np.abs(points).max(1)
+    size = float(np.median(sizes) if domain is None else np.abs(domain).max())
+    far = sizes > FAR * size
+    starts = np.arange(0, len(points), BLOCK)
+    mixed = np.add.reduceat(far, starts)
+    mixed = (mixed > 0) & (mixed < np.diff([*starts, len(points)]))
+    if not mixed.any():
+        return None
+    row = int(np.flatnonzero(far & np.repeat(mixed, BLOCK)[: len(far)])[0])
+    start = row // BLOCK * BLOCK
+    return (
+        f"row {row + 1} of {len(points)} is far outside of the domain ({sizes[row]:.3g}, others {size:.3g}): the rows "
+        f"that share SMX blocks with it, {start + 1} to {min(len(points), start + BLOCK)}, are rounded at its scale"
+        f"{f', and so in {mixed.sum() - 1} more blocks' if mixed.sum() > 1 else ''}; predict such rows apart"
+    )
 
 
 def open_session(

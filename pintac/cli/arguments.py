@@ -128,7 +128,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     predict = _verb(verbs, "predict", "evaluate the trained solution at given points, on the simulator")
     predict.add_argument("program", metavar="P.pinta", help="the program that was trained")
-    predict.add_argument("points", metavar="X", help="points, one a row: .npy, .csv, or - for CSV on stdin")
+    predict.add_argument(
+        "points",
+        metavar="X",
+        help="points, one a row, all finite: .npy, .csv, or - for CSV on stdin; each four rows share SMX blocks, so a "
+        "row's neighbours change its value in the last bits",
+    )
     trained = predict.add_mutually_exclusive_group()
     trained.add_argument("--weights", metavar="F", help="trained weights (`pintac train -o`)")
     trained.add_argument("--checkpoint", metavar="F", help="a checkpoint of the training run")
