@@ -66,6 +66,17 @@ class Following:
         return None
 
 
+def check_new(checkpoint: str | Path | None, log: str | Path | None) -> None:
+    """Refuse to begin a run over the files of another one. Raises UsageError."""
+    for what, path in (("checkpoint", checkpoint), ("log", log)):
+        if path is not None and Path(path).is_file() and Path(path).stat().st_size:
+            raise UsageError(
+                f"there is a {what} {path} of an earlier run, which this one would overwrite",
+                hint="--resume (resume=True, with its checkpoint) goes on with it, --overwrite (overwrite=True) begins "
+                f"anew; or another --{what}",
+            )
+
+
 def _check_callback(callback: Callback) -> None:
     """Raises UsageError for what cannot be called with a step and its metrics."""
     hint = "callback=lambda step, metrics: metrics['loss'] < 1e-3"

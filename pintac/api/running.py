@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pintac.accuracy import l2_rel
-from pintac.api.following import Callback, Following
+from pintac.api.following import Callback, Following, check_new
 from pintac.api.loop import Outcome, drive
 from pintac.api.result import Result
 from pintac.api.steps import positive, seed_of, total_steps
@@ -45,6 +45,7 @@ def run(
     progress: bool = True,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     weights: Mapping[str, np.ndarray] | None = None,
     threads: int = 1,
     diagnostics: bool = True,
@@ -59,13 +60,14 @@ def run(
     seed        of the random numbers of the steps (default: the one it was compiled with); the initial weights are
                 those in the program, or `weights` in the names and layout of the state_dict
     engine      "jit" or "reference": the same bits
-    checkpoint  file to write while running; `resume` goes on from it, bit for bit
+    checkpoint  file to write every 30 seconds, at the end and on Ctrl-C; `resume` goes on from it, bit for bit
+    overwrite   begin anew though checkpoint or log are there from an earlier run; otherwise that is refused
     threads     of the jit engine: the same bits, sooner where as many processors are free
     diagnostics whether the run is looked at, and what is wrong with it said on stderr (docs/DIAGNOSTICS.md)
     callback    called with the number of steps done and what was measured: `loss`, `l2`, the loss of each term as
                 `loss:<term>`, the problem's small parameters; when it returns true the run ends (`result.stopped`)
     every       history, log and callback get every so many steps, and the last one (default: 50 of the run)
-    log         file that the same is written to, a line of JSON each; begun anew, but a resumed run goes on with it
+    log         file that the same is written to, a line of JSON each; a resumed run goes on with it
     stop_below  end the run when the l2 of such a step is below this
 
     Ctrl-C ends the run after the current step and returns what it has (`result.interrupted`). What the callback raises
@@ -75,6 +77,8 @@ def run(
     total = total_steps(steps, loaded.meta.get("optimizer"))
     following = Following(progress, callback, every, log, stop_below)
     following.check(loaded.test_u is not None)
+    if not (resume or overwrite):
+        check_new(checkpoint, log)
     used_seed = int(loaded.meta.get("seed", 0)) if seed is None else seed_of(seed)
     if resume and weights is not None:
         raise UsageError("a resumed run goes on with the weights of its checkpoint", hint="leave out the weights")

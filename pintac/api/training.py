@@ -14,7 +14,7 @@ from pintac.accuracy import l2_rel
 from pintac.api import running
 from pintac.api.compilation import DEFAULT_BITS, Compilation
 from pintac.api.evaluator import EvaluatorSession
-from pintac.api.following import Callback, Following
+from pintac.api.following import Callback, Following, check_new
 from pintac.api.loop import drive
 from pintac.api.lowering import Lowered
 from pintac.api.named import as_step
@@ -47,6 +47,7 @@ def train(
     progress: bool = True,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     weights: Mapping[str, np.ndarray] | None = None,
     twin: bool = False,
     machine: Machine | str | Path = "pinta",
@@ -102,7 +103,16 @@ def train(
         as_step(step, how.options.scheme),
         how,
         TrainingRun(
-            seed_of(seed), engine, checkpoint, resume, arrays_of(weights), twin, threads, derivatives, diagnostics
+            seed=seed_of(seed),
+            engine=engine,
+            checkpoint=checkpoint,
+            resume=resume,
+            overwrite=overwrite,
+            weights=arrays_of(weights),
+            twin=twin,
+            threads=threads,
+            derivatives=derivatives,
+            diagnostics=diagnostics,
         ),
         Following(progress, callback, every, log, stop_below),
         steps,
@@ -117,6 +127,7 @@ class TrainingRun:
     engine: str = "jit"
     checkpoint: str | Path | None = None
     resume: bool = False
+    overwrite: bool = False
     weights: Mapping[str, np.ndarray] | None = None
     twin: bool = False
     threads: int = 1
@@ -131,6 +142,8 @@ def train_with(
     _check(how, run)
     total = total_steps(steps, step.optimizer.attrs())
     following.check(step.problem.has_exact)
+    if not (run.resume or run.overwrite):
+        check_new(run.checkpoint, following.log)
     if how.options.quant == "none":
         alone = FloatRun(step, seed=run.seed, weights=run.weights, derivatives=run.derivatives)
         return alone.run(total, following, look=run.diagnostics).unless_failed()

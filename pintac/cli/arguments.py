@@ -310,8 +310,14 @@ def _run_options(parser: argparse.ArgumentParser, seed: int | None, of: str, *mo
         "--threads", type=_positive, default=1, metavar="N", help="threads of the jit engine, same bits (default 1)"
     )
     group.add_argument("--weights", metavar="F", help="initial weights (safetensors)")
-    group.add_argument("--checkpoint", metavar="F", help="write checkpoints here while running")
-    group.add_argument("--resume", action="store_true", help="go on from the checkpoint, bit for bit")
+    group.add_argument(
+        "--checkpoint", metavar="F", help="write a checkpoint here every 30 seconds, at the end, and on Ctrl-C"
+    )
+    again = group.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on from the checkpoint, bit for bit")
+    again.add_argument(
+        "--overwrite", action="store_true", help="begin anew though the checkpoint or log of an earlier run is there"
+    )
     group.add_argument(
         "--every", type=_positive, metavar="N", help="measure every N-th step for history and log (default: 50 times)"
     )

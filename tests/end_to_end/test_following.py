@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import sys
@@ -17,13 +19,16 @@ from torch import Tensor
 import pintac
 from pintac.api.dry_run import dry_run
 from pintac.api.following import Following
+from pintac.api.loop import CHECKPOINT_SECONDS
 from pintac.api.weights import save_weights
 from pintac.cli import main
+from pintac.cli.arguments import build_parser
 from pintac.errors import UsageError
 from pintac.frontend import load_step
 from pintac.program import Program
 from pintac.report.summary import summary
 
+ROOT = Path(pintac.__file__).parents[1]
 Captured = pytest.CaptureFixture[str]
 HOW = {"jit": {}, "evaluator": {"engine": "evaluator"}, "float": {"quant": "none"}}
 
@@ -277,3 +282,34 @@ def test_the_example_of_the_documentation(folder: Path, tiny_file: Path, capsys:
     steps = [line["step"] for line in lines("run.jsonl")]
     assert steps and steps == [row.step for row in names["r"].history] == list(range(100, steps[-1] + 1, 100))
     assert len(capsys.readouterr().out.splitlines()) == len(steps)
+
+
+def test_files_of_an_earlier_run_are_kept(folder: Path, capsys: Captured) -> None:
+    began = ("run", "p.pinta", "--quiet", "--steps", "2")
+    for name in ("checkpoint", "log"):
+        assert main([*began, f"--{name}", "f"]) == 0
+        kept = Path("f").read_bytes()
+        capsys.readouterr()
+        assert main([*began, f"--{name}", "f"]) == 2
+        said = capsys.readouterr().err
+        assert f"there is a {name} f of an earlier run" in said and "--resume" in said and "--overwrite" in said
+        assert Path("f").read_bytes() == kept
+        assert main([*began, f"--{name}", "f", "--overwrite", "--seed", "1"]) == 0
+        assert Path("f").read_bytes() != kept
+        with pytest.raises(UsageError, match="overwrite=True"):
+            pintac.train(inverse(2), progress=False, **{name: "f"})
+        Path("f").write_text("")  # nothing to lose
+        assert main([*began, f"--{name}", "f"]) == 0
+        Path("f").unlink()
+    with pytest.raises(UsageError, match="a log l"):
+        Path("l").write_text("notes of mine")
+        pintac.train(inverse(2), progress=False, quant="none", log="l")
+    assert main([*began, "--checkpoint", "c", "--resume", "--overwrite"]) == 2
+
+
+def test_how_often_checkpoints_are_written_is_said() -> None:
+    words = f"{CHECKPOINT_SECONDS:g} seconds"
+    assert words in str(pintac.run.__doc__) and words in (ROOT / "docs" / "HOWTO.md").read_text()
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
+        build_parser().parse_args(["train", "--help"])
+    assert words in " ".join(said.getvalue().split())
