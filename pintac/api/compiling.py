@@ -15,7 +15,7 @@ import numpy as np
 from pintac.api.compilation import DEFAULT_BITS, Compilation
 from pintac.api.emitting import emit
 from pintac.api.lowering import Lowered
-from pintac.api.named import as_step
+from pintac.api.named import as_step, say_if_discarded
 from pintac.api.running import details
 from pintac.api.steps import seed_of
 from pintac.api.weights import arrays_of
@@ -85,7 +85,8 @@ def compile(
         verify=verify,
         effort=effort,
     )
-    return build(as_step(step, how.options.scheme), how, seed=seed_of(seed), weights=arrays_of(weights)).program
+    named = as_step(step, how.options.scheme, seed_of(seed))
+    return build(named, how, seed=seed_of(seed), weights=arrays_of(weights)).program
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def build(
     chosen = how or Compilation.of(**switches)
     if chosen.options.quant == "none":
         raise UsageError("quant 'none' is fp32 in torch: there is no program", hint="train takes it")
+    say_if_discarded(step, weights)
     start = time.perf_counter()
     lowered = chosen.lower(step, seed, weights)
     return Compiled(lowered, chosen.machine, time.perf_counter() - start, chosen.effort)

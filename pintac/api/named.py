@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pintac.errors import UsageError
+from pintac.report.files import say
 
 if TYPE_CHECKING:
     from pintac.frontend import TrainStep
@@ -12,17 +13,27 @@ if TYPE_CHECKING:
 NEEDED = "TrainStep(net, problem, Adam(1e-3), SecondDifference(K=512, sigma=0.01))"
 
 
-def as_step(step: Any, scheme: str) -> TrainStep:
+def say_if_discarded(step: TrainStep, weights: object) -> None:
+    """A note on stderr if the network holds weights that somebody has set and that are not what a run starts from."""
+    from pintac.frontend import discarded
+
+    if weights is None and (note := discarded(step)):
+        say(f"note: {note}")
+
+
+def as_step(step: Any, scheme: str, seed: int) -> TrainStep:
     """A TrainStep itself, or the one that a string names: a built-in problem (in this `scheme`) or "my_pde.py:step".
 
-    Raises UsageError for anything else, and what `load_step` raises.
+    What a named one draws from torch's and NumPy's global generators while it is made depends on `seed` alone. Raises
+    UsageError for anything else, and what `load_step` raises.
     """
-    from pintac.frontend import Problem, TrainStep, load_step
+    from pintac.frontend import Problem, TrainStep, load_seeded
 
     if isinstance(step, TrainStep):
         return step
     if isinstance(step, str):
-        return load_step(step) if ":" in step or step.endswith(".py") else load_step(step, scheme=scheme)
+        own = ":" in step or step.endswith(".py")
+        return load_seeded(seed, step) if own else load_seeded(seed, step, scheme=scheme)
     kind = (
         f"the class {step.__name__}"
         if isinstance(step, type)

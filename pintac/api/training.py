@@ -17,7 +17,7 @@ from pintac.api.evaluator import EvaluatorSession
 from pintac.api.following import Callback, Following, check_new
 from pintac.api.loop import drive
 from pintac.api.lowering import Lowered
-from pintac.api.named import as_step
+from pintac.api.named import as_step, say_if_discarded
 from pintac.api.result import Result
 from pintac.api.reuse import emit_or_reuse
 from pintac.api.sigma import SigmaLook
@@ -100,7 +100,7 @@ def train(
         effort=effort,
     )
     return train_with(
-        as_step(step, how.options.scheme),
+        as_step(step, how.options.scheme, seed_of(seed)),
         how,
         TrainingRun(
             seed=seed_of(seed),
@@ -144,6 +144,7 @@ def train_with(
     following.check(step.problem.has_exact)
     if not (run.resume or run.overwrite):
         check_new(run.checkpoint, following.log)
+    say_if_discarded(step, run.weights)
     if how.options.quant == "none":
         alone = FloatRun(step, seed=run.seed, weights=run.weights, derivatives=run.derivatives)
         return alone.run(total, following, look=run.diagnostics).unless_failed()

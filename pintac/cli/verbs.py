@@ -260,17 +260,20 @@ def dis(options: Options) -> int:
 
 
 def _step(options: Options) -> TrainStep:
-    """The TrainStep that was named; `--tt-rank`, `--scheme` and `--set` go to the factory of a built-in one."""
+    """The TrainStep that was named; `--tt-rank`, `--scheme` and `--set` go to the factory of a built-in one.
+
+    `--seed` is also that of the generators from which a user's file draws.
+    """
     if options.spec is None:
         raise UsageError("what shall be trained?", hint="a built-in problem such as poisson2d, or FILE.py:OBJECT")
-    from pintac.frontend import load_step
+    from pintac.frontend import load_seeded
 
     arguments = _settings(options)
     if not _is_file(options.spec):
         if "scheme" in arguments:
             raise UsageError("the scheme is a flag of its own", hint=f"--scheme {arguments['scheme']}")
         arguments["scheme"] = options.scheme
-    return load_step(options.spec, **arguments)
+    return load_seeded(getattr(options, "seed", 0), options.spec, **arguments)
 
 
 def _settings(options: Options) -> dict[str, Any]:
