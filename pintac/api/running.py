@@ -104,9 +104,11 @@ def predict(
 ) -> np.ndarray:
     """u at the points x [n, d], from the compiled forward program on the simulator: float32 [n, m].
 
-    The weights are the program's initial ones, `weights`, or those of a training `checkpoint`. Each four
-    rows share SMX blocks and their scales: other neighbours change a value in its last bits (1e-5 at 16 bits), one far
-    outside of the domain changes it more, of which a note on stderr tells. Points that are not finite are refused.
+    The weights are the program's initial ones, `weights`, or those of a training `checkpoint`.
+
+    Each four rows share SMX blocks and their scales: other neighbours change a value in its last bits (1e-5 at 16
+    bits), one far outside of the domain changes it more, of which a note on stderr tells. Points that are not finite
+    are refused.
     """
     if weights is not None and checkpoint is not None:
         raise UsageError("a checkpoint has weights of its own", hint="give weights or a checkpoint, not both")

@@ -33,8 +33,14 @@ class SigmaLook:
         if self._made is None:
             self._made = (self._derivatives(),)
         (derivatives,) = self._made
-        if derivatives is None:
+        try:
+            return [] if derivatives is None else self._found(derivatives, seed, number, states, said)
+        except PintacError:  # a sampler of the user's that gives no such number of points: no reason to end a run
             return []
+
+    def _found(
+        self, derivatives: Derivatives, seed: int, number: int, states: Mapping[str, np.ndarray], said: int
+    ) -> list[Finding]:
         biases = derivatives.biases(seed, number, states)
         worst = max(biases, key=lambda bias: bias.change, default=None)
         if worst is not None and worst.change > diagnostics.BIAS:
