@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pintac.api import predict as predict
     from pintac.api import run as run
     from pintac.api import train as train
+    from pintac.errors import CallbackError as CallbackError
     from pintac.errors import PintacError as PintacError
     from pintac.frontend import SGD as SGD
     from pintac.frontend import Adam as Adam
@@ -60,6 +61,7 @@ _EXPORTS = {
     "At": "pintac.frontend",
     "Ball": "pintac.frontend",
     "Boundary": "pintac.frontend",
+    "CallbackError": "pintac.errors",
     "Estimator": "pintac.frontend",
     "Machine": "pintac.machine",
     "Mixture": "pintac.frontend",

@@ -7,7 +7,7 @@ escapes is a bug of ours.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class SourceLocation(Protocol):
@@ -105,6 +105,18 @@ class ExecutionError(PintacError):
     code = "execution"
 
 
+class CallbackError(PintacError):
+    """A callback that raised: `result` is what the run had until then, `__cause__` the exception itself."""
+
+    code = "callback"
+
+    def __init__(
+        self, message: str, result: Any, *, location: SourceLocation | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, location=location, hint=hint)
+        self.result = result
+
+
 class ResultsError(PintacError):
     """A file of results that is damaged, or not what its name says."""
 
@@ -122,7 +134,7 @@ def suggest(word: str, known: list[str]) -> str | None:
     """A "did you mean" hint for a mistyped name, or a list of what exists."""
     import difflib
 
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(str(word), known, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
     return "known: " + ", ".join(sorted(known, key=_in_order)) if known else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pintac.api.lowering import Lowered, lower
+from pintac.errors import UsageError
 from pintac.machine import Machine
 from pintac.passes import Observer, PipelineOptions
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pintac.frontend import TrainStep
 
 DEFAULT_BITS = "8/16/8/12"
+MOST_EFFORT = 1000
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Compilation:
         bits: str = DEFAULT_BITS,
         **switches: Any,
     ) -> Compilation:
-        """From keywords; `switches` and `bits` are those of the pipeline. Raises PassError, MachineError."""
+        """From keywords; `switches` and `bits` are the pipeline's. Raises UsageError, PassError, MachineError."""
+        if not isinstance(effort, (int, float, np.number)) or not 0 <= effort <= MOST_EFFORT:
+            raise UsageError(f"expected an effort from 0 to {MOST_EFFORT}, got {effort!r}", hint="effort=1.0")
         options = PipelineOptions.from_bits(bits, **switches)
         return cls(options, as_machine(machine), passes, observers, verify, effort)
 

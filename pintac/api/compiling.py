@@ -15,7 +15,10 @@ import numpy as np
 from pintac.api.compilation import DEFAULT_BITS, Compilation
 from pintac.api.emitting import emit
 from pintac.api.lowering import Lowered
+from pintac.api.named import as_step, say_if_discarded
 from pintac.api.running import details
+from pintac.api.steps import seed_of
+from pintac.api.weights import arrays_of
 from pintac.blocks import SMX_BLOCK
 from pintac.errors import UsageError
 from pintac.ir import print_module
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def compile(
-    step: TrainStep,
+    step: TrainStep | str,
     *,
     machine: Machine | str | Path = "pinta",
     quant: str = "diff",
@@ -50,6 +53,7 @@ def compile(
 ) -> Program:
     """Compile a training step, and the forward evaluation of its solution, to a program.
 
+    step      a `TrainStep`, the name of a built-in problem, or "my_pde.py:step"
     machine   a `Machine`, the name of a built-in one, or the path of a TOML file
     quant     "diff" (DiffQuant), "even-odd" (its even/odd form) or "naive" (x + delta is quantised itself)
     scheme    order in which tensor-train layers are contracted: "prs", "sequential", "dense"
@@ -81,7 +85,8 @@ def compile(
         verify=verify,
         effort=effort,
     )
-    return build(step, how, seed=seed, weights=weights).program
+    named = as_step(step, how.options.scheme, seed_of(seed))
+    return build(named, how, seed=seed_of(seed), weights=arrays_of(weights)).program
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,7 @@ def build(
     chosen = how or Compilation.of(**switches)
     if chosen.options.quant == "none":
         raise UsageError("quant 'none' is fp32 in torch: there is no program", hint="train takes it")
+    say_if_discarded(step, weights)
     start = time.perf_counter()
     lowered = chosen.lower(step, seed, weights)
     return Compiled(lowered, chosen.machine, time.perf_counter() - start, chosen.effort)

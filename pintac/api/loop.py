@@ -42,6 +42,7 @@ class Outcome:
     """How a loop ended. The first step, which also compiles the engine, is timed apart from the others.
 
     `stopped` says why it ended before its last step, if not by Ctrl-C; `notes` what could not be written on the way.
+    `failed` is what the callback raised, which ended it.
     """
 
     history: list[Row] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Outcome:
     interrupted: bool = False
     stopped: str | None = None
     notes: list[str] = field(default_factory=list)
+    failed: BaseException | None = None
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -94,7 +96,8 @@ def drive(
     multiply-accumulates (for the rate shown), `save` writes a checkpoint: every half minute, at the end, and on Ctrl-C,
     which ends the loop after the running step. `history` is that of a resumed run until now; the loop appends to it.
     `watch` is told the loss of each step and `total`, and says whether the weights are lost. A checkpoint or a line of
-    the log that cannot be written ends no run.
+    the log that cannot be written ends no run; what a callback raises does, but is not raised here (`Outcome.failed`):
+    the checkpoint and the results of the steps done come first.
     """
     outcome = Outcome([] if history is None else history)
     told = following or Following()
@@ -103,7 +106,7 @@ def drive(
     measured = saved = clock()
     try:
         with Interrupts() as interrupts, make_progress(title, told.progress) as display:
-            while steps.step_number < total and not interrupts.asked and not outcome.stopped:
+            while steps.step_number < total and not (interrupts.asked or outcome.stopped or outcome.failed):
                 before = clock()
                 metrics = steps.advance()
                 now = clock()
@@ -121,14 +124,19 @@ def drive(
                     outcome.history.append(row)
                     if log is not None and (failed := log.write(row)):
                         outcome.note(failed)
-                    reason = told.verdict(row)
-                    outcome.stopped = reason if done < total else None
+                    try:
+                        reason = told.verdict(row)
+                        outcome.stopped = reason if done < total else None
+                    except KeyboardInterrupt:
+                        interrupts.asked = True
+                    except BaseException as error:  # noqa: BLE001  the user's own; it is raised when all is kept
+                        outcome.failed = error
                 if watch is not None and watch(loss, total):
                     outcome.stopped = _NOT_FINITE.format(done)
                 if save is not None and clock() - saved > CHECKPOINT_SECONDS:
                     _save(save, outcome)
                     saved = clock()
-            outcome.interrupted = steps.step_number < total and not outcome.stopped
+            outcome.interrupted = steps.step_number < total and not (outcome.stopped or outcome.failed)
     finally:
         if log is not None:
             log.close()

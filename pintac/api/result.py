@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pintac.api.weights import PROBLEM_PREFIX, answers, save_weights
-from pintac.errors import PintacError
+from pintac.errors import CallbackError, PintacError
 from pintac.report.files import write_text
 from pintac.report.step_cost import StepCost, stats_json
 from pintac.runtime.history import Row, finite
 
 if TYPE_CHECKING:
     from pintac.program import Program
+
+
+class Line(NamedTuple):
+    """A line of the user's code."""
+
+    file: str
+    line: int
+
+
+def _line_of(error: BaseException) -> Line | None:
+    """Where it was raised, as far down as the file of the callback goes."""
+    ours = str(Path(__file__).parent)
+    trace = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+    own = [frame for frame in trace if frame.filename == trace[0].filename]
+    return Line(own[-1].filename, own[-1].lineno or 0) if own else None
 
 
 NO_COST: dict[str, None] = dict.fromkeys(StepCost.__dataclass_fields__)
@@ -43,6 +60,7 @@ class Result:
     stopped         why it ended before its last step otherwise: the callback, `stop_below`, or weights that are no
                     numbers any more
     notes           what failed beside the training, which has cost no more than what they say
+    failed          what the callback raised, which ended it; never set in what `train` and `run` return, they raise it
     """
 
     steps: int
@@ -66,6 +84,22 @@ class Result:
     diagnostics: tuple[Mapping[str, Any], ...] | None = None
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
     program: Program | None = field(default=None, repr=False)
+    failed: BaseException | None = field(default=None, repr=False)
+
+    def unless_failed(self, checkpoint: str | Path | None = None) -> Result:
+        """This result. Raises CallbackError, this result in it, if the callback ended the run by an exception."""
+        if self.failed is None:
+            return self
+        if not isinstance(self.failed, Exception):  # SystemExit and the like are meant for others
+            raise self.failed
+        what = f"{type(self.failed).__name__}: {self.failed}" if str(self.failed) else type(self.failed).__name__
+        hint = "the exception's `result` has the weights of these steps"
+        raise CallbackError(
+            f"the callback raised {what}, which ended the run after step {self.steps}",
+            replace(self, failed=None),
+            location=_line_of(self.failed),
+            hint=hint if checkpoint is None else f"{hint}; or go on: checkpoint={str(checkpoint)!r}, resume=True",
+        ) from self.failed
 
     @property
     def cycles(self) -> int | None:

@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pintac.accuracy import l2_rel
-from pintac.api.following import Callback, Following
+from pintac.api.following import Callback, Following, check_new
 from pintac.api.loop import Outcome, drive
 from pintac.api.result import Result
-from pintac.api.steps import total_steps
+from pintac.api.steps import positive, seed_of, total_steps
 from pintac.api.watching import Watch, watch_program
-from pintac.api.weights import PROBLEM_PREFIX, Arrays, answers, constants_of, to_states, to_weights
+from pintac.api.weights import PROBLEM_PREFIX, Arrays, answers, arrays_of, constants_of, to_states, to_weights
 from pintac.errors import CheckpointError, PintacError, ProgramError, UsageError
 from pintac.program import Program
 from pintac.program_file import load as load_program
 from pintac.report.files import check_writable, say
 from pintac.report.step_cost import StepCost, step_cost
 from pintac.runtime.history import Row
+from pintac.smx import BLOCK
 
 if TYPE_CHECKING:
     from pintac.runtime.session import Session
 
+FAR = 16.0  # a row so many times the size of the domain spoils its neighbours: 16 of 2^15 steps are left to them
 LIVE_POINTS = 1024  # test points of the error shown while training; the final one takes all
 
 
@@ -43,6 +45,7 @@ def run(
     progress: bool = True,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     weights: Mapping[str, np.ndarray] | None = None,
     threads: int = 1,
     diagnostics: bool = True,
@@ -57,25 +60,29 @@ def run(
     seed        of the random numbers of the steps (default: the one it was compiled with); the initial weights are
                 those in the program, or `weights` in the names and layout of the state_dict
     engine      "jit" or "reference": the same bits
-    checkpoint  file to write while running; `resume` goes on from it, bit for bit
+    checkpoint  file to write every 30 seconds, at the end and on Ctrl-C; `resume` goes on from it, bit for bit
+    overwrite   begin anew though checkpoint or log are there from an earlier run; otherwise that is refused
     threads     of the jit engine: the same bits, sooner where as many processors are free
     diagnostics whether the run is looked at, and what is wrong with it said on stderr (docs/DIAGNOSTICS.md)
     callback    called with the number of steps done and what was measured: `loss`, `l2`, the loss of each term as
                 `loss:<term>`, the problem's small parameters; when it returns true the run ends (`result.stopped`)
     every       history, log and callback get every so many steps, and the last one (default: 50 of the run)
-    log         file that the same is written to, a line of JSON each; begun anew, but a resumed run goes on with it
+    log         file that the same is written to, a line of JSON each; a resumed run goes on with it
     stop_below  end the run when the l2 of such a step is below this
 
-    Ctrl-C ends the run after the current step and returns what it has (`result.interrupted`).
+    Ctrl-C ends the run after the current step and returns what it has (`result.interrupted`). What the callback raises
+    ends it too: the checkpoint is written, and a CallbackError raised that has the result (`error.result`).
     """
     loaded = program if isinstance(program, Program) else load(program)
     total = total_steps(steps, loaded.meta.get("optimizer"))
     following = Following(progress, callback, every, log, stop_below)
     following.check(loaded.test_u is not None)
-    used_seed = int(loaded.meta.get("seed", 0)) if seed is None else seed
+    if not (resume or overwrite):
+        check_new(checkpoint, log)
+    used_seed = int(loaded.meta.get("seed", 0)) if seed is None else seed_of(seed)
     if resume and weights is not None:
         raise UsageError("a resumed run goes on with the weights of its checkpoint", hint="leave out the weights")
-    session = open_session(loaded, engine, used_seed, weights, threads)
+    session = open_session(loaded, engine, used_seed, arrays_of(weights), threads)
     history = resume_session(session, checkpoint) if resume else []
     if seed is not None and session.seed != seed:
         raise CheckpointError(
@@ -83,7 +90,8 @@ def run(
             hint=f"seed {session.seed}, or none",
         )
     watch = watch_program(session, loaded, session.seed) if diagnostics else None
-    return run_session(session, loaded, total, following, checkpoint=checkpoint, history=history, watch=watch)
+    result = run_session(session, loaded, total, following, checkpoint=checkpoint, history=history, watch=watch)
+    return result.unless_failed(checkpoint)
 
 
 def predict(
@@ -97,18 +105,59 @@ def predict(
     """u at the points x [n, d], from the compiled forward program on the simulator: float32 [n, m].
 
     The weights are the program's initial ones, `weights`, or those of a training `checkpoint`.
+
+    Each four rows share SMX blocks and their scales: other neighbours change a value in its last bits (1e-5 at 16
+    bits), one far outside of the domain changes it more, of which a note on stderr tells. Points that are not finite
+    are refused.
     """
     if weights is not None and checkpoint is not None:
         raise UsageError("a checkpoint has weights of its own", hint="give weights or a checkpoint, not both")
     loaded = program if isinstance(program, Program) else load(program)
-    points = np.asarray(x, np.float32)
-    dims = loaded.symbol("x").shape[-1]
-    if points.ndim != 2 or points.shape[1] != dims or not len(points):
-        raise PintacError(f"expected points [n, {dims}], got the shape {list(points.shape)}")
-    session = open_session(loaded, engine, 0, weights)
+    points = _points(x, loaded.symbol("x").shape[-1])
+    if note := _far_rows(points, loaded.test_x):
+        say(f"note: {note}")
+    session = open_session(loaded, engine, 0, arrays_of(weights))
     if checkpoint is not None:
         resume_session(session, checkpoint)
     return session.infer(points)
+
+
+def _points(x: Any, dims: int) -> np.ndarray:
+    """float32 [n, dims]. Raises PintacError for anything else, or rows that are not finite."""
+    try:
+        with np.errstate(over="ignore"):
+            points = np.asarray(x, np.float32)
+    except (TypeError, ValueError):
+        raise PintacError(f"expected points [n, {dims}], got a {type(x).__name__}") from None
+    if points.ndim != 2 or points.shape[1] != dims or not len(points):
+        raise PintacError(f"expected points [n, {dims}], got the shape {list(points.shape)}")
+    wrong = np.flatnonzero(~np.isfinite(points).all(1))
+    if len(wrong):
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise PintacError(
+            f"row {wrong[0] + 1} of {len(points)}{more} is not finite in fp32: {points[wrong[0]].tolist()}",
+            hint="leave such rows out: they would change the rows beside them",
+        )
+    return points
+
+
+def _far_rows(points: np.ndarray, domain: np.ndarray | None) -> str | None:
+    """What is to be said of rows far outside of the domain beside others: block neighbours are read at their scale."""
+    sizes = np.abs(points).max(1)
+    size = float(np.median(sizes) if domain is None else np.abs(domain).max())
+    far = sizes > FAR * size
+    starts = np.arange(0, len(points), BLOCK)
+    mixed = np.add.reduceat(far, starts)
+    mixed = (mixed > 0) & (mixed < np.diff([*starts, len(points)]))
+    if not mixed.any():
+        return None
+    row = int(np.flatnonzero(far & np.repeat(mixed, BLOCK)[: len(far)])[0])
+    start = row // BLOCK * BLOCK
+    return (
+        f"row {row + 1} of {len(points)} is far outside of the domain ({sizes[row]:.3g}, others {size:.3g}): the rows "
+        f"that share SMX blocks with it, {start + 1} to {min(len(points), start + BLOCK)}, are rounded at its scale"
+        f"{f', and so in {mixed.sum() - 1} more blocks' if mixed.sum() > 1 else ''}; predict such rows apart"
+    )
 
 
 def open_session(
@@ -117,6 +166,7 @@ def open_session(
     """A session at step 0, with `weights` in place of the program's."""
     from pintac.runtime.session import Session
 
+    positive(threads, "a positive whole number of threads")
     session = Session(program, engine=engine, seed=seed, threads=threads)
     if weights is not None:
         shapes = {s.name: s.shape for s in program.symbols_of("state")}
@@ -241,6 +291,7 @@ def _result(
         interrupted=outcome.interrupted,
         stopped=outcome.stopped,
         notes=tuple(outcome.notes),
+        failed=outcome.failed,
         saturated=session.saturated,
         nonfinite=session.nonfinite,
         program=program,

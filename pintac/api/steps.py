@@ -1,4 +1,4 @@
-"""How many steps a run has."""
+"""How many steps a run has, and the seed of its random numbers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,17 @@ def total_steps(asked: int | None, optimizer: Mapping[str, Any] | None) -> int:
             )
         return total
     return positive(asked, "a positive whole number of steps")
+
+
+def seed_of(value: Any) -> int:
+    """A seed. Raises UsageError for what is none."""
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 1 << 32:
+        raise UsageError(f"expected a seed, a whole number from 0 to 2**32 - 1, got {value!r}", hint="seed=0")
+    return number
 
 
 def positive(value: Any, expected: str) -> int:

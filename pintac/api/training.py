@@ -14,15 +14,17 @@ from pintac.accuracy import l2_rel
 from pintac.api import running
 from pintac.api.compilation import DEFAULT_BITS, Compilation
 from pintac.api.evaluator import EvaluatorSession
-from pintac.api.following import Callback, Following
+from pintac.api.following import Callback, Following, check_new
 from pintac.api.loop import drive
 from pintac.api.lowering import Lowered
+from pintac.api.named import as_step, say_if_discarded
 from pintac.api.result import Result
 from pintac.api.reuse import emit_or_reuse
-from pintac.api.steps import total_steps
+from pintac.api.sigma import SigmaLook
+from pintac.api.steps import seed_of, total_steps
 from pintac.api.twin import DERIVATIVES, FloatRun, measured_on, try_out, with_float_error
 from pintac.api.watching import Watch, Watched, parameters_of
-from pintac.api.weights import PROBLEM_PREFIX, answers
+from pintac.api.weights import PROBLEM_PREFIX, answers, arrays_of
 from pintac.blocks import SMX_BLOCK
 from pintac.errors import UsageError, suggest
 from pintac.machine import Machine
@@ -37,7 +39,7 @@ ENGINES = ("jit", "reference", "evaluator")
 
 
 def train(
-    step: TrainStep,
+    step: TrainStep | str,
     steps: int | None = None,
     *,
     seed: int = 0,
@@ -45,6 +47,7 @@ def train(
     progress: bool = True,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     weights: Mapping[str, np.ndarray] | None = None,
     twin: bool = False,
     machine: Machine | str | Path = "pinta",
@@ -68,6 +71,7 @@ def train(
 ) -> Result:
     """Train on the simulator.
 
+    step      a `TrainStep`, the name of a built-in problem, or "my_pde.py:step"
     steps     steps of training in all (default: the N of the schedule); fewer steps do not change the schedule
     seed      draws the initial weights and every random number of the run
     engine    "jit" or "reference" execute the program (equal bits); "evaluator" runs the IR itself, without a program
@@ -96,9 +100,20 @@ def train(
         effort=effort,
     )
     return train_with(
-        step,
+        as_step(step, how.options.scheme, seed_of(seed)),
         how,
-        TrainingRun(seed, engine, checkpoint, resume, weights, twin, threads, derivatives, diagnostics),
+        TrainingRun(
+            seed=seed_of(seed),
+            engine=engine,
+            checkpoint=checkpoint,
+            resume=resume,
+            overwrite=overwrite,
+            weights=arrays_of(weights),
+            twin=twin,
+            threads=threads,
+            derivatives=derivatives,
+            diagnostics=diagnostics,
+        ),
         Following(progress, callback, every, log, stop_below),
         steps,
     )
@@ -112,6 +127,7 @@ class TrainingRun:
     engine: str = "jit"
     checkpoint: str | Path | None = None
     resume: bool = False
+    overwrite: bool = False
     weights: Mapping[str, np.ndarray] | None = None
     twin: bool = False
     threads: int = 1
@@ -126,28 +142,31 @@ def train_with(
     _check(how, run)
     total = total_steps(steps, step.optimizer.attrs())
     following.check(step.problem.has_exact)
+    if not (run.resume or run.overwrite):
+        check_new(run.checkpoint, following.log)
+    say_if_discarded(step, run.weights)
     if how.options.quant == "none":
         alone = FloatRun(step, seed=run.seed, weights=run.weights, derivatives=run.derivatives)
-        return alone.run(total, following, look=run.diagnostics)
+        return alone.run(total, following, look=run.diagnostics).unless_failed()
     start = time.perf_counter()
     lowered = how.lower(step, run.seed, run.weights)
     try_out(step, lowered.layout.export(lowered.init), lowered.test)
     twin = FloatRun(step, seed=run.seed, weights=run.weights) if run.twin else None
     if run.engine == "evaluator":
-        result = _train_evaluator(lowered, total, run, following, start)
+        result = _train_evaluator(step, lowered, total, run, following, start)
     else:
         program = emit_or_reuse(lowered, how.machine, how.effort)
         compile_seconds = time.perf_counter() - start
         session = running.open_session(program, run.engine, run.seed, None, run.threads)
         history = running.resume_session(session, run.checkpoint) if run.resume else []
-        watch = watch_lowered(session, lowered, run.seed) if run.diagnostics else None
+        watch = watch_lowered(session, lowered, run.seed, step) if run.diagnostics else None
         result = running.run_session(
             session, program, total, following, checkpoint=run.checkpoint, history=history, watch=watch
         )
         result = replace(result, compile_seconds=compile_seconds)
     result = with_float_error(step, result, lowered.test)
-    if twin is None or result.interrupted:
-        return result
+    if twin is None or result.interrupted or result.failed:
+        return result.unless_failed(run.checkpoint)
     return running.kept(result, "float twin", lambda: _with_twin(result, twin, following.progress))
 
 
@@ -191,13 +210,14 @@ def _with_twin(result: Result, twin: FloatRun, progress: bool) -> Result:
     return replace(result, l2_twin=beside.l2, notes=(*result.notes, *beside.notes), details=details)
 
 
-def watch_lowered(session: Watched, lowered: Lowered, seed: int) -> Watch:
+def watch_lowered(session: Watched, lowered: Lowered, seed: int, step: TrainStep) -> Watch:
     """A watch over a session of a step that was lowered here."""
 
     def probe() -> Probe:
         return Probe(small(lowered.graphs["step"]), from_meta(lowered.meta, "step"), lowered.data)
 
-    return Watch(session, probe, parameters_of(lowered.params, lowered.param_table, seed), lowered.meta)
+    params = parameters_of(lowered.params, lowered.param_table, seed)
+    return Watch(session, probe, params, lowered.meta, sigma=SigmaLook(step))
 
 
 class _EvaluatorSteps:
@@ -217,12 +237,14 @@ class _EvaluatorSteps:
         return answers({name: value for name, value in states.items() if name.startswith(PROBLEM_PREFIX)})
 
 
-def _train_evaluator(lowered: Lowered, total: int, run: TrainingRun, following: Following, start: float) -> Result:
+def _train_evaluator(
+    step: TrainStep, lowered: Lowered, total: int, run: TrainingRun, following: Following, start: float
+) -> Result:
     session = EvaluatorSession(lowered, run.seed)
     compile_seconds = time.perf_counter() - start
     test = lowered.test
     few = None if test is None else test.first(running.LIVE_POINTS)
-    watch = watch_lowered(session, lowered, run.seed) if run.diagnostics else None
+    watch = watch_lowered(session, lowered, run.seed, step) if run.diagnostics else None
     if watch is not None:
         watch.before_steps(total)
     outcome = drive(
@@ -251,6 +273,7 @@ def _train_evaluator(lowered: Lowered, total: int, run: TrainingRun, following: 
         interrupted=outcome.interrupted,
         stopped=outcome.stopped,
         notes=tuple(outcome.notes),
+        failed=outcome.failed,
         diagnostics=None if watch is None else watch.as_json(),
         details={**details, "test": None if test is None else measured_on(test)},
     )

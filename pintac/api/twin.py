@@ -12,6 +12,7 @@ from pintac.api.following import Following
 from pintac.api.loop import drive
 from pintac.api.result import Result
 from pintac.api.running import LIVE_POINTS, kept
+from pintac.api.sigma import SigmaLook
 from pintac.api.weights import PROBLEM_PREFIX, answers
 from pintac.passes.expand_operators import ExpandOperators
 from pintac.report import diagnostics
@@ -54,9 +55,12 @@ class FloatRun:
         try_out(step, self._twin.weights(), self.test)
 
     def run(self, total: int, following: Following, *, look: bool) -> Result:
-        """Train `total` steps; `look` at the schedule, the one thing that is diagnosed here."""
+        """Train `total` steps; `look` at the schedule and at sigma before them, which is all that is diagnosed here."""
         few = None if self.test is None else self.test.first(LIVE_POINTS)
         found = list(diagnostics.spent(self.step.optimizer.rate, total)) if look else []
+        if look and self.derivatives == "estimator":
+            states = {name: state.detach().numpy() for name, state in self._twin.states.items()}
+            found += SigmaLook(self.step)(self.seed, 0, states, 1)
         for finding in found:
             diagnostics.show(finding)
         name = "float twin" if self.derivatives == "estimator" else self.derivatives
@@ -82,6 +86,7 @@ class FloatRun:
             interrupted=outcome.interrupted,
             stopped=outcome.stopped,
             notes=tuple(outcome.notes),
+            failed=outcome.failed,
             diagnostics=tuple(finding.as_dict() for finding in found) or None,
             details={
                 "problem": self.step.name,

@@ -19,6 +19,7 @@ from pintac.report.probe import Probe, Sample, from_text
 from pintac.report.purpose import from_meta
 
 if TYPE_CHECKING:
+    from pintac.api.sigma import SigmaLook
     from pintac.program import Program
 
 SHARE = 0.02
@@ -58,11 +59,13 @@ class Watch:
         say: Callable[[Finding], None] = show,
         clock: Callable[[], float] = time.perf_counter,
         share: float | None = None,
+        sigma: SigmaLook | None = None,
     ) -> None:
         self.findings: list[Finding] = []
         self.seconds = 0.0
         self._session, self._params, self._say, self._clock = session, params, say, clock
         self._share = SHARE if share is None else share
+        self._sigma = sigma
         self._settings = Settings.of(meta)
         self._make_probe, self._made = probe, False
         self._probe: Probe | None = None
@@ -78,6 +81,10 @@ class Watch:
         if "lr" in self._params(0):
             for finding in diagnostics.spent(lambda t: self._params(t)["lr"], total):
                 self._found(finding)
+        before, done = self._clock(), self._session.step_number
+        if done < total:
+            self._look_at_sigma(done, done + 1)
+        self._look_seconds += self._clock() - before
 
     def after_step(self, loss: float | None, total: int) -> bool:
         """Look at the session after a step; whether training should stop."""
@@ -133,7 +140,15 @@ class Watch:
             for overall in (diagnostics.rounding, diagnostics.low_rank):
                 for finding in overall(self._samples, self._settings):
                     self._found(finding)
+        self._look_at_sigma(step, step)
         self._look_seconds += self._clock() - before
+
+    def _look_at_sigma(self, step: int, said: int) -> None:
+        if self._sigma is None or any(f.kind == diagnostics.LONG for f in self.findings):
+            return
+        seed = int(self._params(step)["seed"])
+        for finding in self._sigma(seed, step, self._session.state_arrays(), said):
+            self._found(finding)
 
     def _the_probe(self) -> Probe | None:
         if not self._made:

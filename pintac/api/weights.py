@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from pintac.errors import CheckpointError, ProgramError, suggest
+from pintac.errors import CheckpointError, ProgramError, UsageError, suggest
 from pintac.report.files import write_bytes
 
 Arrays = dict[str, np.ndarray]
@@ -79,6 +79,24 @@ def answers(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
         for name, value in sorted(weights.items())
         if name.startswith(PROBLEM_PREFIX) and value.size <= MOST_ANSWERS
     }
+
+
+def arrays_of(weights: Any) -> Arrays | None:
+    """Weights as a caller gives them, tensors or arrays by name, as arrays. Raises UsageError for anything else."""
+    if weights is None:
+        return None
+    if not isinstance(weights, Mapping):
+        hint = "safetensors.numpy.load_file(path)" if isinstance(weights, (str, Path)) else "result.weights"
+        raise UsageError(f"weights are arrays by name, as in a state_dict, got {weights!r}", hint=hint)
+    arrays: Arrays = {}
+    for name, value in weights.items():
+        try:
+            arrays[name] = np.asarray(value.detach() if hasattr(value, "detach") else value)
+        except (TypeError, ValueError):
+            arrays[name] = np.array(None)
+        if arrays[name].dtype.kind not in "fiub":
+            raise UsageError(f"the weights hold {name!r} that is no array of numbers: a {type(value).__name__}")
+    return arrays
 
 
 def to_weights(states: Mapping[str, np.ndarray], export: Export) -> Arrays:

@@ -128,7 +128,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     predict = _verb(verbs, "predict", "evaluate the trained solution at given points, on the simulator")
     predict.add_argument("program", metavar="P.pinta", help="the program that was trained")
-    predict.add_argument("points", metavar="X", help="points, one a row: .npy, .csv, or - for CSV on stdin")
+    predict.add_argument(
+        "points",
+        metavar="X",
+        help="points, one a row, all finite: .npy, .csv, or - for CSV on stdin; each four rows share SMX blocks, so a "
+        "row's neighbours change its value in the last bits",
+    )
     trained = predict.add_mutually_exclusive_group()
     trained.add_argument("--weights", metavar="F", help="trained weights (`pintac train -o`)")
     trained.add_argument("--checkpoint", metavar="F", help="a checkpoint of the training run")
@@ -307,8 +312,14 @@ def _run_options(parser: argparse.ArgumentParser, seed: int | None, of: str, *mo
         "--threads", type=_positive, default=1, metavar="N", help="threads of the jit engine, same bits (default 1)"
     )
     group.add_argument("--weights", metavar="F", help="initial weights (safetensors)")
-    group.add_argument("--checkpoint", metavar="F", help="write checkpoints here while running")
-    group.add_argument("--resume", action="store_true", help="go on from the checkpoint, bit for bit")
+    group.add_argument(
+        "--checkpoint", metavar="F", help="write a checkpoint here every 30 seconds, at the end, and on Ctrl-C"
+    )
+    again = group.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on from the checkpoint, bit for bit")
+    again.add_argument(
+        "--overwrite", action="store_true", help="begin anew though the checkpoint or log of an earlier run is there"
+    )
     group.add_argument(
         "--every", type=_positive, metavar="N", help="measure every N-th step for history and log (default: 50 times)"
     )

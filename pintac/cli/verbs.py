@@ -46,6 +46,7 @@ def train(options: Options) -> int:
         engine=options.engine,
         checkpoint=options.checkpoint,
         resume=options.resume,
+        overwrite=options.overwrite,
         weights=_weights(options),
         twin=options.twin is not None,
         threads=options.threads,
@@ -104,6 +105,7 @@ def run(options: Options) -> int:
         threads=options.threads,
         checkpoint=options.checkpoint,
         resume=options.resume,
+        overwrite=options.overwrite,
         weights=_weights(options),
         diagnostics=not options.no_diagnostics,
         **vars(_following(options)),
@@ -260,11 +262,12 @@ def dis(options: Options) -> int:
 def _step(options: Options) -> TrainStep:
     """The TrainStep that was named; `--tt-rank`, `--scheme` and `--set` go to the factory of a built-in one.
 
-    The default scheme is also theirs, so a factory without that option is only asked for it when a user was.
+    The default scheme is also theirs, so a factory without that option is only asked for it when a user was. `--seed` is
+    also that of the generators from which a user's file draws.
     """
     if options.spec is None:
         raise UsageError("what shall be trained?", hint="a built-in problem such as poisson2d, or FILE.py:OBJECT")
-    from pintac.frontend import load_step
+    from pintac.frontend import load_seeded
     from pintac.passes import PipelineOptions
 
     arguments = _settings(options)
@@ -273,7 +276,7 @@ def _step(options: Options) -> TrainStep:
             raise UsageError("the scheme is a flag of its own", hint=f"--scheme {arguments['scheme']}")
         if options.scheme != PipelineOptions.scheme:
             arguments["scheme"] = options.scheme
-    return load_step(options.spec, **arguments)
+    return load_seeded(getattr(options, "seed", 0), options.spec, **arguments)
 
 
 def _settings(options: Options) -> dict[str, Any]:

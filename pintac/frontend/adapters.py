@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 
 from pintac.errors import ModelError, PintacError, UsageError, suggest
@@ -32,6 +33,23 @@ def load_step(target: str, **options: object) -> TrainStep:
     if not separator:
         return _from_file(Path(target), None, options)
     return _from_file(Path(file), name, options)
+
+
+def load_seeded(seed: int, target: str, **options: object) -> TrainStep:
+    """As `load_step`, and its terms: what they draw from torch's and NumPy's global generators depends on `seed` alone.
+
+    The generators are left as they were.
+    """
+    state = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        try:
+            step = load_step(target, **options)
+            step.terms()  # data may be drawn there
+        finally:
+            np.random.set_state(state)
+    return step
 
 
 def builtin_step(name: str, **options: object) -> TrainStep:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pintac.errors import ModelError
 from pintac.frontend.locate import function_location, user_code, user_location
-from pintac.frontend.numbers import as_array, as_real
+from pintac.frontend.numbers import as_array, as_count, as_real
 from pintac.ir import Builder, Location, Node
 from pintac.ir.evaluate import evaluate
 from pintac.rng import STREAM_POINTS
@@ -112,6 +112,15 @@ def _box(box: Sequence[Interval], name: str) -> tuple[Interval, ...]:
     return intervals
 
 
+def _axes(axes: object, dim: int) -> list[int]:
+    """Numbers of coordinates of a space of `dim`; none if there is anything else among them."""
+    if not isinstance(axes, Iterable):
+        return []
+    given = [as_count(axis, least=-dim) for axis in axes]
+    axes = [axis for axis in given if axis is not None and axis < dim]
+    return axes if len(axes) == len(given) else []
+
+
 def _row(builder: Builder, values: Sequence[float]) -> Node:
     """A constant row [1, len(values)]."""
     same = len(set(values)) == 1
@@ -150,10 +159,12 @@ class Boundary(Sampler):
     def __init__(self, box: Sequence[Interval], axes: Sequence[int] | None = None) -> None:
         self.box = _box(box, "Boundary")
         self.dim = len(self.box)
-        chosen = range(self.dim) if axes is None else axes
-        if any(not -self.dim <= axis < self.dim for axis in chosen) or len(chosen) == 0:
+        chosen = range(self.dim) if axes is None else _axes(axes, self.dim)
+        if not chosen:
             raise ModelError(
-                f"Boundary: axes {axes!r} are not coordinates of a box with {self.dim}", location=user_location()
+                f"Boundary: axes {axes!r} are not coordinates of a box with {self.dim}",
+                location=user_location(),
+                hint="a list of their numbers: axes=[0]",
             )
         self.axes = tuple(sorted({axis % self.dim for axis in chosen}))
 
@@ -190,9 +201,12 @@ class Boundary(Sampler):
 def _centre(center: Sequence[float] | None, dim: int, name: str) -> tuple[float, ...] | None:
     if center is None:
         return None
-    values = tuple(float(value) for value in center)
-    if len(values) != dim:
-        raise ModelError(f"{name}: the center has {len(values)} coordinates, the space {dim}", location=user_location())
+    given = [as_real(value) for value in center] if isinstance(center, Iterable) else []
+    values = tuple(value for value in given if value is not None)
+    if len(values) != dim or len(given) != dim:
+        raise ModelError(
+            f"{name}: the center is a list of {dim} numbers, one a coordinate, got {center!r}", location=user_location()
+        )
     return values if any(values) else None
 
 
@@ -200,13 +214,14 @@ class Sphere(Sampler):
     """Uniform on the surface of a ball of dimension `dim`."""
 
     def __init__(self, dim: int, radius: float = 1.0, center: Sequence[float] | None = None) -> None:
-        if dim < 1 or not radius > 0:
+        dims, length = as_count(dim), as_real(radius)
+        if dims is None or length is None or not length > 0:
             raise ModelError(
-                f"{type(self).__name__}: needs dim >= 1 and radius > 0, got {dim} and {radius}",
+                f"{type(self).__name__}: needs dim >= 1 and radius > 0, got {dim!r} and {radius!r}",
                 location=user_location(),
             )
-        self.dim = int(dim)
-        self.radius = float(radius)
+        self.dim = dims
+        self.radius = length
         self.center = _centre(center, self.dim, type(self).__name__)
 
     def _direction(self, draws: Draws, n: int) -> Node:
@@ -246,9 +261,10 @@ class At(Sampler):
     """The same point every time: `At(0.0)` for t = 0 in a Product, `At(1.0, 2.0)` for two coordinates."""
 
     def __init__(self, *values: float) -> None:
-        if not values or any(not math.isfinite(float(value)) for value in values):
+        known = [value for value in map(as_real, values) if value is not None]
+        if not known or len(known) != len(values):
             raise ModelError(f"At needs finite coordinates, got {values!r}", location=user_location())
-        self.values = tuple(float(value) for value in values)
+        self.values = tuple(known)
         self.dim = len(self.values)
 
     @property
@@ -354,7 +370,8 @@ class Mixture(Sampler):
                 f"Mixture: the samplers have {', '.join(str(part.dim) for part in parts)} coordinates",
                 location=user_location(),
             )
-        given = [as_real(share) for share in (shares if shares is not None else [1.0] * len(parts))]
+        wanted = [1.0] * len(parts) if shares is None else shares
+        given = [as_real(share) for share in wanted] if isinstance(wanted, Iterable) else []
         known = [share for share in given if share is not None and share > 0]
         if len(known) != len(parts) or len(given) != len(parts):
             raise ModelError(

@@ -210,6 +210,38 @@ def initial_weights(net: nn.Module, seed: int, problem: Problem | None = None) -
     return drawn
 
 
+def evidently_set(net: nn.Module) -> list[str]:
+    """Linear layers whose values neither torch's constructor nor a usual initialisation leaves: loaded, set by hand.
+
+    Fresh biases are constant or uniform within 1 / sqrt(in); fresh weights have about torch's spread, Xavier's or He's.
+    """
+    return [name for name, module in net.named_modules() if isinstance(module, nn.Linear) and _is_set(module)]
+
+
+def _is_set(layer: nn.Linear) -> bool:
+    bound = layer.in_features**-0.5
+    spread = float(layer.weight.detach().std(correction=0))
+    usual = (bound / 3**0.5, (2.0 / (layer.in_features + layer.out_features)) ** 0.5, (2.0 / layer.in_features) ** 0.5)
+    if layer.weight.numel() >= 64 and all(not 0.5 * std <= spread <= 2.0 * std for std in usual):
+        return True
+    if layer.bias is None or bool((layer.bias == layer.bias[0]).all()):
+        return False
+    largest = float(layer.bias.detach().abs().max())
+    return largest > 1.001 * bound or (layer.out_features >= 16 and largest < 0.5 * bound)
+
+
+def discarded(step: TrainStep) -> str | None:
+    """What is to be said of values that `init="xavier"` draws anew though somebody has set them; None if nothing."""
+    names = evidently_set(step.net) if step.init == "xavier" else []
+    if not names:
+        return None
+    listed = ", ".join(name or "the network" for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    return (
+        f"the network's weights look set ({listed}) and are not used, init='xavier' draws others: "
+        "TrainStep(..., init='module') starts from them"
+    )
+
+
 def initial_states(step: TrainStep, seed: int, weights: Mapping[str, np.ndarray] | None = None) -> Arrays:
     """The states before the first step: from `weights` if given, else as `step.init` says."""
     layout = Layout.of(step.net, step.problem)

@@ -54,6 +54,8 @@ _EXAMPLE = "for example split-stein,reorder-tt{order=prs},insert-smx{grad=12}"
 
 def parse_pipeline(text: str) -> tuple[Pass, ...]:
     """The passes of a pipeline in text; an empty text is the empty pipeline. Raises PassError with a suggestion."""
+    if not isinstance(text, str):
+        raise PassError(f"a pipeline is a string, got {text!r}", hint="for example 'split-stein,dce'")
     passes: list[Pass] = []
     position = 0
     more = bool(text.strip())
@@ -179,6 +181,10 @@ class PipelineOptions:
     def from_bits(cls, bits: str, **others: Any) -> PipelineOptions:
         """From precisions written W/B/D/G or auto:BUDGET[:energy], and then perhaps NAME=BITS for single tensors:
         8/16/8/12, auto:0.05, `8/16/8/12,*.delta.even*=4`. Raises PassError for anything else."""
+        if not isinstance(bits, str):
+            raise PassError(
+                f"precisions are W/B/D/G, a string, got {bits!r}", hint="for example '8/16/8/12' or 'auto:0.05'"
+            )
         roles, _, tensors = bits.replace(" ", "").partition(",")
         tensors = print_bits(parse_bits(tensors))
         if roles.startswith("auto:"):

@@ -17,6 +17,7 @@ from pintac.errors import PassError
 from pintac.passes import PipelineOptions, options_of, parse_pipeline
 from pintac.report.probe import Counts, Noise, Place, Sample
 from pintac.report.rank import Followed
+from pintac.report.sigma import Bias
 
 UNCHANGED = 0.25
 """Naive quantisation: share of the codes of perturbed rows that are those of the unperturbed ones."""
@@ -47,6 +48,12 @@ FOLLOWED = 0.03
 """Share of the squared gradient of a factored weight within the tangent space of its rank."""
 SIGNAL = 0.3
 """Cosine of the gradients of two halves of a step, below which they are noise."""
+BIAS = 0.1
+"""Change of a derivative when sigma is halved."""
+EXTENT = 0.5
+"""sigma over the extent of the points along a coordinate."""
+UNIT_SIGMA = 0.01
+"""What to try in a domain of size 1."""
 SMALL_SIGMA = 5e-4
 """The cure is a larger sigma below this."""
 WIDER = {4: 8, 8: 12, 12: 16}
@@ -292,6 +299,39 @@ def _forward(counts: Counts) -> bool:
 
 def _rms(values: Sequence[float]) -> float:
     return math.sqrt(sum(v * v for v in values) / len(values))
+
+
+# --- what sigma does, whatever the numbers are ------------------------------------------------------------------------
+
+
+def long_perturbations(worst: Bias, step: int) -> Iterator[Finding]:
+    """Derivatives that are differences over distances on which the network changes."""
+    if worst.change > BIAS:
+        yield Finding(
+            LONG,
+            f"the {worst.operator} of the term {worst.term} changes by {worst.change:.0%} when sigma = {worst.sigma:g} "
+            "is halved: the network changes over such distances, and no number of evaluations helps",
+            _either(None if worst.better is None else f"sigma={worst.better:.2g}", _SCALED),
+            step, worst.change, BIAS, worst.place,
+        )  # fmt: skip
+
+
+def outside(sigma: float, extents: Mapping[int, float], step: int) -> Iterator[Finding]:
+    """Perturbed points that leave the domain; `extents` are those of its points along coordinates derived by."""
+    axis = min((axis for axis, extent in extents.items() if extent > 0), key=lambda axis: extents[axis], default=None)
+    if axis is not None and sigma > EXTENT * extents[axis]:
+        extent = extents[axis]
+        yield Finding(
+            LONG,
+            f"sigma = {sigma:g} is {sigma / extent:.2g} times the extent {extent:.3g} of the points along coordinate "
+            f"{axis}: most perturbed points are outside of the domain",
+            _either(f"sigma={UNIT_SIGMA * extent:.2g}", _SCALED),
+            step, sigma / extent, EXTENT,
+        )  # fmt: skip
+
+
+LONG = "sigma too large"
+_SCALED = "scale the coordinates to a domain of size 1: sigma is a length in the coordinates of the points"
 
 
 # --- what the losses show ---------------------------------------------------------------------------------------------

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import math
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import pintac
 from pintac.api import watching
-from pintac.frontend import load_step
+from pintac.api.sigma import SigmaLook
+from pintac.frontend import initial_states, load_step
+from pintac.frontend.problems import BUILTIN
 from pintac.passes import PipelineOptions, default_pipeline, print_pipeline
 from pintac.program import Program
 from pintac.report import diagnostics
@@ -199,6 +206,89 @@ def test_evaluations_that_a_derivative_ignores_are_no_fault() -> None:
     """Odd halves serve the time derivative alone: the gradient of the others is zero by construction."""
     step = load_step("heat100", interior=4, initial=4, surface=4, K=8, estimator="orthonormal", width=64, rank=8)
     assert pintac.train(step, 2, engine="evaluator", quant="even-odd", progress=False).diagnostics == ()
+
+
+# --- sigma ----------------------------------------------------------------------------------------------------------
+
+
+class Rod(pintac.Problem):
+    """A rod of one millimetre in metres: -L^2 u'' = pi^2 sin(pi x / L)."""
+
+    length = 1e-3
+
+    def terms(self) -> list[pintac.Term]:
+        return [pintac.Term("inside", pintac.Uniform([(0.0, self.length)]), self.residual, points=16)]
+
+    def residual(self, u: Any, x: torch.Tensor) -> torch.Tensor:
+        return pintac.laplacian(u, x) * self.length**2 + math.pi**2 * torch.sin(math.pi * x / self.length)
+
+
+def rod(scale: float, sigma: float = 0.01) -> pintac.TrainStep:
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = torch.nn.Sequential(torch.nn.Linear(1, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(scale * x)
+
+    adam = pintac.Adam(1e-3, schedule=pintac.linear_decay(10))
+    return pintac.TrainStep(Scaled(), Rod(), adam, pintac.SecondDifference(K=4, sigma=sigma))
+
+
+@pytest.mark.parametrize("flags", [{"engine": "evaluator"}, {}, {"quant": "none"}], ids=str)
+def test_perturbations_longer_than_the_network_is_smooth(flags: dict[str, Any]) -> None:
+    result = pintac.train(rod(1e3), 1, progress=False, **flags)
+    entry = found(result, "sigma too large")
+    assert entry["step"] == 1 and entry["value"] > 0.5 and entry["limit"] == diagnostics.BIAS
+    assert "the Laplacian of the term inside" in entry["message"]
+    assert entry["file"].endswith("test_diagnostics.py") and entry["line"] > 0
+    better = float(re.match(r"sigma=([\d.e-]+), or scale", entry["cure"])[1])
+    assert 1e-5 < better < 1e-3
+    cured = pintac.train(rod(1e3, better), 1, progress=False, **flags).diagnostics or ()
+    assert all(entry["kind"] != "sigma too large" for entry in cured)
+
+
+def test_perturbations_that_leave_the_domain() -> None:
+    """The network itself is smooth over them, as it has not learnt anything yet."""
+    entry = found(pintac.train(rod(1.0), 1, progress=False, engine="evaluator"), "sigma too large")
+    assert "along coordinate 0" in entry["message"] and entry["value"] == pytest.approx(10, rel=0.2)
+    assert found(poisson(1, {"sigma": 50.0}), "sigma too large")["value"] > 0.5
+    assert poisson(1, {"sigma": 0.1}).diagnostics == ()
+
+
+EXAMPLES = [str(path) for path in sorted((Path(pintac.__file__).parents[1] / "examples").glob("*.py"))]
+
+
+@pytest.mark.parametrize("name", [*sorted(BUILTIN), *EXAMPLES])
+def test_sigma_fits_the_built_in_problems_and_examples(name: str) -> None:
+    step = load_step(name)
+    look = SigmaLook(step)
+    assert look(0, 0, initial_states(step, 0), 1) == []
+    derivatives = look._derivatives()
+    assert derivatives is not None
+    changes = [bias.change for bias in derivatives.biases(0, 0, initial_states(step, 0))]
+    assert derivatives.columns() and max(changes, default=0.0) < diagnostics.BIAS / 20
+
+
+def test_a_network_without_second_derivatives_is_not_blamed() -> None:
+    """All that a Laplacian has there is rounding, at any sigma."""
+    step = load_step("poisson2d", **SMALL)
+    linear = dataclasses.replace(step, net=torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Linear(8, 1)))
+    assert SigmaLook(linear)(0, 0, initial_states(linear, 0), 1) == []
+
+
+def test_residuals_that_take_a_fixed_set_whole() -> None:
+    target = torch.linspace(0, 1, 9)[:, None]
+
+    class Fixed(pintac.Problem):
+        def terms(self) -> list[pintac.Term]:
+            x = np.linspace(0, 1e-3, 9)[:, None]
+            return [pintac.Term("all", pintac.Points(x), lambda u, x: pintac.laplacian(u, x) - target)]
+
+    step = dataclasses.replace(rod(1e3), problem=Fixed())
+    (finding,) = SigmaLook(step)(0, 0, initial_states(step, 0), 1)
+    assert finding.kind == "sigma too large" and "the term all" in finding.message
 
 
 # --- the probe ------------------------------------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,17 @@ from torch import Tensor
 
 import pintac
 from pintac.api.dry_run import dry_run
+from pintac.api.following import Following
+from pintac.api.loop import CHECKPOINT_SECONDS
 from pintac.api.weights import save_weights
 from pintac.cli import main
+from pintac.cli.arguments import build_parser
 from pintac.errors import UsageError
 from pintac.frontend import load_step
 from pintac.program import Program
 from pintac.report.summary import summary
 
+ROOT = Path(pintac.__file__).parents[1]
 Captured = pytest.CaptureFixture[str]
 HOW = {"jit": {}, "evaluator": {"engine": "evaluator"}, "float": {"quant": "none"}}
 
@@ -89,6 +96,50 @@ def test_a_callback_sees_and_stops(how: str) -> None:
     assert result.steps == 4 and not result.interrupted
     assert result.stopped == "by the callback after step 4" and result.as_dict()["stopped"] == result.stopped
     assert f"stopped     {result.stopped}\n" in summary(result.as_dict())
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_what_a_callback_raises_takes_nothing_with_it(how: str, tmp_path: Path) -> None:
+    def callback(step: int, metrics: Mapping[str, Any]) -> None:
+        if step == 2:
+            raise KeyError("mine")
+
+    files = {"log": tmp_path / "l.jsonl", **({"checkpoint": tmp_path / "c"} if how == "jit" else {})}
+    with pytest.raises(pintac.CallbackError, match=r"test_following.py:\d+: the callback raised KeyError") as it:
+        pintac.train(inverse(4), progress=False, callback=callback, every=1, **files, **HOW[how])
+    assert isinstance(it.value.__cause__, KeyError) and "after step 2" in str(it.value)
+    result = it.value.result
+    whole = pintac.train(inverse(4), progress=False, every=1, **HOW[how])
+    assert (result.steps, result.history) == (2, whole.history[:2]) and result.l2 and not result.interrupted
+    assert [line["step"] for line in lines(str(files["log"]))] == [1, 2]
+    if how == "jit":
+        assert "resume=True" in str(it.value)
+        on = pintac.train(inverse(4), progress=False, every=1, checkpoint=tmp_path / "c", resume=True)
+        assert on.history == whole.history and on.l2 == whole.l2
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_ctrl_c_in_a_callback(how: str) -> None:
+    def callback(step: int, metrics: Mapping[str, Any]) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    result = pintac.train(inverse(4), progress=False, callback=callback, every=1, **HOW[how])
+    assert (result.steps, result.interrupted, result.stopped) == (2, True, None)
+
+
+def test_exits_of_a_callback_are_not_ours(tiny_program: Program, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        pintac.run(tiny_program, 3, progress=False, callback=lambda *_: sys.exit(1), checkpoint=tmp_path / "c")
+    assert (tmp_path / "c").exists()
+
+
+def test_callbacks_that_cannot_be_called(tiny_program: Program) -> None:
+    for wrong in (3, lambda metrics: None, lambda step, metrics, more: None):
+        with pytest.raises(UsageError, match="step and metrics"):
+            pintac.run(tiny_program, 1, progress=False, callback=wrong)
+    for right in (max, lambda *both: None, lambda step, metrics, more=1: None):
+        Following(callback=right).check(False)
 
 
 def test_a_callback_of_a_program(tiny_program: Program) -> None:
@@ -231,3 +282,34 @@ def test_the_example_of_the_documentation(folder: Path, tiny_file: Path, capsys:
     steps = [line["step"] for line in lines("run.jsonl")]
     assert steps and steps == [row.step for row in names["r"].history] == list(range(100, steps[-1] + 1, 100))
     assert len(capsys.readouterr().out.splitlines()) == len(steps)
+
+
+def test_files_of_an_earlier_run_are_kept(folder: Path, capsys: Captured) -> None:
+    began = ("run", "p.pinta", "--quiet", "--steps", "2")
+    for name in ("checkpoint", "log"):
+        assert main([*began, f"--{name}", "f"]) == 0
+        kept = Path("f").read_bytes()
+        capsys.readouterr()
+        assert main([*began, f"--{name}", "f"]) == 2
+        said = capsys.readouterr().err
+        assert f"there is a {name} f of an earlier run" in said and "--resume" in said and "--overwrite" in said
+        assert Path("f").read_bytes() == kept
+        assert main([*began, f"--{name}", "f", "--overwrite", "--seed", "1"]) == 0
+        assert Path("f").read_bytes() != kept
+        with pytest.raises(UsageError, match="overwrite=True"):
+            pintac.train(inverse(2), progress=False, **{name: "f"})
+        Path("f").write_text("")  # nothing to lose
+        assert main([*began, f"--{name}", "f"]) == 0
+        Path("f").unlink()
+    with pytest.raises(UsageError, match="a log l"):
+        Path("l").write_text("notes of mine")
+        pintac.train(inverse(2), progress=False, quant="none", log="l")
+    assert main([*began, "--checkpoint", "c", "--resume", "--overwrite"]) == 2
+
+
+def test_how_often_checkpoints_are_written_is_said() -> None:
+    words = f"{CHECKPOINT_SECONDS:g} seconds"
+    assert words in str(pintac.run.__doc__) and words in (ROOT / "docs" / "HOWTO.md").read_text()
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
+        build_parser().parse_args(["train", "--help"])
+    assert words in " ".join(said.getvalue().split())

@@ -17,7 +17,7 @@ from pintac.api.evaluator import EvaluatorSession
 from pintac.api.lowering import lower
 from pintac.asm import assemble, disassemble
 from pintac.cli import main
-from pintac.errors import CheckpointError, ProgramError
+from pintac.errors import CheckpointError, PintacError, ProgramError
 from pintac.frontend import TrainStep, load_step
 from pintac.program import Program
 from pintac.program_file import load
@@ -165,3 +165,26 @@ def test_problem_without_exact_solution(tiny_file: Path, tmp_path: Path) -> None
     result = pintac.train(step, 1, progress=False)
     assert result.l2 is None and result.l2_float is None and result.cycles > 0
     assert json.loads(replace(result, program=None).to_json())["l2_rel"] is None
+
+
+def test_rows_that_spoil_their_neighbours(tiny_program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.array(tiny_program.test_x[:12], np.float64)
+    u = pintac.predict(tiny_program, x)
+    assert "note" not in capsys.readouterr().err
+    alone = np.concatenate([pintac.predict(tiny_program, row[None]) for row in x])
+    assert 0 < np.abs(alone - u).max() < 1e-3, "other neighbours, other last bits"
+    for value in (np.nan, -np.inf, 1e39):
+        x[6, 1] = value
+        with pytest.raises(PintacError, match="row 7 of 12 is not finite"):
+            pintac.predict(tiny_program, x)
+    x[6, 1] = 1e20
+    spoiled = pintac.predict(tiny_program, x)
+    said = capsys.readouterr().err
+    assert "note: row 7 of 12 is far outside of the domain (1e+20" in said and "with it, 5 to 8, are rounded" in said
+    np.testing.assert_array_equal(spoiled[[*range(4), *range(8, 12)]], u[[*range(4), *range(8, 12)]])
+    assert np.abs(spoiled[4:6] - u[4:6]).max() > 1e-2
+    pintac.predict(tiny_program, np.full((4, 2), 1e20))
+    assert "note" not in capsys.readouterr().err, "alone in their block"
+    for wrong in ("abc", [[1.0, 2.0], [3.0]], None):
+        with pytest.raises(PintacError, match="expected points"):
+            pintac.predict(tiny_program, wrong)

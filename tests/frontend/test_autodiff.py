@@ -209,3 +209,23 @@ def test_orthonormal_directions_do_not_matter_here() -> None:
         step = make_step(net, lambda u, x: laplacian(u, x), estimator=estimator)
         losses.append(AutodiffStep(step).loss_and_gradients(0)[0])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_through_layer_norm_are_those_of_differences(method: str) -> None:
+    """Of a loss with second derivatives, where torch 2.13's own nested autograd of nn.LayerNorm is wrong (HOWTO)."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 10), nn.LayerNorm(10), nn.Tanh(), nn.Linear(10, 1))
+    step = AutodiffStep(make_step(net, lambda u, x: laplacian(u, x) - u(x)), method, dtype=torch.float64)
+    _, gradients = step.loss_and_gradients(0)
+    bias, found = step.states["0.bias"], []
+    for k in range(10):
+        losses = []
+        for change in (1e-6, -2e-6):
+            with torch.no_grad():
+                bias[k] += change
+            losses.append(step.loss_and_gradients(0)[0])
+        with torch.no_grad():
+            bias[k] += 1e-6
+        found.append((losses[0] - losses[1]) / 2e-6)
+    torch.testing.assert_close(gradients["0.bias"], torch.tensor(found, dtype=torch.float64), rtol=1e-6, atol=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +194,18 @@ def test_impossible_samplers(make) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ModelError) as caught:
         make()
     assert caught.value.location is not None and caught.value.location.file.endswith("test_samplers.py")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Sphere(2, radius="a"), lambda: Sphere("2"), lambda: Sphere(2, center=1.0), lambda: At(None),
+        lambda: Ball(2, radius=float("nan")), lambda: Boundary([(0, 1)] * 2, axes="x"), lambda: At("a"),
+        lambda: Ball(2, center="ab"),
+        lambda: Boundary([(0, 1)] * 2, axes=0), lambda: Boundary([(0, 1)] * 2, axes=[2]), lambda: Uniform(3),
+        lambda: Boundary([(0, 1)] * 2, axes=[0.5]), lambda: Mixture(Ball(2), Ball(2), shares=3),
+    ],
+)  # fmt: skip
+def test_settings_of_other_types(make: Callable[[], Sampler]) -> None:
+    with pytest.raises(ModelError):
+        make()

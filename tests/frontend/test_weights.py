@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from pintac.errors import CheckpointError
-from pintac.frontend import TrainStep, TTLinear, as_tensors, initial_states
-from pintac.frontend.problems import poisson2d
-from pintac.frontend.weights import Layout, initial_weights
+from pintac.frontend import TrainStep, TTLinear, as_tensors, discarded, initial_states, load_step
+from pintac.frontend.problems import BUILTIN, poisson2d
+from pintac.frontend.weights import Layout, evidently_set, initial_weights
 from tests.frontend.support import OneTerm, make_step, mlp
 
 
@@ -77,6 +77,52 @@ def test_init_module_keeps_the_values_and_xavier_draws_them() -> None:
     assert all(np.array_equal(a[name], b[name]) for name in a)
     assert not np.array_equal(a["0.weight"], other["0.weight"])
     assert not a["0.bias"].any() and not np.array_equal(a["0.weight"], net[0].weight.detach().numpy().T)
+
+
+def trained(net: nn.Module) -> nn.Module:
+    """After a few hundred steps on some function."""
+    adam = torch.optim.Adam(net.parameters(), 1e-2)
+    x = torch.rand(64, 2)
+    for _ in range(300):
+        adam.zero_grad()
+        ((net(x) - torch.sin(4 * x[:, :1])) ** 2).mean().backward()
+        adam.step()
+    return net
+
+
+def fresh(init: str, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
+    for layer in net[::2]:
+        if init != "torch":
+            getattr(nn.init, init)(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return net
+
+
+INITIALISATIONS = ("torch", "xavier_normal_", "xavier_uniform_", "kaiming_normal_", "orthogonal_")
+
+
+@pytest.mark.parametrize("init", INITIALISATIONS)
+def test_weights_that_xavier_discards_are_noticed(init: str) -> None:
+    """No false alarm on fresh networks, of any usual initialisation; each that was trained is seen."""
+    for seed in range(20):
+        assert evidently_set(fresh(init, seed)) == []
+    net = trained(fresh(init, 0))
+    assert evidently_set(net)
+    step = make_step(net)
+    assert step.init == "module" and discarded(step) is None
+    said = discarded(TrainStep(net, step.problem, step.optimizer, step.estimator))
+    assert said is not None and "init='module'" in said
+
+
+def test_deliberate_initialisations_are_noticed() -> None:
+    siren = fresh("torch", 0)
+    nn.init.uniform_(siren[2].weight, -0.0144, 0.0144)  # sqrt(6 / 32) / 30
+    last = fresh("torch", 0)
+    nn.init.zeros_(last[2].weight)
+    assert evidently_set(siren) == ["2"] and evidently_set(last) == ["2"]
+    assert all(not evidently_set(load_step(name).net) for name in BUILTIN)
 
 
 def test_draws_have_the_variances_of_the_protocol() -> None:
