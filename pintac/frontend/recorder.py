@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pintac.frontend.locate import user_location
+from pintac.frontend.point_axes import PointAxes
 from pintac.frontend.traced import Diagnosis, Poisoned, Traced, Unsupported
 from pintac.ir import Builder, Location, Node
 
@@ -24,7 +25,8 @@ class Recorder:
     """What the rules for operations ask for; `builder` grows by the IR of each operation on traced values.
 
     `parameters` maps id(parameter) to its name; `stored_transposed` names those whose state is kept as [in, out].
-    `rows` is the number of points of the term being traced (0: none), for the check on mixed-up shapes.
+    `rows` is the number of points of the term being traced (0: none), `points` says along which axes they lie: both for
+    the check on mixed-up shapes.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Recorder:
         self.builder = builder
         self.fallback = fallback
         self.rows = 0
+        self.points = PointAxes()
         self.diagnoses: dict[Diagnosis, None] = {}
         self.cause: Exception | None = None
         self.data: dict[str, np.ndarray] = {}
@@ -113,6 +116,7 @@ class Recorder:
         """Keeps a constant tensor beside the program under a name of its own, however small it is."""
         with self.builder.at(self.location()):
             node = self.builder.data(name, tuple(tensor.shape))
+        self.points.mark(node)
         self.data[name] = tensor.numpy()
         self._constants[id(tensor), tensor._version] = tensor, node
 

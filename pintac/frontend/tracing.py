@@ -124,6 +124,7 @@ def trace_infer(
         builder.input("x", (rows, dim), loc=step.location),
     )
     x.on_points = True
+    recorder.points.mark(recorder.node(x))
     with _recording(recorder, RecordedDerivatives(recorder), step.location, x):
         u = Field(step, recorder)(x)
         if isinstance(u, Traced) and u.node is not None:
@@ -197,6 +198,7 @@ def _points(recorder: Recorder, term: Term, number: int, count: int) -> Traced:
     values = torch.linspace(0.1, 0.9, count * term.sampler.dim, dtype=torch.float32).reshape(count, term.sampler.dim)
     x = Traced(values, node)
     x.on_points = True
+    recorder.points.mark(node)
     return x
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pintac
 from pintac.errors import ModelError
@@ -163,6 +163,77 @@ def test_mixed_up_columns_of_a_sum() -> None:
         return laplacian(u, x) - torch.sin(x.sum(-1))  # here
 
     check(residual, "# here", "every point would be combined with every other", "x[:, i:i+1]")
+
+
+ONE_A_POINT = torch.rand(7)
+
+
+class Measured(Problem):
+    """Values v [7, 1] at seven points, a weight for each."""
+
+    def __init__(self, misfit: Callable, weights: Tensor | None = None) -> None:
+        self.misfit = misfit
+        self.w = weights
+
+    def terms(self) -> list[Term]:
+        points = Points(np.random.default_rng(0).random((7, 2)))
+        return [Term("data", points, lambda u, x, v: self.misfit(self, u, x, v), values=np.ones(7))]
+
+
+EVERY_WITH_EVERY = {
+    "a constant [N]": lambda s, u, x, v: u(x) - ONE_A_POINT,
+    "a part of one": lambda s, u, x, v: torch.linspace(0, 1, 64)[:7] * laplacian(u, x),
+    "a constant [N, 1] with [N]": lambda s, u, x, v: u(x)[:, 0] - ONE_A_POINT[:, None],
+    "measured values": lambda s, u, x, v: u(x)[:, 0] - v,
+    "measured values without their column": lambda s, u, x, v: u(x) - v.squeeze(),
+    "weights that are trained": lambda s, u, x, v: s.w * u(x),
+    "what is made of them": lambda s, u, x, v: torch.exp(s.w) * u(x),
+    "a condition": lambda s, u, x, v: torch.where(ONE_A_POINT > 0.5, u(x), 0.0),
+    "an end of where": lambda s, u, x, v: torch.where(x[:, :1] > 0.5, u(x), ONE_A_POINT),
+    "an exponent": lambda s, u, x, v: u(x) ** ONE_A_POINT,
+    "a limit": lambda s, u, x, v: torch.clamp(u(x), min=ONE_A_POINT),
+    "three operands": lambda s, u, x, v: torch.addcmul(u(x), u(x), ONE_A_POINT),
+    "a transpose": lambda s, u, x, v: u(x) - u(x).T,
+    "a row": lambda s, u, x, v: u(x) - x[:, 0].reshape(1, -1),
+    "all distances": lambda s, u, x, v: ((x[:, None] - x[None]) ** 2).sum((1, 2))[:, None] * u(x),
+    "an outer product": lambda s, u, x, v: torch.outer(u(x)[:, 0], x[:, 0]),
+    "an outer einsum": lambda s, u, x, v: torch.einsum("ni,mi->nm", u(x), u(x)),
+    "a sum of what is refused": lambda s, u, x, v: (u(x) - u(x).T).sum(1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("how", EVERY_WITH_EVERY)
+def test_every_point_with_every_other(how: str) -> None:
+    """Whatever the operands are, at the line of the operation."""
+    problem = Measured(EVERY_WITH_EVERY[how], nn.Parameter(torch.ones(7)))
+    with pytest.raises(ModelError, match="every point would be combined with every other") as caught:
+        trace(TrainStep(mlp(2, 4, 1), problem, Adam(), Stein(K=2)))
+    source, start = inspect.getsourcelines(inspect.getmodule(Measured))
+    line = next(i for i, text in enumerate(source, 1) if text.startswith(f'    "{how}":'))
+    assert caught.value.location is not None and caught.value.location.line == start + line
+    assert caught.value.hint
+
+
+def test_a_constant_row_a_point_says_how_it_is_a_column() -> None:
+    error = refusal(lambda u, x: u(x) - ONE_A_POINT)
+    assert "v[:, None]" in (error.hint or "") and "v[None, :]" in (error.hint or "")
+
+
+@pytest.mark.parametrize(
+    "residual",
+    [
+        lambda u, x: u(x) - ONE_A_POINT[:, None],
+        lambda u, x: u(x)[:, 0] - ONE_A_POINT,
+        lambda u, x: torch.sin(x[:, :1] * ONE_A_POINT[None, :]) * u(x),
+        lambda u, x: u(x) - u(x).mean(0),
+        lambda u, x: u(x) * torch.dot(u(x)[:, 0], x[:, 0]),
+        lambda u, x: u(x) * torch.einsum("ni,nj->ij", u(x), x)[:, :1],
+        lambda u, x: torch.einsum("nij,nj->ni", grad(u, x), x),
+        lambda u, x: u(x) - (u(torch.linspace(0, 1, 14).reshape(7, 2)).T * x[:, :1]).sum(-1, keepdim=True),
+    ],
+)
+def test_points_that_do_not_meet(residual: Callable) -> None:
+    assert trace_residual(residual, points=7).outputs
 
 
 def test_as_many_points_as_units_is_no_mix_up() -> None:

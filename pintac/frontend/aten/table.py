@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
+from pintac.frontend.aten.crossing import refuse_crossed_constants, refuse_crossed_points
 from pintac.frontend.recorder import Recorder
-from pintac.frontend.traced import GRADIENT_SHAPE, Traced, Unsupported, op_name
+from pintac.frontend.traced import Unsupported, op_name
 from pintac.ir import Node
 
 Arguments = Mapping[str, Any]
@@ -95,21 +97,9 @@ def apply_rule(r: Recorder, func: Any, args: Sequence[Any], kwargs: Mapping[str,
     }
     bound.update(zip(names, args, strict=False))
     bound.update(kwargs)
-    return found(r, bound, result)
-
-
-def broadcasting_pair(r: Recorder, a: object, b: object, result: Tensor) -> tuple[Node, Node]:
-    """Two operands of a broadcasting operation; refuses point values [N] with [N, 1], which torch makes [N, N]."""
-    n = r.rows
-    if n > 1 and isinstance(a, Traced) and isinstance(b, Traced) and a.on_points and b.on_points:
-        shapes = tuple(a.shape), tuple(b.shape)
-        crossed = tuple(result.shape).count(n) > max(shape.count(n) for shape in shapes)
-        if crossed and a.ndim != b.ndim and all(n in shape for shape in shapes):
-            raise Unsupported(
-                f"the shapes {list(shapes[0])} and {list(shapes[1])} broadcast to {list(result.shape)}: "
-                "every point would be combined with every other",
-                GRADIENT_SHAPE
-                if 3 in (a.ndim, b.ndim)
-                else f"keep columns: x[:, i:i+1] and sum(-1, keepdim=True) are [{n}, 1], x[:, i] and sum(-1) are [{n}]",
-            )
-    return r.node(a), r.node(b)
+    values = pytree.tree_leaves(list(bound.values()))
+    if torch.Tag.pointwise in func.tags:
+        refuse_crossed_constants(r, values, tuple(result.shape))
+    made = found(r, bound, result)
+    refuse_crossed_points(r, made if isinstance(made, list) else [made], values)
+    return made
