@@ -49,6 +49,8 @@ class Recorder:
         self._parameters = dict(parameters)
         self._transposed = stored_transposed
         self._constants: dict[tuple[int, int], tuple[Tensor, Node]] = {}
+        self.overwritten: list[torch.UntypedStorage] = []
+        """What was changed in place, which is reported: nothing else is said of tensors there."""
         self.modules_running = 0
 
     @property
@@ -97,11 +99,18 @@ class Recorder:
         return self.builder.permute(node, (1, 0))
 
     def _constant(self, tensor: Tensor) -> Node:
+        if any(tensor.untyped_storage().data_ptr() == changed.data_ptr() for changed in self.overwritten):
+            raise Poisoned
         if tensor.requires_grad and isinstance(tensor, nn.Parameter):
             raise Unsupported(
                 "a parameter that belongs neither to the network nor to the problem",
                 "register it in the nn.Module, or make it an attribute of the Problem (several: nn.ParameterList, "
                 "nn.ModuleDict), so that it is trained",
+            )
+        if tensor.requires_grad:
+            raise Unsupported(
+                "a tensor with requires_grad=True that is no parameter would not be trained",
+                "make it one of the problem: self.k = nn.Parameter(...) in __init__; a constant is k.detach()",
             )
         key = (id(tensor), tensor._version)
         known = self._constants.get(key)

@@ -256,6 +256,52 @@ def test_stopped_gradients() -> None:
     check(residual, "# here", "detach", "every value is differentiated")
 
 
+class Frozen(nn.Module):
+    """A layer that would not train its weight."""
+
+    def __init__(self, how: Callable) -> None:
+        super().__init__()
+        self.layer, self.how = nn.Linear(2, 1), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.how(self.layer.weight).T + self.layer.bias  # here
+
+
+@pytest.mark.parametrize("how", [lambda w: w.detach(), lambda w: w.data])
+def test_parameters_whose_gradient_is_stopped(how: Callable) -> None:
+    """In a network and in a residual: such a parameter would be trained after all."""
+    net, plain = Frozen(how), nn.Linear(2, 1)
+    inside = refusal(lambda u, x: u(x), net)
+    outside = refusal(lambda u, x: u(x) * how(plain.bias), plain)
+    for error, name in ((inside, "layer.weight"), (outside, "bias")):
+        assert f"of the parameter '{name}', which is trained" in error.message
+        assert "requires_grad_(False)" in (error.hint or "") and "register_buffer" in (error.hint or "")
+        assert error.location is not None and error.location.file.endswith(THIS_FILE)
+    net.layer.requires_grad_(False)
+    assert trace_residual(lambda u, x: u(x), nn.Sequential(net, nn.Linear(1, 1))).outputs
+
+
+@pytest.mark.parametrize("copied", [lambda p: p.tolist()[0], lambda p: torch.tensor(p)])
+def test_parameters_copied_as_numbers(copied: Callable) -> None:
+    net = nn.Linear(2, 1)
+
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return u(x) * copied(net.bias)
+
+    assert "out of torch" in str(refusal(residual, net))
+
+
+@pytest.mark.parametrize("made", [lambda k: k, lambda k: 2 * k, lambda k: k.expand(7, 1)])
+def test_tensors_that_want_a_gradient_and_are_no_parameters(made: Callable) -> None:
+    k = torch.tensor(1.0, requires_grad=True)
+
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return laplacian(u, x) * made(k)  # here
+
+    check(residual, "# here", "no parameter", "nn.Parameter")
+    assert trace_residual(lambda u, x: laplacian(u, x) * made(k.detach())).outputs
+
+
 def test_no_grad_around_the_network() -> None:
     def residual(u, x):  # type: ignore[no-untyped-def]
         with torch.no_grad():
