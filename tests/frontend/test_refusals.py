@@ -337,6 +337,23 @@ def test_products_of_two_point_values() -> None:
     check(residual, "# here", "both depend on the points", "(a * b).sum")
 
 
+@pytest.mark.parametrize(
+    ("made", "hint"),
+    [
+        (lambda g: torch.linalg.det(g), "g[:, 0, 0] * g[:, 1, 1]"),
+        (lambda g: torch.linalg.cross(g[..., [0, 1, 0]], g[..., [1, 1, 0]]), "a[:, 1] * b[:, 2]"),
+        (lambda g: torch.linalg.solve(g + torch.eye(2), g), "Cramer's rule"),
+        (lambda g: torch.diag_embed(g), "a * b"),
+        (lambda g: g[:, None][:, [0], :, [0]], "move them together"),
+    ],
+)
+def test_what_can_be_written_out(made: Callable, hint: str) -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return made(grad(u, x)).reshape(7, -1)
+
+    assert hint in str(refusal(residual, mlp(2, 4, 2)))
+
+
 def test_active_dropout_and_batch_norm() -> None:
     dropout = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 1))
     assert "dropout is active" in str(refusal(lambda u, x: u(x), dropout))

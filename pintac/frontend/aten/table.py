@@ -53,6 +53,11 @@ ADVICE = {
     "floor": "add comparisons: (x >= 1.0).float() + (x >= 2.0).float() has the steps at 1 and 2",
     "ceil": "add comparisons: (x > 0.0).float() + (x > 1.0).float() has the steps at 0 and 1",
     "round": "add comparisons: (x > 0.5).float() + (x > 1.5).float() has the steps at 0.5 and 1.5",
+    "linalg_det": "write it out: g[:, 0, 0] * g[:, 1, 1] - g[:, 0, 1] * g[:, 1, 0]",
+    "linalg_inv": "write it out, or multiply the equation by the matrix: Cramer's rule for 2 by 2 and 3 by 3",
+    "linalg_solve": "write it out, or multiply the equation by the matrix: Cramer's rule for 2 by 2 and 3 by 3",
+    "linalg_cross": "write it out: torch.stack([a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1], ...], -1)",
+    "diag_embed": "multiply the diagonal where the matrix would be used: a * b for diag(a) b",
     "cumsum": "multiply with a constant triangular matrix",
 }
 SUPPORTED = (
