@@ -130,6 +130,17 @@ def test_normals_point_out_of_the_box(dtype: torch.dtype) -> None:
     assert boundary.normal(torch.from_numpy(x).to(dtype)).dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normals_where_an_edge_is_no_fp32_number(dtype: torch.dtype) -> None:
+    """Points that were drawn, and those that a user writes down, in either precision."""
+    boundary = Boundary([(0.1, 0.7), (-0.3, 1.1)])
+    drawn = torch.from_numpy(boundary.sample(64, 0)).to(dtype)
+    written = torch.tensor([[0.1, 0.2], [0.7, 0.2], [0.4, -0.3], [0.4, 1.1]], dtype=dtype)
+    assert (boundary.normal(drawn).abs().sum(1) == 1).all()
+    assert boundary.normal(written).tolist() == [[-1, 0], [1, 0], [0, -1], [0, 1]]
+    assert boundary.normal(drawn).dtype == dtype
+
+
 def test_the_sampler_of_the_howto() -> None:
     text = (Path(__file__).parents[2] / "docs" / "HOWTO.md").read_text()
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Annulus" in block)
