@@ -184,7 +184,8 @@ class Boundary(Sampler):
         columns = []
         for axis, (low, high) in enumerate(self.box):
             at = x[:, axis : axis + 1].float()  # points are drawn in fp32, edges too
-            columns.append((at == high).to(x.dtype) - (at == low).to(x.dtype) if axis in self.axes else 0.0 * at.to(x.dtype))
+            outwards = (at == high).to(x.dtype) - (at == low).to(x.dtype) if axis in self.axes else 0.0 * at.to(x.dtype)
+            columns.append(outwards)
         return torch.cat(columns, 1)
 
 

@@ -170,7 +170,7 @@ def predict_float(step: TrainStep, weights: Mapping[str, np.ndarray], x: np.ndar
 
     The module computes with them while this runs and has its own values again afterwards.
     """
-    with torch.no_grad(), _holding(Layout.of(step.net, step.problem), weights):
+    with torch.no_grad(), _holding(Layout.of(step.net, step.problem, step.location), weights):
         parts = [step.problem.u(step.net, torch.from_numpy(x[i : i + batch])) for i in range(0, len(x), batch)]
     return torch.cat(parts).numpy()
 

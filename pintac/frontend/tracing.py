@@ -58,7 +58,7 @@ def trace(step: TrainStep, *, infer_rows: int = INFER_ROWS, points: Mapping[str,
 
     Raises ModelError with everything that cannot be compiled, each with the user's line and a hint.
     """
-    layout = Layout.of(step.net, step.problem)
+    layout = Layout.of(step.net, step.problem, step.location)
     step_graph, data = trace_step(step, layout, points)
     infer_graph, more = trace_infer(step, layout, infer_rows)
     return TracedStep(step_graph, infer_graph, {**data, **more}, layout)
@@ -76,7 +76,7 @@ def trace_step(
 
     `estimator` is then the attribute of the whole step: whether time is perturbed is a matter of all terms.
     """
-    layout = layout or Layout.of(step.net, step.problem)
+    layout = layout or Layout.of(step.net, step.problem, step.location)
     terms = step.terms()
     builder = Builder("step")
     recorder = Recorder(builder, layout.parameters, layout.transposed, step.location)
@@ -113,7 +113,7 @@ def trace_infer(
     step: TrainStep, layout: Layout | None = None, rows: int = INFER_ROWS
 ) -> tuple[Graph, dict[str, np.ndarray]]:
     """The graph `infer` and its constant arrays."""
-    layout = layout or Layout.of(step.net, step.problem)
+    layout = layout or Layout.of(step.net, step.problem, step.location)
     dim = step.terms()[0].sampler.dim
     builder = Builder("infer", {"name": step.name, "dims": dim})
     recorder = Recorder(builder, layout.parameters, layout.transposed, step.location)

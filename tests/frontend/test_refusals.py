@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import pintac
-from pintac.errors import ModelError
+from pintac.api.lowering import lower
+from pintac.errors import ModelError, PintacError
 from pintac.frontend.estimators import SecondDifference, Stein
 from pintac.frontend.locate import is_user_file
 from pintac.frontend.operators import dt, grad, laplacian
@@ -23,6 +24,7 @@ from pintac.frontend.samplers import Points, Uniform
 from pintac.frontend.schedules import exponential_decay, linear_decay, piecewise, warmup
 from pintac.frontend.tracing import trace
 from pintac.frontend.weights import Layout
+from pintac.passes import PipelineOptions
 from tests.frontend.support import make_step, mlp, trace_residual
 
 THIS_FILE = "tests/frontend/test_refusals.py"
@@ -354,6 +356,13 @@ def test_what_can_be_written_out(made: Callable, hint: str) -> None:
     assert hint in str(refusal(residual, mlp(2, 4, 2)))
 
 
+def test_a_kink_names_smooth_functions() -> None:
+    step = make_step(mlp(2, 4, 1, act=nn.ReLU), lambda u, x: laplacian(u, x))
+    with pytest.raises(PintacError, match="has a kink") as caught:
+        lower(step, PipelineOptions())
+    assert all(name in (caught.value.hint or "") for name in ("tanh", "softplus", "GELU", "SiLU"))
+
+
 def test_active_dropout_and_batch_norm() -> None:
     dropout = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 1))
     assert "dropout is active" in str(refusal(lambda u, x: u(x), dropout))
@@ -361,7 +370,8 @@ def test_active_dropout_and_batch_norm() -> None:
     assert trace_residual(lambda u, x: u(x), dropout).outputs
     norm = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     error = str(refusal(lambda u, x: u(x), norm))
-    assert "batch_norm" in error and "couples the points" in error
+    assert "batch_norm" in error and "couples the points" in error and "net.eval()" in error
+    assert trace_residual(lambda u, x: u(x), norm.eval()).outputs
 
 
 def test_every_problem_is_reported_at_once() -> None:
@@ -436,6 +446,32 @@ def test_networks_of_the_wrong_kind() -> None:
     assert "expected [7, m]" in str(refusal(lambda u, x: u(x), nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))))
     assert "no trainable parameters" in str(refusal(lambda u, x: u(x), nn.Tanh()))
     assert "float64" in str(refusal(lambda u, x: u(x), mlp(2, 4, 1).double()))
+
+
+@pytest.mark.parametrize(
+    ("net", "said", "hint"),
+    [
+        (lambda: nn.Tanh(), "no trainable parameters", ""),
+        (lambda: mlp(2, 4, 1).requires_grad_(False), "no trainable parameters", "net.requires_grad_(True)"),
+        (lambda: mlp(2, 4, 1).double(), "is torch.float64", "net.float().cpu()"),
+        (lambda: mlp(2, 4, 1).to("meta"), "on the device meta", "to_empty"),
+    ],
+)
+def test_parameters_that_cannot_be_trained(net: Callable, said: str, hint: str) -> None:
+    """At the line of the TrainStep."""
+    step = TrainStep(net(), Measured(lambda s, u, x, v: u(x) - v), Adam(), Stein(K=2))  # here
+    with pytest.raises(ModelError) as caught:
+        trace(step)
+    assert said in caught.value.message and hint in (caught.value.hint or "")
+    assert caught.value.location is not None and caught.value.location.file.endswith(THIS_FILE)
+    assert caught.value.location.line == line_of(test_parameters_that_cannot_be_trained, "# here")
+
+
+def test_a_double_parameter_of_the_problem_names_it() -> None:
+    problem = Measured(lambda s, u, x, v: u(x) - v, nn.Parameter(torch.ones(1, dtype=torch.float64)))
+    with pytest.raises(ModelError) as caught:
+        trace(TrainStep(mlp(2, 4, 1), problem, Adam(), Stein(K=2)))
+    assert "self.w.float()" in (caught.value.hint or "")
 
 
 def test_a_parameter_from_elsewhere() -> None:

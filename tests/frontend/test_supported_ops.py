@@ -62,6 +62,10 @@ CASES = {
     "leaky relu": lambda x, w, s: F.leaky_relu(x @ w - 0.2, 0.1) + F.hardtanh(x @ w, -0.1, 0.2),
     "softmax": lambda x, w, s: F.softmax(x @ w, -1) + F.log_softmax(3.0 * x @ w, 1),
     "layer norm": lambda x, w, s: F.layer_norm(x @ w, (3,), s, s, eps=0.01) + F.layer_norm(x @ w, (3,)),
+    "batch norm, fixed": lambda x, w, s: (
+        F.batch_norm(x @ w, x.new_ones(3), x.new_full((3,), 4.0), s, s, eps=0.0)
+        + F.batch_norm(x @ w, x.new_ones(3), x.new_full((3,), 4.0), eps=0.0)
+    ),
     "weight norm": lambda x, w, s: x @ torch._weight_norm(w, s[None, :], 1),
     "abs": lambda x, w, s: torch.abs(x @ w),
     "square": lambda x, w, s: torch.square(x @ w),

@@ -6,10 +6,11 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from pintac.frontend.aten.structure import pick, shaped
-from pintac.frontend.aten.table import Arguments, aten, rule
+from pintac.frontend.aten.table import ADVICE, Arguments, aten, rule
 from pintac.frontend.recorder import Recorder
 from pintac.frontend.traced import Unsupported
 from pintac.ir import Builder, Node
@@ -112,6 +113,20 @@ def _layer_norm(r: Recorder, a: Arguments, result: list[Tensor]) -> list[Node]:
     y = y if a["weight"] is None else b.mul(y, r.node(a["weight"]))
     y = y if a["bias"] is None else b.add(y, r.node(a["bias"]))
     return [y, mean, b.div(1.0, deviation)]
+
+
+@rule(aten.native_batch_norm)
+def _batch_norm(r: Recorder, a: Arguments, result: list[Tensor]) -> list[Node]:
+    """In evaluation mode: columns scaled by constants. Also the means and the reciprocals of the deviations."""
+    if a["training"]:
+        raise Unsupported("torch.native_batch_norm with the statistics of a batch", ADVICE["batch_norm"])
+    b, x = r.builder, r.node(a["input"])
+    columns = (x.shape[1], *[1] * (len(x.shape) - 2))
+    mean, scale = r.node(a["running_mean"]), r.node(torch.rsqrt(a["running_var"] + a["eps"]))
+    y = b.mul(b.sub(x, shaped(r, mean, columns)), shaped(r, scale, columns))
+    y = y if a["weight"] is None else b.mul(y, shaped(r, r.node(a["weight"]), columns))
+    y = y if a["bias"] is None else b.add(y, shaped(r, r.node(a["bias"]), columns))
+    return [y, mean, scale]
 
 
 @rule(aten._weight_norm_interface)

@@ -63,10 +63,10 @@ def _permute(r: Recorder, a: Arguments, result: Tensor) -> Node:
 
 
 def _cut(r: Recorder, node: Node, axis: int, start: int, stop: int) -> Node:
-    """A slice; what was put together right before and is taken apart again are its parts."""
+    """A slice; of what was put together ahead of the points, as torch.stack([...]) does, it is a part."""
     if (start, stop) == (0, node.shape[axis]):
         return node
-    if node.op == "concat" and node.attrs["axis"] == axis:
+    if node.op == "concat" and node.attrs["axis"] == axis and any(axis < at for at in r.points.of(node)):
         at = 0
         for part in node.operands:
             if (start, stop) == (at, at + part.shape[axis]):

@@ -45,7 +45,7 @@ RULES: dict[Any, Rule] = {}
 """The table, by ATen operation (all its overloads)."""
 
 ADVICE = {
-    "batch_norm": "BatchNorm couples the points of a batch; use a plain layer, or scale the inputs with constants",
+    "batch_norm": "BatchNorm couples the points of a batch; after net.eval() it is a fixed scaling, which is supported",
     "dropout": "call net.eval() before making the TrainStep, or leave dropout out",
     "convolution": "networks are functions of one point: Linear and TTLinear layers",
     "max": "use torch.amax or torch.maximum, which have no indices",
