@@ -61,10 +61,10 @@ ADVICE = {
     "cumsum": "multiply with a constant triangular matrix",
 }
 SUPPORTED = (
-    "supported: Linear, TTLinear, LayerNorm, + - * / **, tanh sin cos exp log sqrt atan sigmoid silu gelu mish "
-    "softplus softmax (both for values up to 87), sum mean norm, matmul with weights, cat stack, slicing and indexing "
-    "with constants, reshape transpose expand; and where no derivative of the network goes through them: abs minimum "
-    "maximum clamp relu amax erf, comparisons where sign heaviside atan2"
+    "supported: Linear, TTLinear, LayerNorm, BatchNorm after eval(), + - * / **, tanh sin cos exp log sqrt atan "
+    "sigmoid silu gelu mish softplus softmax (both for values up to 87), sum mean norm, matmul with weights, cat "
+    "stack, slicing and indexing with constants, diagonal, reshape transpose expand; and where no derivative of "
+    "the network goes through them: abs minimum maximum clamp relu amax erf, comparisons where sign heaviside atan2"
 )
 
 
