@@ -33,7 +33,7 @@ def parse_csv(text: str, name: str) -> np.ndarray:
     first = next((number for number, line in enumerate(lines, 1) if line.strip()), 0)
     for number, line in enumerate(lines, 1):
         cells = line.split(",")
-        if not line.strip() or (number == first and all(_number(cell) is None for cell in cells)):
+        if not line.strip() or (number == first and all(map(_names, cells))):
             continue
         row = [_number(cell) for cell in cells]
         if None in row:
@@ -47,6 +47,12 @@ def parse_csv(text: str, name: str) -> np.ndarray:
         if len(row) != len(rows[0]):
             raise PintacError(f"{name}:{number}: {len(row)} columns, the first row has {len(rows[0])}")
     return np.array(rows, np.float64).reshape(len(rows), len(rows[0]) if rows else 0)
+
+
+def _names(cell: str) -> bool:
+    """Whether a cell is a name: neither a number, nor one in quotes, nor several that something else separates."""
+    parts = cell.strip().strip("\"'").replace(";", " ").split()
+    return not parts or any(_number(part) is None for part in parts)
 
 
 def _number(cell: str) -> float | None:

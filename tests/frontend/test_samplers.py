@@ -199,7 +199,9 @@ def test_no_row_of_a_file_is_lost(tmp_path: Path, text: str, rows: int) -> None:
         ("1,2\n# more\n3,4\n", "csv:2: cell 1 '# more' is no number"),
         ('1,2\n"3","4"\n', "csv:2: cell 1 '\"3\"' is no number"),
         ("x,y\nx,y\n1,2\n", "csv:2: cell 1 'x' is no number"),
-        ("1;2\n", "shape"),
+        ('"1","2"\n3,4\n', "csv:1: cell 1 '\"1\"' is no number"),
+        ("1;2\n", "csv:1: cell 1 '1;2' is no number"),
+        ("x,y\n", "shape"),
         ("1,2\n\n3\n", "csv:3: 1 columns, the first row has 2"),
     ],
 )
