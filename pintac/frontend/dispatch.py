@@ -59,6 +59,8 @@ class Operations(TorchDispatchMode):
         values = [leaf.value if isinstance(leaf, Traced) else leaf for leaf in flat]
         if func._schema.is_mutable:
             self.recorder.report(f"{op_name(func)} changes a tensor in place", _IN_PLACE_HINT)
+            if not isinstance(flat[0], Traced):
+                self.recorder.overwritten.append(flat[0].untyped_storage())
             return flat[0]
         plain_args, plain_kwargs = pytree.tree_unflatten(values, spec)
         if func.overloadpacket in READS_VALUE:
@@ -125,6 +127,10 @@ _CONTROL_FLOW_HINT = (
     "a training step is one fixed program: use torch.where(condition, a, b), or decide on shapes and Python constants"
 )
 _STOP_HINT = "every value is differentiated; leave detach, .data and no_grad out"
+_DETACH_HINT = (
+    "what shall not be trained is made so before the TrainStep: parameter.requires_grad_(False), or "
+    "register_buffer(...) in the module; everything else is differentiated wherever it stands"
+)
 _AUTOGRAD_HINT = "use pintac.grad(u, x), pintac.laplacian(u, x) or pintac.dt(u, x): the step's estimator samples them"
 
 
@@ -143,12 +149,17 @@ class Calls(TorchFunctionMode):
         if func is torch.autograd.grad or func is torch.autograd.backward or name == "backward":
             self.recorder.report("torch.autograd inside a residual cannot be compiled", _AUTOGRAD_HINT)
             raise Abandoned
-        traced = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Traced)]
-        if traced and name in ("numpy", "tolist", "__array__", "data_ptr"):
+        leaves = pytree.tree_leaves((args, kwargs))
+        traced = [leaf for leaf in leaves if isinstance(leaf, Traced)]
+        trained = next(filter(None, map(self.recorder.parameter_name, leaves)), None)
+        if (traced or trained) and name in ("numpy", "tolist", "__array__", "data_ptr", "tensor"):
             self.recorder.report(f"{name}() takes a traced tensor out of torch", _CONTROL_FLOW_HINT)
             raise Abandoned
-        if name in ("detach", "detach_", "data") and any(leaf.on_parameters for leaf in traced):
-            self.recorder.report("detach stops the gradient there", _STOP_HINT)
+        if name in ("detach", "detach_", "data"):
+            if any(leaf.on_parameters for leaf in traced):
+                self.recorder.report("detach stops the gradient there", _STOP_HINT)
+            if trained is not None:
+                self.recorder.report(f"{name} of the parameter {trained!r}, which is trained", _DETACH_HINT)
         if name == "requires_grad_" and traced:
             return args[0]
         return func(*args, **kwargs)

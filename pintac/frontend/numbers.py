@@ -37,4 +37,6 @@ def as_real(value: object) -> float | None:
 def as_array(value: object, dtype: type[np.floating[Any]]) -> np.ndarray:
     """An array of its own of anything that is one. Raises ValueError or TypeError for what is none."""
     plain = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    if np.iscomplexobj(np.asarray(plain)):
+        raise TypeError("complex numbers, real ones are needed")
     return np.array(plain, dtype, order="C")

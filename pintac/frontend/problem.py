@@ -81,10 +81,15 @@ class Term:
         if self.values is not None:
             if fixed is None:
                 raise refuse("has values, but its points are drawn anew at every step", "values belong to Points(...)")
-            values = _rows(self.values)
-            if values is None or len(values) != count:
-                got = "no numbers" if values is None else f"{len(values)} rows"
-                raise refuse(f"needs finite values, a row for each of {count} points, got {got}")
+            try:
+                values = _rows(self.values)
+            except (TypeError, ValueError) as error:
+                raise refuse(f"the values are no array [n] or [n, k] of numbers: {error}") from None
+            if len(values) != count:
+                raise refuse(f"needs values with a row for each of {count} points, got {len(values)} rows")
+            if not np.isfinite(values).all():
+                row = int(np.argmin(np.isfinite(values).all(1)))
+                raise refuse(f"row {row} (counted from 0) of the values is not finite: {values[row].tolist()}")
             object.__setattr__(self, "values", values)
 
     @property
@@ -111,14 +116,13 @@ class Term:
         return self.residual(u, x) if values is None else self.residual(u, x, values)
 
 
-def _rows(values: object) -> np.ndarray | None:
-    """float32 [n, k] of an array or tensor [n] or [n, k]; None for anything else."""
-    try:
-        array = as_array(values, np.float32)
-    except (TypeError, ValueError):
-        return None
+def _rows(values: object) -> np.ndarray:
+    """float32 [n, k] of an array or tensor [n] or [n, k]; raises TypeError or ValueError for anything else."""
+    array = as_array(values, np.float32)
     array = array[:, None] if array.ndim == 1 else array
-    return array if array.ndim == 2 and array.size and np.isfinite(array).all() else None
+    if array.ndim != 2 or not array.size:
+        raise ValueError(f"the shape is {list(array.shape)}")
+    return array
 
 
 class Problem:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pintac.frontend.locate import user_location
+from pintac.frontend.point_axes import PointAxes
 from pintac.frontend.traced import Diagnosis, Poisoned, Traced, Unsupported
 from pintac.ir import Builder, Location, Node
 
@@ -24,7 +25,8 @@ class Recorder:
     """What the rules for operations ask for; `builder` grows by the IR of each operation on traced values.
 
     `parameters` maps id(parameter) to its name; `stored_transposed` names those whose state is kept as [in, out].
-    `rows` is the number of points of the term being traced (0: none), for the check on mixed-up shapes.
+    `rows` is the number of points of the term being traced (0: none), `points` says along which axes they lie: both for
+    the check on mixed-up shapes.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Recorder:
         self.builder = builder
         self.fallback = fallback
         self.rows = 0
+        self.points = PointAxes()
         self.diagnoses: dict[Diagnosis, None] = {}
         self.cause: Exception | None = None
         self.data: dict[str, np.ndarray] = {}
@@ -46,6 +49,8 @@ class Recorder:
         self._parameters = dict(parameters)
         self._transposed = stored_transposed
         self._constants: dict[tuple[int, int], tuple[Tensor, Node]] = {}
+        self.overwritten: list[torch.UntypedStorage] = []
+        """What was changed in place, which is reported: nothing else is said of tensors there."""
         self.modules_running = 0
 
     @property
@@ -94,11 +99,18 @@ class Recorder:
         return self.builder.permute(node, (1, 0))
 
     def _constant(self, tensor: Tensor) -> Node:
+        if any(tensor.untyped_storage().data_ptr() == changed.data_ptr() for changed in self.overwritten):
+            raise Poisoned
         if tensor.requires_grad and isinstance(tensor, nn.Parameter):
             raise Unsupported(
                 "a parameter that belongs neither to the network nor to the problem",
                 "register it in the nn.Module, or make it an attribute of the Problem (several: nn.ParameterList, "
                 "nn.ModuleDict), so that it is trained",
+            )
+        if tensor.requires_grad:
+            raise Unsupported(
+                "a tensor with requires_grad=True that is no parameter would not be trained",
+                "make it one of the problem: self.k = nn.Parameter(...) in __init__; a constant is k.detach()",
             )
         key = (id(tensor), tensor._version)
         known = self._constants.get(key)
@@ -113,6 +125,7 @@ class Recorder:
         """Keeps a constant tensor beside the program under a name of its own, however small it is."""
         with self.builder.at(self.location()):
             node = self.builder.data(name, tuple(tensor.shape))
+        self.points.mark(node)
         self.data[name] = tensor.numpy()
         self._constants[id(tensor), tensor._version] = tensor, node
 

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pintac.errors import ModelError
+from pintac.errors import ModelError, PintacError
 from pintac.frontend.locate import function_location, user_code, user_location
 from pintac.frontend.numbers import as_array, as_count, as_real
 from pintac.ir import Builder, Location, Node
 from pintac.ir.evaluate import evaluate
+from pintac.points_file import read_points
 from pintac.rng import STREAM_POINTS
 
 DRAWS_PER_TERM = 16
@@ -193,8 +194,9 @@ class Boundary(Sampler):
         """
         columns = []
         for axis, (low, high) in enumerate(self.box):
-            at = x[:, axis : axis + 1]
-            columns.append((at == high).to(x.dtype) - (at == low).to(x.dtype) if axis in self.axes else 0.0 * at)
+            at = x[:, axis : axis + 1].float()  # points are drawn in fp32, edges too
+            outwards = (at == high).to(x.dtype) - (at == low).to(x.dtype) if axis in self.axes else 0.0 * at.to(x.dtype)
+            columns.append(outwards)
         return torch.cat(columns, 1)
 
 
@@ -278,29 +280,37 @@ class At(Sampler):
 class Points(Sampler):
     """A fixed set of points, used whole and in order at every step: an array [n, dim], or the path of a file of one.
 
-    A `.npy` file, or a `.csv` file: numbers separated by commas, a point a line; the first line may name the columns.
+    A `.npy` file, or a `.csv` file: numbers separated by commas, a point a line. The first line may name the
+    columns, if no cell of it is a number.
     """
 
     def __init__(self, points: object) -> None:
-        source = f"Points({points!r})" if isinstance(points, (str, Path)) else "Points"
-        if isinstance(points, (str, Path)) and Path(points).suffix not in (".npy", ".csv"):
+        source = f"Points({str(points)!r})" if isinstance(points, (str, Path)) else "Points"
+        if isinstance(points, (str, Path)) and Path(points).suffix.lower() not in (".npy", ".csv"):
             raise ModelError(
                 f"{source}: neither a .npy nor a .csv file",
                 location=user_location(),
                 hint="other files: Points(numpy.loadtxt(...)), or whatever reads them",
             )
         try:
-            loaded = _read(Path(points)) if isinstance(points, (str, Path)) else points
+            loaded = read_points(Path(points)) if isinstance(points, (str, Path)) else points
             values = as_array(loaded, np.float32)
-        except (OSError, ValueError, TypeError) as error:
+        except PintacError as error:
+            raise ModelError(f"{source}: {error.message}", location=user_location(), hint=error.hint) from error
+        except (ValueError, TypeError) as error:
             raise ModelError(
                 f"{source}: {error}",
                 location=user_location(),
                 hint="an array [n, dim] of numbers, or a .npy or .csv file",
             ) from error
-        if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).all():
+        if values.ndim != 2 or 0 in values.shape:
             raise ModelError(
-                f"{source}: needs finite values of shape [n, dim], got {values.shape}", location=user_location()
+                f"{source}: needs values of shape [n, dim], got {list(values.shape)}", location=user_location()
+            )
+        if not np.isfinite(values).all():
+            row = int(np.argmin(np.isfinite(values).all(1)))
+            raise ModelError(
+                f"{source}: row {row} (counted from 0) is not finite: {values[row].tolist()}", location=user_location()
             )
         self.points = values
         self.dim = values.shape[1]
@@ -313,18 +323,6 @@ class Points(Sampler):
         if n > len(self.points):
             raise ModelError(f"Points has {len(self.points)} points, {n} were asked for")
         return draws.array(self.points[:n])
-
-
-def _read(file: Path) -> np.ndarray:
-    """Raises OSError or ValueError."""
-    if file.suffix == ".npy":
-        return np.asarray(np.load(file, allow_pickle=False))
-    first, *rest = file.read_text().strip().splitlines() or [""]
-    try:
-        start = [[float(cell) for cell in first.split(",")]]
-    except ValueError:
-        start = []  # names of the columns
-    return np.array([*start, *([float(cell) for cell in line.split(",")] for line in rest if line.strip())])
 
 
 class Product(Sampler):

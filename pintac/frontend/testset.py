@@ -82,6 +82,7 @@ def test_set(step: TrainStep, n: int = TEST_POINTS, outputs: int | None = None) 
             hint="keep the column: sum(-1, keepdim=True), x[:, i:i+1]",
         )
     _check_columns("exact(x)", problem.exact, u.shape[1], outputs)  # type: ignore[attr-defined]
+    _check_values("exact(x)", problem.exact, x, u.detach().double().numpy())  # type: ignore[attr-defined]
     if type(problem).test_sampler is not Problem.test_sampler:
         return TestSet(x, u.detach().double().numpy())
     term, inside = test_term(step.terms())
@@ -95,6 +96,24 @@ def _check_columns(what: str, function: Callable[..., object], given: int, outpu
             f"{what} gives {_columns(given)}, u has {_columns(outputs)}",
             location=function_location(function),
             hint=f"{what} is the whole solution, in the order of the network's outputs: torch.cat([u, v], 1)",
+        )
+
+
+def _check_values(what: str, function: Callable[..., object], x: np.ndarray, u: np.ndarray) -> None:
+    """A solution is finite, and somewhere not 0: an error is measured relative to it."""
+    wrong = ~np.isfinite(u).all(1)
+    if wrong.any():
+        first = x[int(np.argmax(wrong))]
+        raise ModelError(
+            f"{what} is not finite at {wrong.sum()} of {len(x)} test points, for example x = {first.tolist()}",
+            location=function_location(function),
+            hint="test points are drawn where the first term draws; test_sampler(self) or test_data(self) names others",
+        )
+    if not u.any():
+        raise ModelError(
+            f"{what} is 0 at all {len(x)} test points: there is no error relative to that",
+            location=function_location(function),
+            hint=f"leave {what.split('(')[0]} out: the losses say how far from 0 u is",
         )
 
 
@@ -136,9 +155,10 @@ def _given(step: TrainStep, outputs: int | None) -> TestSet | None:
         raise ModelError(
             f"test_data() gives x {list(x.shape)} and u {list(u.shape)}, expected [n, {dim}] and [n, m]", location=place
         )
-    if not (np.isfinite(x).all() and np.isfinite(u).all()):
-        raise ModelError("test_data() gives numbers that are not finite", location=place)
+    if not np.isfinite(x).all():
+        raise ModelError("test_data() gives points that are not finite", location=place)
     _check_columns("test_data()", step.problem.test_data, u.shape[1], outputs)
+    _check_values("test_data()", step.problem.test_data, x, u)
     return TestSet(np.ascontiguousarray(x, np.float32), u)
 
 
@@ -150,7 +170,7 @@ def predict_float(step: TrainStep, weights: Mapping[str, np.ndarray], x: np.ndar
 
     The module computes with them while this runs and has its own values again afterwards.
     """
-    with torch.no_grad(), _holding(Layout.of(step.net, step.problem), weights):
+    with torch.no_grad(), _holding(Layout.of(step.net, step.problem, step.location), weights):
         parts = [step.problem.u(step.net, torch.from_numpy(x[i : i + batch])) for i in range(0, len(x), batch)]
     return torch.cat(parts).numpy()
 

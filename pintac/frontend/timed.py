@@ -67,7 +67,7 @@ class TimedStep:
     def __init__(self, step: TrainStep, passes: Expand, how: Arrangement, seed: int = 0) -> None:
         self.how = how
         self._step, self._passes = step, passes
-        self._layout = Layout.of(step.net, step.problem)
+        self._layout = Layout.of(step.net, step.problem, step.location)
         self._generator = torch.Generator(device=how.device).manual_seed(seed)
         self.states = {
             name: torch.from_numpy(value.copy()).to(how.device).requires_grad_(True)

@@ -58,7 +58,7 @@ def trace(step: TrainStep, *, infer_rows: int = INFER_ROWS, points: Mapping[str,
 
     Raises ModelError with everything that cannot be compiled, each with the user's line and a hint.
     """
-    layout = Layout.of(step.net, step.problem)
+    layout = Layout.of(step.net, step.problem, step.location)
     step_graph, data = trace_step(step, layout, points)
     infer_graph, more = trace_infer(step, layout, infer_rows)
     return TracedStep(step_graph, infer_graph, {**data, **more}, layout)
@@ -76,7 +76,7 @@ def trace_step(
 
     `estimator` is then the attribute of the whole step: whether time is perturbed is a matter of all terms.
     """
-    layout = layout or Layout.of(step.net, step.problem)
+    layout = layout or Layout.of(step.net, step.problem, step.location)
     terms = step.terms()
     builder = Builder("step")
     recorder = Recorder(builder, layout.parameters, layout.transposed, step.location)
@@ -113,7 +113,7 @@ def trace_infer(
     step: TrainStep, layout: Layout | None = None, rows: int = INFER_ROWS
 ) -> tuple[Graph, dict[str, np.ndarray]]:
     """The graph `infer` and its constant arrays."""
-    layout = layout or Layout.of(step.net, step.problem)
+    layout = layout or Layout.of(step.net, step.problem, step.location)
     dim = step.terms()[0].sampler.dim
     builder = Builder("infer", {"name": step.name, "dims": dim})
     recorder = Recorder(builder, layout.parameters, layout.transposed, step.location)
@@ -124,6 +124,7 @@ def trace_infer(
         builder.input("x", (rows, dim), loc=step.location),
     )
     x.on_points = True
+    recorder.points.mark(recorder.node(x))
     with _recording(recorder, RecordedDerivatives(recorder), step.location, x):
         u = Field(step, recorder)(x)
         if isinstance(u, Traced) and u.node is not None:
@@ -197,6 +198,7 @@ def _points(recorder: Recorder, term: Term, number: int, count: int) -> Traced:
     values = torch.linspace(0.1, 0.9, count * term.sampler.dim, dtype=torch.float32).reshape(count, term.sampler.dim)
     x = Traced(values, node)
     x.on_points = True
+    recorder.points.mark(node)
     return x
 
 

@@ -52,7 +52,7 @@ class SampledStep:
         self.seed = seed
         self.dtype = dtype
         self.terms = step.terms()
-        self.layout = Layout.of(step.net, step.problem)
+        self.layout = Layout.of(step.net, step.problem, step.location)
         self.chunk = chunk
         self.states: dict[str, Tensor] = {
             name: torch.from_numpy(value.copy()).to(dtype).requires_grad_(True)

@@ -19,6 +19,7 @@ from pintac import rng
 from pintac.errors import CheckpointError, ModelError, suggest
 from pintac.frontend.layers import TTLinear
 from pintac.frontend.problem import Problem, TrainStep
+from pintac.ir import Location
 
 Arrays = dict[str, np.ndarray]
 
@@ -38,8 +39,8 @@ class Layout:
     aliases: Mapping[str, str]
 
     @classmethod
-    def of(cls, net: nn.Module, problem: Problem) -> Layout:
-        """Raises ModelError for parameters that are not float32 on the CPU, or if nothing can be trained."""
+    def of(cls, net: nn.Module, problem: Problem, location: Location | None = None) -> Layout:
+        """Raises ModelError, at `location`, for parameters that are not float32 on the CPU, or if none is trained."""
         parameters: dict[str, nn.Parameter] = {}
         first: dict[int, str] = {}
         aliases: dict[str, str] = {}
@@ -49,6 +50,7 @@ class Layout:
             raise ModelError(
                 f"the network has a parameter {taken[0]!r}: names that begin with {PROBLEM_PREFIX!r} are those of the "
                 "problem's own parameters",
+                location=location,
                 hint="give the submodule `problem` of the network another name",
             )
         held = {id(parameter) for _, parameter in own}
@@ -60,12 +62,24 @@ class Layout:
             aliases[name] = canonical
             parameters.setdefault(canonical, parameter)
         if not parameters:
-            raise ModelError("the network has no trainable parameters")
+            frozen = bool(own or also)
+            raise ModelError(
+                "the network has no trainable parameters",
+                location=location,
+                hint="all of them have requires_grad=False: net.requires_grad_(True)" if frozen else None,
+            )
         for name, parameter in parameters.items():
+            if parameter.device.type == "meta":
+                raise ModelError(
+                    f"the parameter {name!r} is on the device meta: it has no values",
+                    location=location,
+                    hint="net.to_empty(device='cpu'), then values: net.load_state_dict(...), or an initialisation",
+                )
             if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
                 raise ModelError(
                     f"the parameter {name!r} is {parameter.dtype} on {parameter.device}, training computes in float32",
-                    hint="net.float().cpu()",
+                    location=location,
+                    hint=f"{_owner(name)}.float().cpu()",
                 )
         transposed = {
             aliases[name]
@@ -143,6 +157,12 @@ class Layout:
     def tensors(self, states: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """`export` as torch tensors, without the parameters of the problem: for `net.load_state_dict`."""
         return as_tensors({name: v for name, v in self.export(states).items() if not name.startswith(PROBLEM_PREFIX)})
+
+
+def _owner(name: str) -> str:
+    """What a user calls the thing that holds a parameter, or the parameter."""
+    parts = name.split(".")
+    return f"self.{parts[1]}" if parts[0] == PROBLEM_PREFIX.rstrip(".") and len(parts) > 1 else "net"
 
 
 def problem_parameters(problem: Problem) -> list[tuple[str, nn.Parameter]]:
@@ -244,7 +264,7 @@ def discarded(step: TrainStep) -> str | None:
 
 def initial_states(step: TrainStep, seed: int, weights: Mapping[str, np.ndarray] | None = None) -> Arrays:
     """The states before the first step: from `weights` if given, else as `step.init` says."""
-    layout = Layout.of(step.net, step.problem)
+    layout = Layout.of(step.net, step.problem, step.location)
     if weights is not None:
         return layout.from_weights(weights)
     states = layout.from_module()

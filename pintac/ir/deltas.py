@@ -161,7 +161,8 @@ def _perturb(b: Builder, node: Node, pairs: Sequence[Pair]) -> Node:
 
 
 _KINK = Refusal(
-    "has a kink, its difference has no cancellation-free form", "use a smooth function, or evaluate it on the base path"
+    "has a kink, its difference has no cancellation-free form",
+    "use a smooth function: for relu tanh, softplus, SiLU or nn.GELU(approximate='tanh'), for abs sqrt(x**2 + eps)",
 )
 _STEP = Refusal("jumps, its difference has no cancellation-free form", "let it depend on the base point only")
 _LATE = Refusal("deltas are split before precision is chosen", "run split-stein before insert-smx")

@@ -50,16 +50,20 @@ def lift_op(b: Builder, node: Node, plain: Mapping[Node, Node], lifted: Mapping[
             "use laplacian(u, x) for second derivatives; third derivatives need another formulation",
         )
     mixes = refuse("it mixes points", "reduce over points only in the loss; reshape and slice within a point")
+    moved = refuse(
+        "points have to stay its first axis",
+        "torch.stack([...], -1) and its last axis, not torch.stack([...]); transpose and reshape within a point",
+    )
     if node.op in ("reshape", "broadcast"):
         shape = ints(node.attrs, "shape")
         operand = node.operands[0]
         if not shape or shape[0] != operand.shape[0] or (node.op == "broadcast" and len(shape) != operand.type.rank):
-            raise mixes
+            raise moved
         return b.add_op(node.op, [lifted[operand]], {"shape": shape_of(shape)})
     if node.op == "permute":
         perm = ints(node.attrs, "perm")
         if perm[0] != 0:
-            raise mixes
+            raise moved
         return b.permute(lifted[node.operands[0]], (0, 1, 2, *(axis + 2 for axis in perm[1:])))
     if category == "reduction":
         axes = ints(node.attrs, "axes")

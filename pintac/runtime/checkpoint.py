@@ -64,7 +64,8 @@ def load_checkpoint(path: str | os.PathLike[str], program_digest: str) -> Checkp
     if header["program"] != program_digest:
         raise CheckpointError(
             f"{path} belongs to another program ({header['program'][:12]}, this one is {program_digest[:12]})",
-            hint="resume with the program, machine and options that wrote it",
+            hint="resume with the program, machine and options that wrote it; what a model draws at random when it is "
+            "made (buffers, data) is part of a program: torch.manual_seed(...) before",
         )
     history = tuple(Row(*row) for row in header.get("history", ()))
     return Checkpoint(header["program"], header["step"], header["seed"], header["status"], arrays, history)

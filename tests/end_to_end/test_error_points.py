@@ -56,6 +56,46 @@ def test_nothing_is_broadcast() -> None:
         l2_rel(np.ones((4, 3)), u)
 
 
+class Partly(Known):
+    """A solution that is no number where x < 1/2, or nothing at all."""
+
+    def __init__(self, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(Uniform(BOX))
+        self.how = how
+
+    def exact(self, x: torch.Tensor) -> torch.Tensor:
+        return self.how(x[:, :1])
+
+
+class Given(Partly):
+    def test_data(self) -> tuple[object, object]:
+        x = np.full((3, 2), [0.25, 0.5])
+        return x, self.how(torch.from_numpy(x)[:, :1])
+
+
+@pytest.mark.parametrize("problem", [Partly, Given])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (lambda x: torch.log(x - 0.5), "is not finite at"),
+        (lambda x: 1 / (x - x), "is not finite at"),
+        (lambda x: 0 * x, "is 0 at all"),
+    ],
+)
+def test_a_solution_that_no_error_is_relative_to(problem: type[Partly], how: Callable, said: str) -> None:
+    function = "test_data" if problem is Given else "exact"
+    with pytest.raises(ModelError) as caught:
+        pintac.train(step_of(problem(how)), 2)
+    assert caught.value.message.startswith(f"{function}(") and said in caught.value.message
+    assert caught.value.location is not None and caught.value.location.file.endswith("test_error_points.py")
+    assert caught.value.location.line == inspect.getsourcelines(getattr(problem, function))[1]
+
+
+def test_the_error_of_zero_warns_of_nothing() -> None:
+    with np.errstate(all="raise"):
+        assert l2_rel(np.ones((4, 1)), np.zeros((4, 1))) == np.inf
+
+
 @pytest.mark.parametrize("quant", ["diff", "none"])
 @pytest.mark.parametrize(("outputs", "columns"), [(2, 1), (1, 2)])
 def test_exact_has_the_columns_of_u(outputs: int, columns: int, quant: str) -> None:

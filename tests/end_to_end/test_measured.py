@@ -220,8 +220,8 @@ def test_terms_are_made_once() -> None:
     [
         (lambda: Term("a", Uniform(BOX), len, points=3, values=[1, 2, 3]), "drawn anew"),
         (lambda: Term("a", Points(AT), len, values=[1.0]), "a row for each of 19 points, got 1 rows"),
-        (lambda: Term("a", Points(AT), len, values=["x"] * 19), "got no numbers"),
-        (lambda: Term("a", Points(AT), len, values=SEEN * np.nan), "finite values"),
+        (lambda: Term("a", Points(AT), len, values=["x"] * 19), "no array .* of numbers"),
+        (lambda: Term("a", Points(AT), len, values=SEEN * np.nan), "row 0 .* is not finite"),
     ],
 )
 def test_values_that_cannot_be(make: Callable[[], Term], message: str) -> None:

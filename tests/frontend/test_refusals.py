@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pintac
-from pintac.errors import ModelError
+from pintac.api.lowering import lower
+from pintac.errors import ModelError, PintacError
 from pintac.frontend.estimators import SecondDifference, Stein
 from pintac.frontend.locate import is_user_file
 from pintac.frontend.operators import dt, grad, laplacian
@@ -23,6 +24,7 @@ from pintac.frontend.samplers import Points, Uniform
 from pintac.frontend.schedules import exponential_decay, linear_decay, piecewise, warmup
 from pintac.frontend.tracing import trace
 from pintac.frontend.weights import Layout
+from pintac.passes import PipelineOptions
 from tests.frontend.support import make_step, mlp, trace_residual
 
 THIS_FILE = "tests/frontend/test_refusals.py"
@@ -165,6 +167,77 @@ def test_mixed_up_columns_of_a_sum() -> None:
     check(residual, "# here", "every point would be combined with every other", "x[:, i:i+1]")
 
 
+ONE_A_POINT = torch.rand(7)
+
+
+class Measured(Problem):
+    """Values v [7, 1] at seven points, a weight for each."""
+
+    def __init__(self, misfit: Callable, weights: Tensor | None = None) -> None:
+        self.misfit = misfit
+        self.w = weights
+
+    def terms(self) -> list[Term]:
+        points = Points(np.random.default_rng(0).random((7, 2)))
+        return [Term("data", points, lambda u, x, v: self.misfit(self, u, x, v), values=np.ones(7))]
+
+
+EVERY_WITH_EVERY = {
+    "a constant [N]": lambda s, u, x, v: u(x) - ONE_A_POINT,
+    "a part of one": lambda s, u, x, v: torch.linspace(0, 1, 64)[:7] * laplacian(u, x),
+    "a constant [N, 1] with [N]": lambda s, u, x, v: u(x)[:, 0] - ONE_A_POINT[:, None],
+    "measured values": lambda s, u, x, v: u(x)[:, 0] - v,
+    "measured values without their column": lambda s, u, x, v: u(x) - v.squeeze(),
+    "weights that are trained": lambda s, u, x, v: s.w * u(x),
+    "what is made of them": lambda s, u, x, v: torch.exp(s.w) * u(x),
+    "a condition": lambda s, u, x, v: torch.where(ONE_A_POINT > 0.5, u(x), 0.0),
+    "an end of where": lambda s, u, x, v: torch.where(x[:, :1] > 0.5, u(x), ONE_A_POINT),
+    "an exponent": lambda s, u, x, v: u(x) ** ONE_A_POINT,
+    "a limit": lambda s, u, x, v: torch.clamp(u(x), min=ONE_A_POINT),
+    "three operands": lambda s, u, x, v: torch.addcmul(u(x), u(x), ONE_A_POINT),
+    "a transpose": lambda s, u, x, v: u(x) - u(x).T,
+    "a row": lambda s, u, x, v: u(x) - x[:, 0].reshape(1, -1),
+    "all distances": lambda s, u, x, v: ((x[:, None] - x[None]) ** 2).sum((1, 2))[:, None] * u(x),
+    "an outer product": lambda s, u, x, v: torch.outer(u(x)[:, 0], x[:, 0]),
+    "an outer einsum": lambda s, u, x, v: torch.einsum("ni,mi->nm", u(x), u(x)),
+    "a sum of what is refused": lambda s, u, x, v: (u(x) - u(x).T).sum(1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("how", EVERY_WITH_EVERY)
+def test_every_point_with_every_other(how: str) -> None:
+    """Whatever the operands are, at the line of the operation."""
+    problem = Measured(EVERY_WITH_EVERY[how], nn.Parameter(torch.ones(7)))
+    with pytest.raises(ModelError, match="every point would be combined with every other") as caught:
+        trace(TrainStep(mlp(2, 4, 1), problem, Adam(), Stein(K=2)))
+    source, start = inspect.getsourcelines(inspect.getmodule(Measured))
+    line = next(i for i, text in enumerate(source, 1) if text.startswith(f'    "{how}":'))
+    assert caught.value.location is not None and caught.value.location.line == start + line
+    assert caught.value.hint
+
+
+def test_a_constant_row_a_point_says_how_it_is_a_column() -> None:
+    error = refusal(lambda u, x: u(x) - ONE_A_POINT)
+    assert "v[:, None]" in (error.hint or "") and "v[None, :]" in (error.hint or "")
+
+
+@pytest.mark.parametrize(
+    "residual",
+    [
+        lambda u, x: u(x) - ONE_A_POINT[:, None],
+        lambda u, x: u(x)[:, 0] - ONE_A_POINT,
+        lambda u, x: torch.sin(x[:, :1] * ONE_A_POINT[None, :]) * u(x),
+        lambda u, x: u(x) - u(x).mean(0),
+        lambda u, x: u(x) * torch.dot(u(x)[:, 0], x[:, 0]),
+        lambda u, x: u(x) * torch.einsum("ni,nj->ij", u(x), x)[:, :1],
+        lambda u, x: torch.einsum("nij,nj->ni", grad(u, x), x),
+        lambda u, x: u(x) - (u(torch.linspace(0, 1, 14).reshape(7, 2)).T * x[:, :1]).sum(-1, keepdim=True),
+    ],
+)
+def test_points_that_do_not_meet(residual: Callable) -> None:
+    assert trace_residual(residual, points=7).outputs
+
+
 def test_as_many_points_as_units_is_no_mix_up() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
@@ -183,6 +256,52 @@ def test_stopped_gradients() -> None:
         return u(x).detach() * u(x)  # here
 
     check(residual, "# here", "detach", "every value is differentiated")
+
+
+class Frozen(nn.Module):
+    """A layer that would not train its weight."""
+
+    def __init__(self, how: Callable) -> None:
+        super().__init__()
+        self.layer, self.how = nn.Linear(2, 1), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.how(self.layer.weight).T + self.layer.bias  # here
+
+
+@pytest.mark.parametrize("how", [lambda w: w.detach(), lambda w: w.data])
+def test_parameters_whose_gradient_is_stopped(how: Callable) -> None:
+    """In a network and in a residual: such a parameter would be trained after all."""
+    net, plain = Frozen(how), nn.Linear(2, 1)
+    inside = refusal(lambda u, x: u(x), net)
+    outside = refusal(lambda u, x: u(x) * how(plain.bias), plain)
+    for error, name in ((inside, "layer.weight"), (outside, "bias")):
+        assert f"of the parameter '{name}', which is trained" in error.message
+        assert "requires_grad_(False)" in (error.hint or "") and "register_buffer" in (error.hint or "")
+        assert error.location is not None and error.location.file.endswith(THIS_FILE)
+    net.layer.requires_grad_(False)
+    assert trace_residual(lambda u, x: u(x), nn.Sequential(net, nn.Linear(1, 1))).outputs
+
+
+@pytest.mark.parametrize("copied", [lambda p: p.tolist()[0], lambda p: torch.tensor(p)])
+def test_parameters_copied_as_numbers(copied: Callable) -> None:
+    net = nn.Linear(2, 1)
+
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return u(x) * copied(net.bias)
+
+    assert "out of torch" in str(refusal(residual, net))
+
+
+@pytest.mark.parametrize("made", [lambda k: k, lambda k: 2 * k, lambda k: k.expand(7, 1)])
+def test_tensors_that_want_a_gradient_and_are_no_parameters(made: Callable) -> None:
+    k = torch.tensor(1.0, requires_grad=True)
+
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return laplacian(u, x) * made(k)  # here
+
+    check(residual, "# here", "no parameter", "nn.Parameter")
+    assert trace_residual(lambda u, x: laplacian(u, x) * made(k.detach())).outputs
 
 
 def test_no_grad_around_the_network() -> None:
@@ -220,6 +339,30 @@ def test_products_of_two_point_values() -> None:
     check(residual, "# here", "both depend on the points", "(a * b).sum")
 
 
+@pytest.mark.parametrize(
+    ("made", "hint"),
+    [
+        (lambda g: torch.linalg.det(g), "g[:, 0, 0] * g[:, 1, 1]"),
+        (lambda g: torch.linalg.cross(g[..., [0, 1, 0]], g[..., [1, 1, 0]]), "a[:, 1] * b[:, 2]"),
+        (lambda g: torch.linalg.solve(g + torch.eye(2), g), "Cramer's rule"),
+        (lambda g: torch.diag_embed(g), "a * b"),
+        (lambda g: g[:, None][:, [0], :, [0]], "move them together"),
+    ],
+)
+def test_what_can_be_written_out(made: Callable, hint: str) -> None:
+    def residual(u, x):  # type: ignore[no-untyped-def]
+        return made(grad(u, x)).reshape(7, -1)
+
+    assert hint in str(refusal(residual, mlp(2, 4, 2)))
+
+
+def test_a_kink_names_smooth_functions() -> None:
+    step = make_step(mlp(2, 4, 1, act=nn.ReLU), lambda u, x: laplacian(u, x))
+    with pytest.raises(PintacError, match="has a kink") as caught:
+        lower(step, PipelineOptions())
+    assert all(name in (caught.value.hint or "") for name in ("tanh", "softplus", "GELU", "SiLU"))
+
+
 def test_active_dropout_and_batch_norm() -> None:
     dropout = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 1))
     assert "dropout is active" in str(refusal(lambda u, x: u(x), dropout))
@@ -227,7 +370,8 @@ def test_active_dropout_and_batch_norm() -> None:
     assert trace_residual(lambda u, x: u(x), dropout).outputs
     norm = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     error = str(refusal(lambda u, x: u(x), norm))
-    assert "batch_norm" in error and "couples the points" in error
+    assert "batch_norm" in error and "couples the points" in error and "net.eval()" in error
+    assert trace_residual(lambda u, x: u(x), norm.eval()).outputs
 
 
 def test_every_problem_is_reported_at_once() -> None:
@@ -302,6 +446,32 @@ def test_networks_of_the_wrong_kind() -> None:
     assert "expected [7, m]" in str(refusal(lambda u, x: u(x), nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))))
     assert "no trainable parameters" in str(refusal(lambda u, x: u(x), nn.Tanh()))
     assert "float64" in str(refusal(lambda u, x: u(x), mlp(2, 4, 1).double()))
+
+
+@pytest.mark.parametrize(
+    ("net", "said", "hint"),
+    [
+        (lambda: nn.Tanh(), "no trainable parameters", ""),
+        (lambda: mlp(2, 4, 1).requires_grad_(False), "no trainable parameters", "net.requires_grad_(True)"),
+        (lambda: mlp(2, 4, 1).double(), "is torch.float64", "net.float().cpu()"),
+        (lambda: mlp(2, 4, 1).to("meta"), "on the device meta", "to_empty"),
+    ],
+)
+def test_parameters_that_cannot_be_trained(net: Callable, said: str, hint: str) -> None:
+    """At the line of the TrainStep."""
+    step = TrainStep(net(), Measured(lambda s, u, x, v: u(x) - v), Adam(), Stein(K=2))  # here
+    with pytest.raises(ModelError) as caught:
+        trace(step)
+    assert said in caught.value.message and hint in (caught.value.hint or "")
+    assert caught.value.location is not None and caught.value.location.file.endswith(THIS_FILE)
+    assert caught.value.location.line == line_of(test_parameters_that_cannot_be_trained, "# here")
+
+
+def test_a_double_parameter_of_the_problem_names_it() -> None:
+    problem = Measured(lambda s, u, x, v: u(x) - v, nn.Parameter(torch.ones(1, dtype=torch.float64)))
+    with pytest.raises(ModelError) as caught:
+        trace(TrainStep(mlp(2, 4, 1), problem, Adam(), Stein(K=2)))
+    assert "self.w.float()" in (caught.value.hint or "")
 
 
 def test_a_parameter_from_elsewhere() -> None:

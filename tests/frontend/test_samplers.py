@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from pintac import rng
-from pintac.errors import ModelError
+from pintac.errors import ModelError, PintacError
 from pintac.frontend.problem import Term
 from pintac.frontend.samplers import At, Ball, Boundary, Draws, Mixture, Points, Product, Sampler, Sphere, Uniform
 from pintac.ir import Builder, Location
 from pintac.ir.evaluate import evaluate
+from pintac.report.points import read
 
 GRID = np.arange(12, dtype=np.float32).reshape(6, 2)
 
@@ -130,6 +131,17 @@ def test_normals_point_out_of_the_box(dtype: torch.dtype) -> None:
     assert boundary.normal(torch.from_numpy(x).to(dtype)).dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normals_where_an_edge_is_no_fp32_number(dtype: torch.dtype) -> None:
+    """Points that were drawn, and those that a user writes down, in either precision."""
+    boundary = Boundary([(0.1, 0.7), (-0.3, 1.1)])
+    drawn = torch.from_numpy(boundary.sample(64, 0)).to(dtype)
+    written = torch.tensor([[0.1, 0.2], [0.7, 0.2], [0.4, -0.3], [0.4, 1.1]], dtype=dtype)
+    assert (boundary.normal(drawn).abs().sum(1) == 1).all()
+    assert boundary.normal(written).tolist() == [[-1, 0], [1, 0], [0, -1], [0, 1]]
+    assert boundary.normal(drawn).dtype == dtype
+
+
 def test_the_sampler_of_the_howto() -> None:
     text = (Path(__file__).parents[2] / "docs" / "HOWTO.md").read_text()
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Annulus" in block)
@@ -158,6 +170,66 @@ def test_files_of_points_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "points.csv").write_text(text)
     with pytest.raises(ModelError, match=r"points\.csv"):
         Points(tmp_path / "points.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("\ufeff1,2\n3,4\n", 2),
+        ("\ufeffx,y\n1,2\n3,4\n", 2),
+        ("# x,y\n1,2\n", 1),
+        ('"x","y"\n\n1,2\r\n3,4\r\n', 2),
+        ("\n1e0, 2\n", 1),
+    ],
+)
+def test_no_row_of_a_file_is_lost(tmp_path: Path, text: str, rows: int) -> None:
+    """The same in points of a term and in what `pintac predict` reads; the suffix may be in capitals."""
+    file = tmp_path / "POINTS.CSV"
+    file.write_bytes(text.encode())
+    wanted = np.array([[1, 2], [3, 4]], np.float32)[:rows]
+    np.testing.assert_array_equal(Points(file).points, wanted)
+    np.testing.assert_array_equal(read(str(file)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1,2x\n3,4\n", "csv:1: cell 2 '2x' is no number"),
+        ("1,\n3,4\n", "csv:1: cell 2 is empty"),
+        ("x,y\n1,2,\n", "csv:2: cell 3 is empty"),
+        ("1,2\n# more\n3,4\n", "csv:2: cell 1 '# more' is no number"),
+        ('1,2\n"3","4"\n', "csv:2: cell 1 '\"3\"' is no number"),
+        ("x,y\nx,y\n1,2\n", "csv:2: cell 1 'x' is no number"),
+        ('"1","2"\n3,4\n', "csv:1: cell 1 '\"1\"' is no number"),
+        ("1;2\n", "csv:1: cell 1 '1;2' is no number"),
+        ("x,y\n", "shape"),
+        ("1,2\n\n3\n", "csv:3: 1 columns, the first row has 2"),
+    ],
+)
+def test_lines_that_are_no_points(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "points.csv"
+    file.write_text(text)
+    for reading in (lambda: Points(file), lambda: read(str(file))):
+        with pytest.raises(PintacError) as caught:
+            reading()
+        assert said in str(caught.value) and "points.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Points(GRID * 1j), "complex"),
+        (lambda: Points([[0.0], [float("nan")]]), "row 1 (counted from 0) is not finite"),
+        (lambda: Term("a", Points(GRID), print, values=[1.0, float("nan"), 1.0, 1.0, 1.0, 1.0]), "row 1 (counted from"),
+        (lambda: Term("a", Points(GRID), print, values=["x"] * 6), "no array"),
+        (lambda: Term("a", Points(GRID), print, values=np.ones(6) * 1j), "complex"),
+        (lambda: Term("a", Points(GRID), print, values=np.ones(5)), "for each of 6 points, got 5 rows"),
+    ],
+)
+def test_what_is_wrong_with_points_and_values(make, said: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ModelError) as caught:
+        make()
+    assert said in caught.value.message
 
 
 @pytest.mark.parametrize(

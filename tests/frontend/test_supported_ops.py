@@ -16,6 +16,17 @@ from pintac.ir.evaluate import evaluate
 from pintac.passes import PassManager, PipelineOptions, Verify, default_pipeline
 from tests.frontend.support import Net, ir_of_net, make_step, points, torch_of_net, trace_residual
 
+
+def outer(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """[N, 3, 2]."""
+    return (x @ w)[:, :, None] * x[:, None]
+
+
+def stacked(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """[3, N, 3]: points are the second axis."""
+    return torch.stack([x @ w, torch.sin(x @ w), x @ w * x[:, :1]])
+
+
 CASES = {
     # arithmetic
     "add": lambda x, w, s: x @ w + s,
@@ -53,6 +64,10 @@ CASES = {
     "leaky relu": lambda x, w, s: F.leaky_relu(x @ w - 0.2, 0.1) + F.hardtanh(x @ w, -0.1, 0.2),
     "softmax": lambda x, w, s: F.softmax(x @ w, -1) + F.log_softmax(3.0 * x @ w, 1),
     "layer norm": lambda x, w, s: F.layer_norm(x @ w, (3,), s, s, eps=0.01) + F.layer_norm(x @ w, (3,)),
+    "batch norm, fixed": lambda x, w, s: (
+        F.batch_norm(x @ w, x.new_ones(3), x.new_full((3,), 4.0), s, s, eps=0.0)
+        + F.batch_norm(x @ w, x.new_ones(3), x.new_full((3,), 4.0), eps=0.0)
+    ),
     "weight norm": lambda x, w, s: x @ torch._weight_norm(w, s[None, :], 1),
     "abs": lambda x, w, s: torch.abs(x @ w),
     "square": lambda x, w, s: torch.square(x @ w),
@@ -140,11 +155,16 @@ CASES = {
     "strided slice": lambda x, w, s: (x @ w)[:, ::2],
     "select": lambda x, w, s: (x @ w)[..., 1].unsqueeze(1) + x[:, 0, None],
     "index list": lambda x, w, s: (x @ w)[:, [2, 0, 0]],
+    "index lists": lambda x, w, s: torch.cat([outer(x, w)[:, [0, 2, 1], [1, 0, 1]], outer(x, w)[:, [0, 2], [1]]], 1),
+    "diagonal": lambda x, w, s: torch.cat([outer(x, w).diagonal(k, 1, 2) for k in (0, 1, -2)], -1),
+    "trace": lambda x, w, s: torch.einsum("nii->n", outer(x, w)[:, :2])[:, None],
     "index mask": lambda x, w, s: (x @ w)[:, torch.tensor([True, False, True])],
     "index_select": lambda x, w, s: torch.index_select(x @ w, 1, torch.tensor([1, 2])),
     "split": lambda x, w, s: sum((x @ w).split(1, 1)) + sum((x @ w).split([1, 1, 1], -1)) + sum((x @ w).chunk(3, -1)),
     "unbind": lambda x, w, s: torch.stack([a * b for a, b in zip((x @ w).unbind(1), s.unbind(0), strict=True)], -1),
     "stack": lambda x, w, s: torch.stack([x @ w, s.expand(x.shape[0], 3)], 1).reshape(-1, 6),
+    "stack before the points": lambda x, w, s: stacked(x, w).sum(0) + stacked(x, w).mean(0) + stacked(x, w)[1],
+    "product of a stack": lambda x, w, s: stacked(x, w).prod(0) * sum(stacked(x, w).unbind(0)),
     "reshape": lambda x, w, s: (x @ w).reshape(-1, 3, 1).squeeze(-1).unsqueeze(1).flatten(1),
     "transpose": lambda x, w, s: (x @ w).T.transpose(0, 1).permute(1, 0).mT,
     "repeat": lambda x, w, s: (x @ w).repeat(1, 2) + x[:, :1].repeat(1, 6) + torch.tile(x, (1, 3)),

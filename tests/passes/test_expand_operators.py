@@ -505,6 +505,15 @@ def test_points_must_not_be_mixed() -> None:
     assert "it mixes points" in refused(residual).message
 
 
+def test_points_must_stay_the_first_axis() -> None:
+    def residual(b: Builder, x: Node) -> Node:
+        h = b.tanh(b.reshape(linear(b, x, "0", 1), (1, x.shape[0], 1)))
+        return b.laplacian(b.reshape(h, (x.shape[0], 1)), x, 0, 2)
+
+    error = refused(residual)
+    assert "points have to stay its first axis" in error.message and "torch.stack([...], -1)" in (error.hint or "")
+
+
 def test_weights_that_depend_on_the_points_are_refused() -> None:
     def residual(b: Builder, x: Node) -> Node:
         h = linear(b, x, "0", 3)

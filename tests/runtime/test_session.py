@@ -102,8 +102,9 @@ def test_flags_and_metrics_come_back(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_program_is_refused(tmp_path: Path) -> None:
     session().save_checkpoint(tmp_path / "c")
     other = Session(toy_program("another"), engine="reference")
-    with pytest.raises(CheckpointError, match="belongs to another program"):
+    with pytest.raises(CheckpointError, match="belongs to another program") as caught:
         other.load_checkpoint(tmp_path / "c")
+    assert "torch.manual_seed" in (caught.value.hint or "")
 
 
 def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ class Axes:
     def _pack(self, apart: Node, together: Node) -> None:
         """Note rows of each point that are axes of their own in `apart` and one axis with the points in `together`."""
         a, b = apart.type.shape, together.type.shape
-        if len(b) != 2 or a[0] in (0, 1, b[0]) or b[0] % a[0]:
+        if not a or len(b) != 2 or a[0] in (0, 1, b[0]) or b[0] % a[0]:
             return
         rows = tuple(itertools.accumulate(a[1:], operator.mul))
         if b[0] // a[0] in rows:

@@ -13,6 +13,7 @@ from pintac.backend.grouping.axes import Axes
 from pintac.backend.grouping.kinds import ELEMENTWISE, VIEWS, root
 from pintac.backend.grouping.mixing import refuse_mixed_points
 from pintac.backend.grouping.rematerialise import rematerialised
+from pintac.backend.grouping.sums import with_points_in_rows
 from pintac.backend.grouping.units import EXECUTED, Units
 from pintac.backend.tiles.tile import Buffer, View
 from pintac.backend.tiles.views import apply, compact_view, reshape_strides
@@ -24,7 +25,8 @@ PART = 0.5
 
 def prepare(graph: Graph) -> Graph:
     """The graph as `Units` and `Placement` expect it. Raises PassError for an op that mixes points."""
-    return kept_in_part(rematerialised(with_copies(refuse_mixed_points(with_own_constants(graph)))))
+    apart = refuse_mixed_points(with_own_constants(graph))
+    return kept_in_part(rematerialised(with_copies(with_points_in_rows(apart))))
 
 
 def with_own_constants(graph: Graph) -> Graph:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pintac.frontend.aten.table import Arguments, Rule, aten, broadcasting_pair, rule
+from pintac.frontend.aten.table import Arguments, Rule, aten, rule
 from pintac.frontend.recorder import Recorder
 from pintac.frontend.traced import Traced, Unsupported
 from pintac.ir import Builder, Node
@@ -34,7 +34,7 @@ def _truth(r: Recorder, value: object) -> Node:
 
 def _binary(op: str) -> Rule:
     def apply(r: Recorder, a: Arguments, result: Tensor) -> Node:
-        left, right = broadcasting_pair(r, a["self"], a["other"], result)
+        left, right = r.node(a["self"]), r.node(a["other"])
         return r.builder.add_op(op, (left, right))
 
     return apply
@@ -46,7 +46,7 @@ for _name, _packet in (("mul", aten.mul), ("max", aten.maximum), ("min", aten.mi
 
 @rule(aten.add)
 def _add(r: Recorder, a: Arguments, result: Tensor) -> Node:
-    left, right = broadcasting_pair(r, a["self"], _scaled(r, a["other"], a["alpha"]), result)
+    left, right = r.node(a["self"]), r.node(_scaled(r, a["other"], a["alpha"]))
     if result.dtype == torch.bool:  # torch adds booleans as `or`
         return r.builder.max(left, right)
     return r.builder.add(left, right)
@@ -54,20 +54,20 @@ def _add(r: Recorder, a: Arguments, result: Tensor) -> Node:
 
 @rule(aten.sub)
 def _sub(r: Recorder, a: Arguments, result: Tensor) -> Node:
-    left, right = broadcasting_pair(r, a["self"], _scaled(r, a["other"], a["alpha"]), result)
+    left, right = r.node(a["self"]), r.node(_scaled(r, a["other"], a["alpha"]))
     return r.builder.sub(left, right)
 
 
 @rule(aten.rsub)
 def _rsub(r: Recorder, a: Arguments, result: Tensor) -> Node:
-    left, right = broadcasting_pair(r, a["other"], _scaled(r, a["self"], a["alpha"]), result)
+    left, right = r.node(a["other"]), r.node(_scaled(r, a["self"], a["alpha"]))
     return r.builder.sub(left, right)
 
 
 def _quotient(r: Recorder, a: Arguments, result: Tensor) -> Node:
     if not isinstance(a["other"], Tensor) and math.frexp(float(a["other"]))[0] in (0.5, -0.5):
         return r.builder.mul(r.node(a["self"]), 1.0 / float(a["other"]))  # exact for powers of two
-    left, right = broadcasting_pair(r, a["self"], a["other"], result)
+    left, right = r.node(a["self"]), r.node(a["other"])
     return r.builder.div(left, right)
 
 
@@ -96,7 +96,7 @@ def _rest(whole: Callable[[Builder, Node], Node]) -> Rule:
     """What a division with a whole quotient leaves: exact where the quotient times the divisor is."""
 
     def apply(r: Recorder, a: Arguments, result: Tensor) -> Node:
-        left, right = broadcasting_pair(r, a["self"], a["other"], result)
+        left, right = r.node(a["self"]), r.node(a["other"])
         return r.builder.sub(left, r.builder.mul(whole(r.builder, _quotient(r, a, result)), right))
 
     return apply
@@ -190,7 +190,7 @@ def _scale(k: int) -> float:
 def _atan2(r: Recorder, a: Arguments, result: Tensor) -> Node:
     """The angle of (x, y): atan of the smaller over the larger of them, turned by quarters."""
     b = r.builder
-    y, x = broadcasting_pair(r, a["self"], a["other"], result)
+    y, x = r.node(a["self"]), r.node(a["other"])
     flat = b.compare("ge", b.abs(x), b.abs(y))
     side = b.select(b.compare("lt", y, 0.0), -math.pi, math.pi)
     turn = b.select(flat, b.mul(b.compare("lt", x, 0.0), side), b.mul(side, 0.5))
@@ -201,7 +201,7 @@ def _atan2(r: Recorder, a: Arguments, result: Tensor) -> Node:
 
 @rule(aten.heaviside)
 def _heaviside(r: Recorder, a: Arguments, result: Tensor) -> Node:
-    b, (x, at_zero) = r.builder, broadcasting_pair(r, a["self"], a["values"], result)
+    b, x, at_zero = r.builder, r.node(a["self"]), r.node(a["values"])
     return b.select(b.compare("eq", x, 0.0), at_zero, b.compare("gt", x, 0.0))
 
 
@@ -314,7 +314,7 @@ def _clamped(r: Recorder, x: Node, low: object, high: object) -> Node:
 for _kind in ("lt", "le", "gt", "ge", "eq", "ne"):
 
     def _compare(r: Recorder, a: Arguments, result: Tensor, kind: str = _kind) -> Node:
-        left, right = broadcasting_pair(r, a["self"], a["other"], result)
+        left, right = r.node(a["self"]), r.node(a["other"])
         return r.builder.compare(kind, left, right)
 
     rule(getattr(aten, _kind))(_compare)
@@ -322,7 +322,6 @@ for _kind in ("lt", "le", "gt", "ge", "eq", "ne"):
 
 def _logic(op: Callable[[Builder, Node, Node], Node]) -> Rule:
     def apply(r: Recorder, a: Arguments, result: Tensor) -> Node:
-        broadcasting_pair(r, a["self"], a["other"], result)
         return op(r.builder, _truth(r, a["self"]), _truth(r, a["other"]))
 
     return apply
@@ -340,7 +339,6 @@ def _not(r: Recorder, a: Arguments, result: Tensor) -> Node:
 
 @rule(aten.masked_fill)
 def _masked_fill(r: Recorder, a: Arguments, result: Tensor) -> Node:
-    broadcasting_pair(r, a["self"], a["mask"], result)
     return r.builder.select(r.node(a["mask"]), r.node(a["value"]), r.node(a["self"]))
 
 
@@ -350,7 +348,6 @@ def _where(r: Recorder, a: Arguments, result: Tensor) -> Node:
         raise Unsupported(
             "torch.where with one argument finds indices that depend on values", "torch.where(condition, a, b)"
         )
-    broadcasting_pair(r, a["condition"], a["self"], result)
     return r.builder.select(r.node(a["condition"]), r.node(a["self"]), r.node(a["other"]))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from pintac.frontend.aten.structure import pick, shaped
-from pintac.frontend.aten.table import Arguments, aten, rule
+from pintac.frontend.aten.table import ADVICE, Arguments, aten, rule
 from pintac.frontend.recorder import Recorder
 from pintac.frontend.traced import Unsupported
 from pintac.ir import Builder, Node
@@ -20,9 +23,26 @@ def _axes(a: Arguments, rank: int) -> tuple[int, ...]:
     return tuple(sorted({dim % max(rank, 1) for dim in ([dims] if isinstance(dims, int) else dims)})) if rank else ()
 
 
+def _outside_points(r: Recorder, node: Node, axes: tuple[int, ...]) -> bool:
+    """Whether one axis of few entries is reduced that stands before the points, as after torch.stack([...]).
+
+    It is taken apart again: points are the first axis of whatever is evaluated at perturbed points.
+    """
+    return len(axes) == 1 and node.shape[axes[0]] <= 64 and any(axis > axes[0] for axis in r.points.of(node))
+
+
+def _each(r: Recorder, node: Node, axis: int, combine: Callable[[Node, Node], Node], shape: Sequence[int]) -> Node:
+    """The entries of an axis, combined one after the other."""
+    parts = [shaped(r, pick(r, node, axis, [i]), shape) for i in range(node.shape[axis])]
+    return functools.reduce(combine, parts)
+
+
 @rule(aten.sum)
 def _sum(r: Recorder, a: Arguments, result: Tensor) -> Node:
     node = r.node(a["self"])
+    axes = _axes(a, len(node.shape))
+    if _outside_points(r, node, axes):
+        return _each(r, node, axes[0], r.builder.add, result.shape)
     return r.builder.sum(node, _axes(a, len(node.shape)), bool(a.get("keepdim", False)))
 
 
@@ -30,6 +50,8 @@ def _sum(r: Recorder, a: Arguments, result: Tensor) -> Node:
 def _mean(r: Recorder, a: Arguments, result: Tensor) -> Node:
     node = r.node(a["self"])
     axes = _axes(a, len(node.shape))
+    if _outside_points(r, node, axes):
+        return r.builder.mul(_each(r, node, axes[0], r.builder.add, result.shape), 1.0 / node.shape[axes[0]])
     return _average(r.builder, node, axes, bool(a.get("keepdim", False)))
 
 
@@ -93,6 +115,20 @@ def _layer_norm(r: Recorder, a: Arguments, result: list[Tensor]) -> list[Node]:
     return [y, mean, b.div(1.0, deviation)]
 
 
+@rule(aten.native_batch_norm)
+def _batch_norm(r: Recorder, a: Arguments, result: list[Tensor]) -> list[Node]:
+    """In evaluation mode: columns scaled by constants. Also the means and the reciprocals of the deviations."""
+    if a["training"]:
+        raise Unsupported("torch.native_batch_norm with the statistics of a batch", ADVICE["batch_norm"])
+    b, x = r.builder, r.node(a["input"])
+    columns = (x.shape[1], *[1] * (len(x.shape) - 2))
+    mean, scale = r.node(a["running_mean"]), r.node(torch.rsqrt(a["running_var"] + a["eps"]))
+    y = b.mul(b.sub(x, shaped(r, mean, columns)), shaped(r, scale, columns))
+    y = y if a["weight"] is None else b.mul(y, shaped(r, r.node(a["weight"]), columns))
+    y = y if a["bias"] is None else b.add(y, shaped(r, r.node(a["bias"]), columns))
+    return [y, mean, scale]
+
+
 @rule(aten._weight_norm_interface)
 def _weight_norm(r: Recorder, a: Arguments, result: list[Tensor]) -> list[Node]:
     """A matrix with rows (or what `dim` says) of the lengths g, and their lengths before."""
@@ -107,9 +143,4 @@ def _prod(r: Recorder, a: Arguments, result: Tensor) -> Node:
     node = r.node(a["self"])
     if a.get("dim") is None or node.shape[a["dim"] % len(node.shape)] > 64:
         raise Unsupported("a product over all elements or over more than 64", "multiply slices")
-    axis = a["dim"] % len(node.shape)
-    parts = [pick(r, node, axis, [i]) for i in range(node.shape[axis])]
-    total = parts[0]
-    for part in parts[1:]:
-        total = r.builder.mul(total, part)
-    return shaped(r, total, result.shape)
+    return _each(r, node, a["dim"] % len(node.shape), r.builder.mul, result.shape)

@@ -63,7 +63,16 @@ def _permute(r: Recorder, a: Arguments, result: Tensor) -> Node:
 
 
 def _cut(r: Recorder, node: Node, axis: int, start: int, stop: int) -> Node:
-    return node if (start, stop) == (0, node.shape[axis]) else r.builder.slice(node, axis, start, stop)
+    """A slice; of what was put together ahead of the points, as torch.stack([...]) does, it is a part."""
+    if (start, stop) == (0, node.shape[axis]):
+        return node
+    if node.op == "concat" and node.attrs["axis"] == axis and any(axis < at for at in r.points.of(node)):
+        at = 0
+        for part in node.operands:
+            if (start, stop) == (at, at + part.shape[axis]):
+                return part
+            at += part.shape[axis]
+    return r.builder.slice(node, axis, start, stop)
 
 
 def pick(r: Recorder, node: Node, axis: int, indices: Sequence[int]) -> Node:
@@ -111,9 +120,40 @@ def _constant_indices(r: Recorder, index: Tensor) -> list[int]:
 def _index(r: Recorder, a: Arguments, result: Tensor) -> Node:
     node = r.node(a["self"])
     used = [(axis, index) for axis, index in enumerate(a["indices"]) if index is not None]
-    if len(used) != 1 or used[0][1].ndim != 1:
-        raise Unsupported("indexing with several index tensors at once", "index one dimension after the other")
-    return pick(r, node, used[0][0], _constant_indices(r, used[0][1]))
+    if any(index.ndim != 1 for _, index in used):
+        raise Unsupported("indexing with an index tensor of several dimensions", "index one dimension after the other")
+    if len(used) == 1:
+        return pick(r, node, used[0][0], _constant_indices(r, used[0][1]))
+    axes = [axis for axis, _ in used]
+    if axes != list(range(axes[0], axes[0] + len(axes))):
+        raise Unsupported(
+            "indexing dimensions apart from each other at once", "index one after the other, or move them together"
+        )
+    chosen = [_constant_indices(r, index) for _, index in used]
+    count = max(map(len, chosen))
+    return _entries(r, node, axes, list(zip(*(c * count if len(c) == 1 else c for c in chosen), strict=True)), axes[0])
+
+
+def _entries(r: Recorder, node: Node, axes: Sequence[int], entries: Sequence[Sequence[int]], at: int) -> Node:
+    """Entries of several axes at once, side by side along one axis in place of them: number `at` of the others."""
+    if len(entries) > 64:
+        raise Unsupported(f"a selection of {len(entries)} separate entries", "multiply by a constant matrix")
+    rest = [size for axis, size in enumerate(node.shape) if axis not in axes]
+    parts = []
+    for entry in entries:
+        part = node
+        for axis, index in zip(axes, entry, strict=True):
+            part = pick(r, part, axis, [index])
+        parts.append(shaped(r, part, [*rest[:at], 1, *rest[at:]]))
+    return parts[0] if len(parts) == 1 else r.builder.concat(parts, at)
+
+
+@rule(aten.diagonal)
+def _diagonal(r: Recorder, a: Arguments, result: Tensor) -> Node:
+    node = r.node(a["self"])
+    i, j = a["dim1"] % len(node.shape), a["dim2"] % len(node.shape)
+    down, right = max(0, -a["offset"]), max(0, a["offset"])
+    return _entries(r, node, (i, j), [(down + k, right + k) for k in range(result.shape[-1])], result.ndim - 1)
 
 
 @rule(aten.index_select)

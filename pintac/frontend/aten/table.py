@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
+from pintac.frontend.aten.crossing import refuse_crossed_constants, refuse_crossed_points
 from pintac.frontend.recorder import Recorder
-from pintac.frontend.traced import GRADIENT_SHAPE, Traced, Unsupported, op_name
+from pintac.frontend.traced import Unsupported, op_name
 from pintac.ir import Node
 
 Arguments = Mapping[str, Any]
@@ -43,21 +45,24 @@ RULES: dict[Any, Rule] = {}
 """The table, by ATen operation (all its overloads)."""
 
 ADVICE = {
-    "batch_norm": "BatchNorm couples the points of a batch; use a plain layer, or scale the inputs with constants",
+    "batch_norm": "BatchNorm couples the points of a batch; after net.eval() it is a fixed scaling, which is supported",
     "dropout": "call net.eval() before making the TrainStep, or leave dropout out",
     "convolution": "networks are functions of one point: Linear and TTLinear layers",
     "max": "use torch.amax or torch.maximum, which have no indices",
     "min": "use torch.amin or torch.minimum, which have no indices",
-    "floor": "add comparisons: (x >= 1.0).float() + (x >= 2.0).float() has the steps at 1 and 2",
-    "ceil": "add comparisons: (x > 0.0).float() + (x > 1.0).float() has the steps at 0 and 1",
-    "round": "add comparisons: (x > 0.5).float() + (x > 1.5).float() has the steps at 0.5 and 1.5",
+    "linalg_det": "write it out: g[:, 0, 0] * g[:, 1, 1] - g[:, 0, 1] * g[:, 1, 0]",
+    "linalg_inv": "write it out, or multiply the equation by the matrix: Cramer's rule for 2 by 2 and 3 by 3",
+    "linalg_solve": "write it out, or multiply the equation by the matrix: Cramer's rule for 2 by 2 and 3 by 3",
+    "linalg_cross": "write it out: torch.stack([a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1], ...], -1)",
+    "diag_embed": "multiply the diagonal where the matrix would be used: a * b for diag(a) b",
     "cumsum": "multiply with a constant triangular matrix",
 }
 SUPPORTED = (
-    "supported: Linear, TTLinear, LayerNorm, + - * / **, tanh sin cos exp log sqrt atan sigmoid silu gelu mish "
-    "softplus softmax (both for values up to 87), sum mean norm, matmul with weights, cat stack, slicing and indexing "
-    "with constants, reshape transpose expand; and where no derivative of the network goes through them: abs minimum "
-    "maximum clamp relu amax erf, comparisons where sign heaviside atan2"
+    "supported: Linear, TTLinear, LayerNorm, BatchNorm after eval(), + - * / **, tanh sin cos exp log sqrt atan "
+    "sigmoid silu gelu mish softplus softmax (both for values up to 87), sum mean norm, matmul with weights, cat "
+    "stack, slicing and indexing with constants, diagonal, reshape transpose expand; and where no derivative of "
+    "the network goes through them: abs minimum maximum clamp relu amax erf, comparisons where sign heaviside "
+    "atan2 floor ceil round trunc frac % //"
 )
 
 
@@ -95,21 +100,9 @@ def apply_rule(r: Recorder, func: Any, args: Sequence[Any], kwargs: Mapping[str,
     }
     bound.update(zip(names, args, strict=False))
     bound.update(kwargs)
-    return found(r, bound, result)
-
-
-def broadcasting_pair(r: Recorder, a: object, b: object, result: Tensor) -> tuple[Node, Node]:
-    """Two operands of a broadcasting operation; refuses point values [N] with [N, 1], which torch makes [N, N]."""
-    n = r.rows
-    if n > 1 and isinstance(a, Traced) and isinstance(b, Traced) and a.on_points and b.on_points:
-        shapes = tuple(a.shape), tuple(b.shape)
-        crossed = tuple(result.shape).count(n) > max(shape.count(n) for shape in shapes)
-        if crossed and a.ndim != b.ndim and all(n in shape for shape in shapes):
-            raise Unsupported(
-                f"the shapes {list(shapes[0])} and {list(shapes[1])} broadcast to {list(result.shape)}: "
-                "every point would be combined with every other",
-                GRADIENT_SHAPE
-                if 3 in (a.ndim, b.ndim)
-                else f"keep columns: x[:, i:i+1] and sum(-1, keepdim=True) are [{n}, 1], x[:, i] and sum(-1) are [{n}]",
-            )
-    return r.node(a), r.node(b)
+    values = pytree.tree_leaves(list(bound.values()))
+    if torch.Tag.pointwise in func.tags:
+        refuse_crossed_constants(r, values, tuple(result.shape))
+    made = found(r, bound, result)
+    refuse_crossed_points(r, made if isinstance(made, list) else [made], values)
+    return made
