@@ -262,8 +262,8 @@ def dis(options: Options) -> int:
 def _step(options: Options) -> TrainStep:
     """The TrainStep that was named; `--tt-rank`, `--scheme` and `--set` go to the factory of a built-in one.
 
-    The default scheme is also theirs, so a factory without that option is only asked for it when a user was. `--seed` is
-    also that of the generators from which a user's file draws.
+    The default scheme is also theirs, so a factory without that option is only asked for it when a user was. `--seed`
+    is also that of the generators from which a user's file draws.
     """
     if options.spec is None:
         raise UsageError("what shall be trained?", hint="a built-in problem such as poisson2d, or FILE.py:OBJECT")
