@@ -139,6 +139,8 @@ def accesses(row: np.ndarray) -> Iterator[tuple[Operand, int, _Shape, bool, bool
             sinks.append((o, shape))
         for o, shape in sinks:
             yield from ((o, unit, region, True, False) for unit, region in tensor_regions(o, *shape))
+    elif opcode not in isa.CONTROL:
+        raise NotImplementedError(f"the bytes of {opcode.name} are not known here")
 
 
 def _contiguous(shape: _Shape) -> _Shape:

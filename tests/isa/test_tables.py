@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from pintac import cost, isa, program_rules, timeline
+from pintac import cost, footprint, isa, program_rules, timeline
 from pintac.isa import ARITY, CONTROL, DEFS, PHILOX, QUEUE_OF, Instruction, MicroOp, Opcode
 from pintac.machine import Machine
 from pintac.runtime import micro_ops
-from pintac.runtime.jit import vector_math
+from pintac.runtime.jit import plan, vector_math
 from pintac.runtime.reference import ReferenceEngine
 from pintac.runtime.state import MachineState
 from tests.runtime.listing import Listing
@@ -26,6 +26,8 @@ def test_every_opcode_is_in_every_table() -> None:
     program = Listing().program()
     engine = ReferenceEngine(program, MachineState(program))
     assert set(engine._execute) == set(Opcode) - {Opcode.LOOP, Opcode.ENDLOOP}
+    state = MachineState(program)
+    assert set(plan._Builder(program, state, state, frozenset()).handlers) == WORK
 
 
 @pytest.mark.parametrize("opcode", sorted(WORK), ids=lambda opcode: opcode.name)
@@ -39,6 +41,8 @@ def test_an_instruction_without_regions_is_no_silent_one(monkeypatch: pytest.Mon
     monkeypatch.setattr(isa, "CONTROL", CONTROL - {Opcode.WAIT})
     with pytest.raises(NotImplementedError, match="WAIT"):
         isa.regions(Instruction(Opcode.WAIT, {}), ())
+    with pytest.raises(NotImplementedError, match="WAIT"):
+        list(footprint.accesses(isa.decode_table([Instruction(Opcode.WAIT, {})])[0]))
 
 
 def test_every_micro_operation_is_in_every_table() -> None:

@@ -343,7 +343,7 @@ class _Builder:
                 body = bodies.pop()
                 self.steps.append(_Step(interpreter.END_LOOP, [instruction["level"], body, 0, 0], self.pc))
                 self.steps[body - 1].fields[3] = len(self.steps)
-            elif op not in (Opcode.SIGNAL, Opcode.WAIT):  # one thread needs none; a team has its own
+            elif op not in isa.CONTROL:  # one thread needs no semaphores; a team has rows of its own
                 self.handlers[op](instruction)
 
     @property

@@ -23,7 +23,6 @@ from pintac.footprint import MAY, SPACE, WRITE, Atoms, Footprint, footprint
 from pintac.isa import MicroOp, Opcode, Sink, Space
 from pintac.program import Program
 
-WORK = (Opcode.MATMUL, Opcode.VPU, Opcode.LOAD, Opcode.STORE)
 TRIED = (
     (0, 1, 0.0), (25, 32, 0.1), (50, 8, 0.1), (50, 8, 0.5), (50, 32, 0.1), (100, 8, 0.1), (100, 8, 0.5), (100, 32, 0.1),
     (100, 32, 0.5), (200, 32, 0.1),
@@ -40,7 +39,7 @@ _LANES = 16  # fewer results in a row take as long
 _TRANSFERRED = 30e3  # bytes of a transfer in a microsecond
 _ELEMENT = 0.06e-3  # an element of a vector instruction, and more for each of:
 _SMX_SOURCE, _SINK, _MICRO_OP, _ROOT, _TRANSCENDENTAL, _PHILOX = 0.03e-3, 0.06e-3, 0.03e-3, 0.13e-3, 0.2e-3, 3e-3
-_FUNCTIONS = ("EXP", "LOG", "TANH", "SIGMOID", "SIN", "COS", "ERF", "ATAN")
+_FUNCTIONS = ("EXP", "LOG", "TANH", "SIGMOID", "SIN", "COS", "ERF")
 _BYTES = 8e3  # bytes copied from another thread
 _COPY = 2e3  # bytes whose copying would take as long as a copy takes, however small
 _MEET = 0.3  # until a thread sees what another one did
@@ -88,7 +87,7 @@ def share(program: Program, entry: str, params: np.ndarray, threads: int, given:
     instruction = np.searchsorted(touched.first, np.flatnonzero(slots), side="right") - 1
     stream = Stream(
         touched.pc,
-        np.isin(program.table[:, 0], WORK),
+        ~np.isin(program.table[:, 0], list(isa.CONTROL)),
         touched.first,
         touched.slots[:, WRITE].astype(np.bool_),
         touched.region,
