@@ -29,7 +29,7 @@ TRIED = (
 )  # fmt: skip
 """Sizes of parts: the work of an entry over the most that one may have (0: no parts), the length of the stream over the
 most that one may reach over, and of that work the least that is dealt out as a whole."""
-JUDGED = 200_000
+JUDGED = 400_000
 """Positions of the stream by which assignments are compared."""
 
 # The model of time, in microseconds. Instructions: fitted to what kernels of three steps took (AVX-512, 2.6 GHz).
@@ -148,20 +148,39 @@ def _spread(
 
 
 def _best(stream: Stream, cost: np.ndarray, threads: int, given: np.ndarray) -> np.ndarray:
-    """The assignment that should end first."""
-    source, target, size = _flows_of(stream)
-    order = np.argsort(-size, kind="stable")
+    """The assignment that should end first, judged by the first positions."""
     free = np.where(given[stream.pc] < 0, cost, 0.0)
+    judged = min(len(cost), JUDGED)
+    flows = _flows_of(stream, judged)
     found = []
     for pieces, reach, whole in TRIED:
-        most = free.sum() / pieces if pieces else 0.0
-        part = _parts(order, source, target, free, most, len(cost) // reach)
-        work = np.bincount(part, weights=free, minlength=len(cost))
-        least = whole * most if pieces else np.inf
-        _, end = _assign(stream, cost, threads, given, part, work, least, JUDGED)
-        found.append((end, part, work, least))
-    _, part, work, least = min(found, key=lambda f: f[0])
-    return _assign(stream, cost, threads, given, part, work, least, len(cost))[0]
+        most = free[:judged].sum() / pieces if pieces else 0.0
+        way = (most, judged // reach, whole * most if pieces else np.inf)
+        found.append((_shared(stream, cost, free, threads, given, flows, judged, *way)[1], way))
+    if judged < len(cost):
+        flows = _flows_of(stream, len(cost))
+    return _shared(stream, cost, free, threads, given, flows, len(cost), *min(found)[1])[0]
+
+
+def _shared(
+    stream: Stream,
+    cost: np.ndarray,
+    free: np.ndarray,
+    threads: int,
+    given: np.ndarray,
+    flows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    stop: int,
+    most: float,
+    span: int,
+    least: float,
+) -> tuple[np.ndarray, float]:
+    """(thread of each position before `stop`, when the last one ends) with parts of at most so much work and length.
+
+    Of those with more than `least` work all is one thread's.
+    """
+    part = _parts(*flows, free[:stop], most, span)
+    work = np.bincount(part, weights=free[:stop], minlength=stop)
+    return _assign(stream, cost, threads, given, part, work, least, stop)
 
 
 def _costs(program: Program, start: int, stop: int) -> np.ndarray:
@@ -199,25 +218,27 @@ _COST_OF = {
 }
 
 
-def _flows_of(stream: Stream) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(position that wrote, position that reads, bytes) of all values but those that are changed where they lie."""
-    room = 4 * len(stream.region) + 1
+def _flows_of(stream: Stream, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Flows between positions before `stop`, the largest first: (order, position that wrote, position that reads).
+
+    All but those of values that are changed where they lie.
+    """
+    room = len(stream.region) + 1
     while True:
-        arrays = tuple(np.zeros(room, np.int64) for _ in range(3))
-        count = _flows(stream, *arrays)
+        source, target, size = (np.zeros(room, np.int32) for _ in range(3))
+        count = _flows(stream, stop, source, target, size)
         if count <= room:
-            source, target, size = (a[:count] for a in arrays)
-            return source, target, size
+            return np.argsort(-size[:count], kind="stable"), source[:count], target[:count]
         room = count
 
 
 @njit(cache=True)
-def _flows(s: Stream, source: np.ndarray, target: np.ndarray, size: np.ndarray) -> int:
+def _flows(s: Stream, stop: int, source: np.ndarray, target: np.ndarray, size: np.ndarray) -> int:
     """The number of flows, which are written as far as there is room."""
     writer = np.full(len(s.size), -1, np.int64)
     changed = np.full(len(s.size), -1, np.int64)
     n = count = 0
-    for position in range(len(s.pc)):
+    for position in range(stop):
         i = s.pc[position]
         begin = n
         n += s.first[i + 1] - s.first[i]
@@ -290,8 +311,8 @@ def _assign(
 ) -> tuple[np.ndarray, float]:
     """(thread of each position before `stop`, when the last one ends): parts of more than `least` work as a whole."""
     count = len(s.size)
-    chosen = np.full(len(s.pc), -1, np.int64)  # of each part, by its number, and of each position that is in none
-    thread = np.full(len(s.pc), -1, np.int64)
+    chosen = np.full(stop, -1, np.int64)  # of each part, by its number, and of each position that is in none
+    thread = np.full(stop, -1, np.int64)
     present = np.zeros((count, threads), np.bool_)
     present[:, 0] = True
     holder = np.zeros(count, np.int64)  # who wrote it last
@@ -300,7 +321,7 @@ def _assign(
     free = np.zeros(threads)
     promised = np.zeros(threads)
     n = 0
-    for position in range(min(stop, len(s.pc))):
+    for position in range(stop):
         i = s.pc[position]
         begin = n
         n += s.first[i + 1] - s.first[i]
