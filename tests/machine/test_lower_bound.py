@@ -150,7 +150,9 @@ def test_bound_reacts_to_the_machine() -> None:
     assert json.loads(json.dumps(base.to_dict()))["cycles"] == base.cycles
 
 
-@pytest.mark.parametrize(("psum", "sram", "rate"), [(2, 128, 32), (32, 128, 32), (128, 128, 128), (2, 4, 2), (8, 256, 64)])
+@pytest.mark.parametrize(
+    ("psum", "sram", "rate"), [(2, 128, 32), (32, 128, 32), (128, 128, 128), (2, 4, 2), (8, 256, 64)]
+)
 def test_results_leave_by_the_faster_way(psum: int, sram: int, rate: int) -> None:
     """A schedule may send every result to SRAM: a slow partial-sum port alone bounds nothing."""
     keys = {"psum_write_fp32_per_cycle": psum, "tcu_sram_write_bytes_per_cycle": sram}
