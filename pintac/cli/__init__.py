@@ -1,4 +1,4 @@
-"""The command line: `pintac train | compile | run | predict | explain | reproduce | estimate | opt | asm | dis`.
+"""The verbs `pintac train | compile | run | predict | explain | reproduce | estimate | opt | asm | dis | check`.
 
 Data goes to stdout, messages to stderr. Exit codes (docs/ARCHITECTURE.md): 0 done, 1 an error in what was given, or
 something beside a training run failed, 2 usage, 3 a bug in pintac, 4 a comparison that failed, 130 Ctrl-C.

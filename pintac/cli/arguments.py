@@ -204,6 +204,12 @@ def build_parser() -> argparse.ArgumentParser:
     asm = _verb(verbs, "asm", "assemble text to a program file")
     asm.add_argument("input", metavar="IN.s", help="assembly text, - for stdin")
     asm.add_argument("-o", "--output", metavar="F", required=True, help="the program file to write")
+    asm.add_argument(
+        "--unchecked", action="store_true", help="write it whatever `pintac check` would say (default: refuse problems)"
+    )
+
+    check = _verb(verbs, "check", "look for races between queues, semaphores that overflow, reads of nothing")
+    check.add_argument("program", metavar="P.pinta", help="a program file, such as one that was edited by hand")
 
     dis = _verb(verbs, "dis", "disassemble a program file")
     dis.add_argument("program", metavar="P.pinta", help="a program file")

@@ -236,13 +236,29 @@ def opt(options: Options) -> int:
 
 
 def asm(options: Options) -> int:
-    """Assembly text to a program file."""
+    """Assembly text to a program file, if nothing in it depends on the timing of the queues."""
     from pintac import asm as assembler
+    from pintac.api.checking import refuse_problems
 
     check_outputs(options)
     program = assembler.assemble(*read_text(options.input))
+    if not options.unchecked:
+        for found in refuse_problems(program):
+            if found.verdict is None:
+                say(f"note: the entry {found.entry} executes {found.executed:,} instructions and is not checked here")
     write_bytes(options.output, program.to_bytes())
     return 0
+
+
+def check(options: Options) -> int:
+    """What is wrong with a program, to stdout; exit code 1 unless every entry is clean."""
+    from pintac import api
+    from pintac.api.checking import check as check_program
+
+    program = api.load(options.program)
+    checked = check_program(program)
+    write_text(None, "".join(f"{line}\n" for found in checked for line in found.lines(program)))
+    return 0 if all(found.name == "clean" for found in checked) else PintacError.exit_code
 
 
 def dis(options: Options) -> int:
