@@ -25,10 +25,12 @@ ASSUMPTIONS: tuple[str, ...] = (
     "its transpose); a matmul uses the fastest. Output-stationary passes hold output blocks and take kb * c cycles; "
     "weight- and input-stationary ones hold r x s operand blocks, k along rows, and take one product a streamed block.",
     "Accumulators and the stationary operand are double-buffered: the results of a pass are written and the next "
-    "stationary blocks are read while the array computes. Edge passes take as long as full ones.",
+    "stationary blocks are read while the array computes. Edge passes take as long as full ones. In the stationary "
+    "dataflows results also leave while their own pass runs; only those of its last step drain behind it.",
     "Results go to the partial-sum buffer or to SRAM, each at its rate; accumulation in SRAM also reads the old values "
     "through the operand port, accumulation in the partial-sum buffer through a read port as wide as its write port.",
-    "Operands cross an r x s rectangle in r + s - 2 cycles; back-to-back matmuls hide that and the last drain.",
+    "Operands cross r x s engines in r + s - 2 cycles, r and s those that hold blocks, not the whole rectangle's; "
+    "back-to-back matmuls hide that and the last drain.",
     "The vector unit processes 4x4 blocks where an operand is SMX, else any h x w grid of lanes; every micro-op chain "
     "within the limit is one pass. Broadcast operands are held; other streams share the read ports. Decoding is free, "
     "quantising has its own rate, and reductions cost no lanes.",
