@@ -37,7 +37,8 @@ ASSUMPTIONS: tuple[str, ...] = (
     "SRAM words are interleaved over the banks, shifted by one bank every row of banks; the rows that one step of one "
     "stream touches conflict when they fall in one bank. Within a step a port moves whole bank words: its bytes a "
     "cycle (a third of them for a read port of the vector unit) count rounded down to words (at least one). Between "
-    "units, DRAM and the tensor unit come first: the vector unit gets what the banks deliver beyond those ports' peak rates.",
+    "units, DRAM and the tensor unit come first: the vector unit gets what the banks deliver beyond those ports' peak "
+    "rates.",
     "A transfer holds the bus for its bytes, each separate row rounded up to whole bursts; direction changes, refresh "
     "and page misses cost nothing.",
     "Energy of a product of digits of d bits: (d/8)^2 of an INT8 multiplication, d/4 of an INT8 addition in the "
