@@ -42,10 +42,10 @@ def validated(program: Program) -> Program:
     _check_params(program)
     _check_symbols(program)
     _check_semaphores(program)
-    depth = _check_listing(program)
-    _check_entries(program, depth)
     if program.debug and len(program.debug) != len(program.instructions):
         raise ProgramError(f"{len(program.debug)} debug records for {len(program.instructions)} instructions")
+    depth = _check_listing(program)
+    _check_entries(program, depth)
     return program
 
 
@@ -103,6 +103,8 @@ def _check_symbols(program: Program) -> None:
     for name, points in (("test_x", program.test_x), ("test_u", program.test_u)):
         if points is not None and (points.ndim != 2 or points.dtype != np.float32):
             raise ProgramError(f"{name} is {points.dtype}{list(points.shape)}, it must be float32[points, width]")
+    if program.test_x is not None and program.test_u is not None and len(program.test_x) != len(program.test_u):
+        raise ProgramError(f"test_x has {len(program.test_x)} points, test_u values of {len(program.test_u)}")
 
 
 def _check_semaphores(program: Program) -> None:

@@ -282,6 +282,8 @@ WRONG: list[tuple[str, ChangeProgram]] = [
     ("declared twice", lambda p: replace(p, semaphores=p.semaphores * 2)),
     ("do not agree", lambda p: replace(p, semaphores=(replace(p.semaphores[0], credit=3),))),
     ("to itself", lambda p: replace(p, semaphores=(replace(p.semaphores[0], target=Queue.LOAD),))),
+    ("1 debug records for", lambda p: replace(p, debug=(Origin("a", "b", 1),))),
+    ("test_u values of 3", lambda p: replace(p, test_u=np.ones((3, 1), np.float32))),
     ("debug records", lambda p: replace(p, debug=(Origin("a", "b", 1),) * (len(p.instructions) + 1))),
     ("test_x is", lambda p: replace(p, test_x=np.zeros(3, np.float32))),
     ("SRAM of -1 bytes", lambda p: replace(p, sram_bytes=-1)),
