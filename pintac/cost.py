@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from pintac import isa
-from pintac.cost_matmul import Matmul, access_cycles, block_bytes, ceil_div, map_matmul
+from pintac.cost_matmul import Matmul, access_limits, block_bytes, ceil_div, map_matmul
 from pintac.errors import MachineError
 from pintac.isa import Dataflow, Instruction, Kind, MicroOp, Opcode, Operand, Sink, Space
 from pintac.machine import Machine
@@ -27,16 +27,20 @@ ASSUMPTIONS: tuple[str, ...] = (
     "its transpose); a matmul uses the fastest. Output-stationary passes hold output blocks and take kb * c cycles; "
     "weight- and input-stationary ones hold r x s operand blocks, k along rows, and take one product a streamed block.",
     "Accumulators and the stationary operand are double-buffered: the results of a pass are written and the next "
-    "stationary blocks are read while the array computes. Edge passes take as long as full ones.",
+    "stationary blocks are read while the array computes. Edge passes take as long as full ones. In the stationary "
+    "dataflows results also leave while their own pass runs; only those of its last step drain behind it.",
     "Results go to the partial-sum buffer or to SRAM, each at its rate; accumulation in SRAM also reads the old values "
     "through the operand port, accumulation in the partial-sum buffer through a read port as wide as its write port.",
-    "Operands cross an r x s rectangle in r + s - 2 cycles; back-to-back matmuls hide that and the last drain.",
-    "The vector unit processes 4x4 blocks where an operand is SMX, else any h x w grid of lanes; every micro-op chain "
-    "within the limit is one pass. Broadcast operands are held; other streams share the read ports. Decoding is free, "
-    "quantising has its own rate, and reductions cost no lanes.",
+    "Operands cross r x s engines in r + s - 2 cycles, r and s those that hold blocks, not the whole rectangle's; "
+    "back-to-back matmuls hide that and the last drain.",
+    "The vector unit processes 4x4 blocks where an operand is SMX, else any h x w grid of lanes, of all or of the "
+    "largest power of two; every micro-op chain within the limit is one pass. Broadcast operands are held; other "
+    "streams share the read ports. Decoding is free, quantising has its own rate, and reductions cost no lanes.",
     "SRAM words are interleaved over the banks, shifted by one bank every row of banks; the rows that one step of one "
-    "stream touches conflict when they fall in one bank. Between units, DRAM and the tensor unit come first: the "
-    "vector unit gets what the banks deliver beyond those ports' peak rates.",
+    "stream touches conflict when they fall in one bank. Within a step a port moves whole bank words: its bytes a "
+    "cycle (a third of them for a read port of the vector unit) count rounded down to words (at least one). Between "
+    "units, DRAM and the tensor unit come first: the vector unit gets what the banks deliver beyond those ports' peak "
+    "rates.",
     "A transfer holds the bus for its bytes, each separate row rounded up to whole bursts; direction changes, refresh "
     "and page misses cost nothing.",
     "Energy of a product of digits of d bits: (d/8)^2 of an INT8 multiplication, d/4 of an INT8 addition in the "
@@ -253,11 +257,13 @@ def _distinct_bytes(o: Operand, rows: int, cols: int) -> int:
     return 4 * along * (cols if o.cstep else 1)
 
 
-def _step_cycles(o: Operand, grid: tuple[int, int], rows: int, cols: int, words: int, machine: Machine) -> int:
-    """Cycles to move what one step of the lane grid needs of an fp32 operand in SRAM."""
+def _step_cycles(
+    o: Operand, grid: tuple[int, int], rows: int, cols: int, words: int, machine: Machine
+) -> tuple[int, int]:
+    """Cycles to move what one step of the lane grid needs of an fp32 operand in SRAM: by port width, by bank."""
     height, width = min(grid[0], rows), min(grid[1], cols)
     base = o.addr % machine.sram_bank_bytes_per_cycle
-    return access_cycles([base + _element_offset(o, r, c) for r in range(height) for c in range(width)], words, machine)
+    return access_limits([base + _element_offset(o, r, c) for r in range(height) for c in range(width)], words, machine)
 
 
 def _vpu(instruction: Instruction, machine: Machine) -> Cost:
@@ -292,29 +298,35 @@ def _vpu(instruction: Instruction, machine: Machine) -> Cost:
     read_words = max(1, machine.vpu_sram_read_bytes_per_cycle // 3 // words)  # three ports
     write_words = max(1, machine.vpu_sram_write_bytes_per_cycle // words)
 
-    def lanes(grid: tuple[int, int]) -> tuple[int, int]:
-        """(steps, cycles of the slowest port over all steps)."""
+    def lanes(grid: tuple[int, int]) -> tuple[int, int, int]:
+        """Steps; cycles of the slowest port over all steps, and what they would be without bank conflicts."""
         steps = ceil_div(rows, grid[0]) * ceil_div(cols, grid[1])
-        slowest = 1
-        for o in streams:
-            if o.space == Space.SRAM:
-                slowest = max(slowest, _step_cycles(o, grid, rows, cols, read_words, machine))
-        for o in writes:
-            if o.space == Space.SRAM:
-                slowest = max(slowest, _step_cycles(o, grid, rows, cols, write_words, machine))
-        return steps, steps * slowest
+        widest = slowest = 1
+        for operands, port_words in ((streams, read_words), (writes, write_words)):
+            for o in operands:
+                if o.space == Space.SRAM:
+                    width, bank = _step_cycles(o, grid, rows, cols, port_words, machine)
+                    widest, slowest = max(widest, width), max(slowest, width, bank)
+        return steps, steps * slowest, steps * widest
 
-    if any(o.bits for o in sources) or any(o.bits for o, _ in sinks):
-        # whole blocks, side by side: a step covers four rows, or fewer where the operand has one column of blocks
+    def in_blocks(lanes_used: int) -> tuple[int, int, int]:
+        """Whole blocks, side by side: a step covers four rows, or more where there are fewer columns of blocks."""
         blocks = ceil_div(rows, 4) * ceil_div(cols, 4)
-        per_step = machine.vpu_lanes // 16
+        per_step = lanes_used // 16
         wide = min(per_step, ceil_div(cols, 4))
         steps = ceil_div(blocks, per_step)
-        _, port = lanes((4 * (per_step // wide), 4 * wide))
-        port = ceil_div(port * steps, ceil_div(rows, 4 * (per_step // wide)) * ceil_div(cols, 4 * wide))
+        _, *ports = lanes((4 * (per_step // wide), 4 * wide))
+        grid_steps = ceil_div(rows, 4 * (per_step // wide)) * ceil_div(cols, 4 * wide)
+        port, wide_port = (ceil_div(p * steps, grid_steps) for p in ports)
+        return steps, port, wide_port
+
+    # Lanes that are no power of two can also work as the next smaller power: grids then fit operands and ports.
+    sizes = sorted({machine.vpu_lanes, 1 << machine.vpu_lanes.bit_length() - 1})
+    if any(o.bits for o in sources) or any(o.bits for o, _ in sinks):
+        found = [in_blocks(size) for size in sizes]
     else:
-        grids = [(h, machine.vpu_lanes // h) for h in range(1, machine.vpu_lanes + 1) if machine.vpu_lanes % h == 0]
-        steps, port = min((lanes(grid) for grid in grids), key=lambda x: (max(x), x))
+        found = [lanes((h, size // h)) for size in sizes for h in range(1, size + 1) if size % h == 0]
+    steps, port, wide_port = min(found, key=lambda x: (max(x[:2]), x))
 
     shared = machine.sram_bytes_per_cycle - (
         machine.tcu_sram_read_bytes_per_cycle + machine.tcu_sram_write_bytes_per_cycle + machine.dram_bytes_per_cycle
@@ -324,7 +336,7 @@ def _vpu(instruction: Instruction, machine: Machine) -> Cost:
     busy, limit = max(
         (
             (steps, "lanes"),
-            (port, "bank conflicts"),
+            (port, "bank conflicts" if port > wide_port else "port width"),
             (ceil_div(reads, machine.vpu_sram_read_bytes_per_cycle), "read ports"),
             (ceil_div(written, machine.vpu_sram_write_bytes_per_cycle), "write port"),
             (ceil_div(quantised, machine.quantise_blocks_per_cycle), "quantise"),

@@ -105,12 +105,17 @@ def bank_of(address: int, machine: Machine) -> int:
 
 def access_cycles(addresses: Sequence[int], words_per_cycle: int, machine: Machine) -> int:
     """Cycles to fetch the distinct bank words under these byte addresses through a port: conflicts serialise."""
+    return max(access_limits(addresses, words_per_cycle, machine))
+
+
+def access_limits(addresses: Sequence[int], words_per_cycle: int, machine: Machine) -> tuple[int, int]:
+    """Cycles that such an access takes for the width of its port, and for the bank with most of its words."""
     words = {a // machine.sram_bank_bytes_per_cycle for a in addresses}
     per_bank: dict[int, int] = {}
     for word in words:
         bank = bank_of(word * machine.sram_bank_bytes_per_cycle, machine)
         per_bank[bank] = per_bank.get(bank, 0) + 1
-    return max(ceil_div(len(words), max(words_per_cycle, 1)), max(per_bank.values()))
+    return ceil_div(len(words), max(words_per_cycle, 1)), max(per_bank.values())
 
 
 def _read_bytes(blocks: int, bytes_each: int, side: int, stride: int, machine: Machine) -> int:

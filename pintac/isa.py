@@ -377,7 +377,7 @@ DEFS: Mapping[Opcode, InstructionDef] = {
             ("s0", "s1", "d0"),
             "Copy outer x count rows of `size` bytes from DRAM (s0) to SRAM (d0); with gather, row i comes from index[i] * s0.hi.",
             "s0 in DRAM, d0 in SRAM, in bounds",
-            "size, count, outer >= 1; gather: outer = 1, s1 an int32 vector in SRAM",
+            "size, count, outer >= 1, less than 2^32 bytes in all; gather: outer = 1, s1 an int32 vector in SRAM",
         ),
         _define(
             Opcode.STORE,
@@ -385,7 +385,7 @@ DEFS: Mapping[Opcode, InstructionDef] = {
             ("s0", "s1", "d0"),
             "Copy outer x count rows of `size` bytes from SRAM (s0) to DRAM (d0); with gather (scatter), row i goes to index[i] * d0.hi.",
             "s0 in SRAM, d0 in DRAM, in bounds",
-            "size, count, outer >= 1; scatter: outer = 1, s1 an int32 vector in SRAM",
+            "size, count, outer >= 1, less than 2^32 bytes in all; scatter: outer = 1, s1 an int32 vector in SRAM",
         ),
         _define(
             Opcode.MATMUL,
@@ -401,6 +401,7 @@ DEFS: Mapping[Opcode, InstructionDef] = {
             ("s0", "s1", "d0"),
             "d0[m, n] = (acc ? d0 : 0) + s0 . s1 in increasing k-block order, one fp32 rounding a block (NUMERICS 2).",
             "s0, s1 SMX in SRAM; d0 fp32 in PSUM or SRAM with cstep 1 and inner 0",
+            "every element of d0 in a place of its own, and none where an operand is",
             "m, n, k >= 1; ta and tb not both",
         ),
         _define(
@@ -410,6 +411,7 @@ DEFS: Mapping[Opcode, InstructionDef] = {
             "For each of rows x cols elements: read the sources, run the micro-ops in order, give the selected values to the sinks.",
             "sources in SRAM or PSUM; sinks in SRAM or PSUM; SMX sources and sinks have inner 0 and cstep 1",
             "rows, cols >= 1; a destination overlaps a source only where both are the same fp32 elements",
+            "every element or block of a destination in a place of its own, mantissas and exponents, too",
             "the two destinations do not overlap; fp32 addresses and steps are multiples of 4",
             "reductions write fp32; rows is a multiple of a row reduction's group",
         ),

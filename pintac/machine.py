@@ -95,7 +95,9 @@ class Machine:
     vpu_sram_write_bytes_per_cycle: int = _key(1, 1 << 16, "bytes the vector unit writes")
     vpu_pipeline_cycles: int = _key(0, 1000, "latency from an element's read to its write")
     vpu_max_micro_ops: int = _key(1, MAX_MICRO_OPS, "micro-operations chained in one instruction")
-    vpu_philox: bool = _key(0, 1, "the vector unit has a philox generator")
+    vpu_philox: bool = _key(
+        0, 1, "the vector unit has a philox generator; for one without, pintac compiles no random numbers"
+    )
     quantise_blocks_per_cycle: int = _key(1, 4096, "4x4 blocks quantised at the write port")
     dram_gb_per_s: float = _key(1e-3, 1e5, "DRAM bus, both directions together (1e9 bytes)")
     dram_latency_ns: float = _key(0.0, 1e5, "from the end of a transfer's turn on the bus to its completion")
@@ -165,6 +167,8 @@ class Machine:
         name = data.pop("name", Path(file).stem)
         if not isinstance(name, str):
             raise MachineError("name must be a string", location=place("name"))
+        if not name.isprintable():
+            raise MachineError(f"name = {name!r} is impossible: it is one line of text", location=place("name"))
         if (base := data.pop("base", None)) is not None:
             if not isinstance(base, str) or base not in cls.names():
                 raise MachineError(
@@ -229,7 +233,11 @@ class Machine:
             key, equals, value = setting.partition("=")
             if not equals:
                 raise MachineError(f"machine setting {setting!r} is not key=value", hint="for example sram_kib=192")
+            if key.strip() == "base":
+                raise MachineError("base is no key of a machine that can be changed", hint=f"--machine {value.strip()}")
             try:
+                if "\n" in value:
+                    raise tomllib.TOMLDecodeError("one line")
                 changes[key.strip()] = tomllib.loads(f"v = {value}")["v"]
             except tomllib.TOMLDecodeError:
                 raise MachineError(

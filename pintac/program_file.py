@@ -12,8 +12,22 @@ import numpy as np
 from pintac import isa
 from pintac.container import SealError, unseal
 from pintac.errors import ProgramError
+from pintac.json_kinds import KindError, each, having, items, row, text, whole
 from pintac.program import FORMAT, MAGIC_KEY, Origin, Program, Symbol
 from pintac.program_rules import validated
+
+_WHOLE, _COUNT = whole(), whole(0)
+_HEADER = having(
+    {
+        "entries": each(row(_COUNT, _COUNT)),
+        "semaphores": items(row(_COUNT, _COUNT, _COUNT, _COUNT, _COUNT, text)),
+        "bytes": row(_WHOLE, _WHOLE, _WHOLE),
+        "symbols": each(row(_COUNT, items(_COUNT), text, text, _COUNT)),
+        "params": items(text),
+        "strings": items(text),
+        "meta": having({}),
+    }
+)
 
 
 def load(path: str | os.PathLike[str]) -> Program:
@@ -38,8 +52,11 @@ def from_bytes(raw: bytes, name: str = "program") -> Program:
         made_for = header.get("isa_hash")
         raise ProgramError(f"{name} was made for ISA {made_for}, this pintac has {isa.isa_hash()}", hint=again)
     try:
+        _HEADER(header, "")
         program = _assemble(header, tensors)
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except KindError as error:
+        raise ProgramError(f"{name} is malformed: {error}", hint=again) from None
+    except (KeyError, ValueError, TypeError, IndexError) as error:
         raise ProgramError(f"{name} lacks something: {type(error).__name__}: {error}", hint=again) from None
     return validated(program)
 

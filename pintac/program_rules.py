@@ -1,6 +1,9 @@
 """The rules a program keeps before an engine may see it: structure only, nothing that needs unrolling.
 
 Addresses, semaphore values and uninitialised reads depend on loop indices; `hazards.py` checks those.
+
+Limits that no program for a real machine comes near keep what reads one from running without end: `MOST_EXECUTED`
+instructions and turns of loops of an entry, `MOST_ON_CHIP` bytes of SRAM and of PSUM, less than 4 GiB by a transfer.
 """
 
 from __future__ import annotations
@@ -13,7 +16,13 @@ import numpy as np
 from pintac import isa
 from pintac.errors import ProgramError
 from pintac.isa import Gather, Instruction, Kind, MicroOp, Opcode, Operand, Sink, Space
+from pintac.machine import Machine
+from pintac.overlaps import complaint
 from pintac.program import DTYPES, FIRST_PARAMS, KINDS, Program
+from pintac.program_meta import check_meta
+
+MOST_EXECUTED = 1 << 28
+MOST_ON_CHIP = 1 << 26
 
 _SMX_BITS = (4, 8, 12, 16)
 
@@ -28,14 +37,15 @@ class _Place:
 
 def validated(program: Program) -> Program:
     """The program itself. Raises `ProgramError` naming the first instruction or entry that breaks a rule."""
+    check_meta(program.meta)
     _check_sizes(program)
     _check_params(program)
     _check_symbols(program)
     _check_semaphores(program)
-    depth = _check_listing(program)
-    _check_entries(program, depth)
     if program.debug and len(program.debug) != len(program.instructions):
         raise ProgramError(f"{len(program.debug)} debug records for {len(program.instructions)} instructions")
+    depth = _check_listing(program)
+    _check_entries(program, depth)
     return program
 
 
@@ -43,6 +53,14 @@ def _check_sizes(program: Program) -> None:
     for name, size in (("DRAM", program.dram_bytes), ("SRAM", program.sram_bytes), ("PSUM", program.psum_bytes)):
         if not 0 <= size < 1 << 32:
             raise ProgramError(f"{name} of {size} bytes: sizes are between 0 and 2^32 - 1")
+    machine = Machine.from_dict(described) if (described := program.meta.get("machine")) else None
+    for name, size, limit in (
+        ("SRAM", program.sram_bytes, machine.sram_bytes if machine else MOST_ON_CHIP),
+        ("PSUM", program.psum_bytes, machine.psum_bytes if machine else MOST_ON_CHIP),
+    ):
+        if size > limit:
+            of = f"machine {machine.name!r} has" if machine else "a program that names no machine has at most"
+            raise ProgramError(f"{name} of {size} bytes: {of} {limit}")
 
 
 def _check_params(program: Program) -> None:
@@ -60,6 +78,7 @@ def _check_params(program: Program) -> None:
 
 
 def _check_symbols(program: Program) -> None:
+    """DRAM symbols, what they start with, and the test points."""
     for key, symbol in program.symbols.items():
         if key != symbol.name or symbol.dtype not in DTYPES or symbol.kind not in KINDS:
             raise ProgramError(f"symbol {key!r} is malformed: {symbol}")
@@ -84,6 +103,8 @@ def _check_symbols(program: Program) -> None:
     for name, points in (("test_x", program.test_x), ("test_u", program.test_u)):
         if points is not None and (points.ndim != 2 or points.dtype != np.float32):
             raise ProgramError(f"{name} is {points.dtype}{list(points.shape)}, it must be float32[points, width]")
+    if program.test_x is not None and program.test_u is not None and len(program.test_x) != len(program.test_u):
+        raise ProgramError(f"test_x has {len(program.test_x)} points, test_u values of {len(program.test_u)}")
 
 
 def _check_semaphores(program: Program) -> None:
@@ -93,7 +114,7 @@ def _check_semaphores(program: Program) -> None:
             raise ProgramError(
                 f"semaphore {s.number} is declared twice or out of range (0 to {isa.MAX_SEMAPHORES - 1})"
             )
-        if not 0 <= s.credit <= s.capacity or s.capacity < 1:
+        if not 0 <= s.credit <= s.capacity or not 1 <= s.capacity < 1 << 31:
             raise ProgramError(f"semaphore {s.number}: credit {s.credit} and capacity {s.capacity} do not agree")
         if s.source == s.target:
             raise ProgramError(f"semaphore {s.number} goes from {s.source.name} to itself; a queue is in order anyway")
@@ -114,6 +135,7 @@ def _check_listing(program: Program) -> list[int]:
     """Check every instruction; the loop depth before each one (and after the last)."""
     semaphores = {s.number: s for s in program.semaphores}
     depth = [0]
+    executed: list[list[int]] = [[0, 1, 0]]  # of the listing and each open loop: pc, turns, instructions of a turn
     for pc, instruction in enumerate(program.instructions):
         op, open_loops = instruction.opcode, depth[-1]
         origin = program.origin(pc)
@@ -129,10 +151,18 @@ def _check_listing(program: Program) -> list[int]:
             if instruction["param"] != isa.NO_PARAM and instruction["param"] >= len(program.params):
                 fail(f"parameter {instruction['param']} of {len(program.params)}")
             open_loops += 1
+            executed.append([pc, instruction["count"], 0])
         elif op is Opcode.ENDLOOP:
             open_loops -= 1
             if instruction["level"] != open_loops:
                 fail(f"level {instruction['level']} does not close a loop; {open_loops + 1} are open")
+            begin, turns, body = executed.pop()
+            executed[-1][2] += turns * (body + 1)
+            if turns * (body + 1) > MOST_EXECUTED:
+                fail(
+                    f"the loop that begins at instruction {begin} executes {turns * (body + 1)} instructions and turns "
+                    f"({turns} of it), at most {MOST_EXECUTED}"
+                )
         elif op in (Opcode.SIGNAL, Opcode.WAIT):
             declared = semaphores.get(instruction["sem"])
             if declared is None:
@@ -143,6 +173,9 @@ def _check_listing(program: Program) -> list[int]:
                 )
         else:
             CHECKS[op](instruction, fail)
+            if overlap := complaint(instruction):
+                fail(overlap)
+        executed[-1][2] += op not in (Opcode.LOOP, Opcode.ENDLOOP)
         depth.append(open_loops)
     if depth[-1]:
         raise ProgramError(f"{depth[-1]} loops are not closed at the end of the listing")
@@ -176,6 +209,8 @@ def _check_transfer(i: Instruction, fail: Callable[[str], None]) -> None:
             fail(f"{name}: ring level {o.ring_level}")
     if min(i["size"], i["count"], i["outer"]) < 1:
         fail("size, count and outer are at least 1")
+    if i["size"] * i["count"] * i["outer"] >= 1 << 32:
+        fail(f"{i['size'] * i['count'] * i['outer']} bytes; a transfer moves less than 2^32")
     if i["gather"] not in tuple(Gather):
         fail(f"unknown row addressing {i['gather']}")
     if i["gather"]:

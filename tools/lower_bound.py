@@ -60,11 +60,13 @@ def bound(
     written = [4 * rows * 4 * up(n) for _, n in layers]
     written += [4 * rows * 4 * up(k) for k, _ in layers[1:]]
     written += [16 * up(k) * up(n) for k, n in layers]
-    results = sum(written) / machine["psum_write_fp32_per_cycle"]
+    # Results go to PSUM or to SRAM, as a schedule likes.
+    rate = max(machine["psum_write_fp32_per_cycle"], machine["tcu_sram_write_bytes_per_cycle"] / 4)
+    results = sum(written) / rate
 
     def alone(rows: int, columns: int, products: float) -> float:
         """Cycles of a matmul whose results nothing else hides."""
-        return max(products, 16 * rows * columns / machine["psum_write_fp32_per_cycle"])
+        return max(products, 16 * rows * columns / rate)
 
     each = sum(alone(rows, up(n), cycles(rows * up(k) * up(n), delta, weight)) for k, n in layers)
     each += sum(alone(rows, up(k), cycles(rows * up(k) * up(n), grad, weight)) for k, n in layers[1:])

@@ -7,20 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pintac import hazards
+from pintac.api import checking
+from pintac.api.checking import check
 from pintac.api.lowering import Lowered
 from pintac.errors import ExecutionError
 from pintac.machine import Machine
 from pintac.program import Program
-from pintac.stream import executions
-from pintac.timeline import parameter_block, simulate
+from pintac.timeline import simulate
 
 if TYPE_CHECKING:
     from pintac.backend.tiles.tile import Item
-
-CHECKED = 500_000
-"""Instructions that an entry executes up to which it is checked for hazards: half a second."""
-
 
 def emit(
     lowered: Lowered,
@@ -48,17 +44,14 @@ def emit(
 def refuse_hazards(program: Program) -> None:
     """Raise `ExecutionError`, a bug of the compiler, where the result of an entry depends on timing, or is wrong.
 
-    Entries of more than `CHECKED` instructions to execute would take seconds to look at and are not.
+    Entries of more than `checking.AT_ONCE` instructions to execute would take seconds to look at and are not.
     """
-    for entry, (start, stop) in program.entries.items():
-        if executions(program.table, start, stop, parameter_block(program)).sum() > CHECKED:
-            continue
-        verdict = hazards.check(program, entry)
-        if verdict.problems:
-            problem = verdict.problems[0]
+    for found in check(program, checking.AT_ONCE):
+        if found.verdict is not None and found.verdict.problems:
+            problem = found.verdict.problems[0]
             origins = [program.debug[pc] for pc in problem.pcs if pc < len(program.debug) and program.debug[pc].file]
             raise ExecutionError(
-                f"{verdict.name} in the entry {entry}: {problem.message}",
+                f"{found.name} in the entry {found.entry}: {problem.message}",
                 location=origins[-1] if origins else None,
                 hint="this is a bug of the compiler, please report it",
             )

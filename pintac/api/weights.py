@@ -134,7 +134,7 @@ def to_states(
     states: Arrays = {}
     for name, entry in export.items():
         state = entry["state"]
-        if name in weights:
+        if name in weights and state in shapes:  # one that no term depends on is no state of the program
             value = np.asarray(weights[name], np.float32)
             states[state] = np.array(value.T if entry["transposed"] else value, order="C")
             if states[state].shape != shapes[state]:

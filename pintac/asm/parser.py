@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ from pintac.asm.printer import enum_of
 from pintac.errors import AssemblyError, ProgramError, suggest
 from pintac.isa import DEFS, MNEMONICS, Instruction, MicroOp, Opcode, Queue
 from pintac.program import FORMAT, Origin, Program, Symbol
+from pintac.program_meta import check_meta
 from pintac.program_rules import validated
 
 _DTYPE_OF = {"f32": np.float32, "i32": np.int32, "u32": np.uint32}
 _SELECTOR = {name: number for number, name in enumerate(isa.SELECTORS) if name != "-"}
 _READABLE = {
     "_NL": "end of line",
+    "__ANON_0": ".array",
     "STRING": "a quoted string",
     "NUMBER": "a number",
     "NAME": "a name",
@@ -75,7 +78,8 @@ def _syntax_error(error: UnexpectedInput, text: str, name: str) -> AssemblyError
         what, expected = f"unexpected {str(error.token).strip() or 'end of line'!r}", error.accepts or error.expected
     else:
         what = "the text ends in the middle of a statement"
-    hint = ", ".join(sorted(_READABLE.get(e, e.lower()) for e in expected)) if len(expected) < 12 else ""
+    named = sorted(_READABLE.get(e, e.lower()) for e in expected if not e.startswith("__IGNORE"))
+    hint = ", ".join(named) if len(named) < 12 else ""
     return AssemblyError(what, location=Position(name, line), hint=f"expected: {hint}" if hint else None)
 
 
@@ -95,6 +99,7 @@ class _Assembler:
         self.arrays: dict[str, dict[str, np.ndarray]] = {t: {} for t in ("table", "init", "data", "test_x", "test_u")}
         self.single: dict[str, Any] = {}
         self.meta: dict[str, Any] = {}
+        self.meta_line = 1
         self.line = 1
 
     def fail(self, message: str, hint: str | None = None) -> AssemblyError:
@@ -114,6 +119,7 @@ class _Assembler:
             first = next(statement.scan_values(lambda v: isinstance(v, Token)))
             self.line = first.line or 1
             statements[statement.data](statement)
+        self._check_meta()
         for name in self.begins:
             raise self.fail(f".begin {name!r} has no .end")
         for needed in ("memory", "params"):
@@ -162,11 +168,20 @@ class _Assembler:
             value = json.loads(text)
             if not isinstance(value, dict):
                 raise self.fail(".meta must be a JSON object")
+            self.meta_line = self.line
             self._merge(self.meta, value, ())
         except ValueError as error:
             raise self.fail(f".meta is not JSON: {error}") from None
         except RecursionError:
             raise self.fail(".meta is nested too deep") from None
+
+    def _check_meta(self) -> None:
+        """What the `.meta` lines say together."""
+        try:
+            check_meta(self.meta)
+        except ProgramError as error:
+            self.line = self.meta_line
+            raise self.fail(error.message, hint=error.hint) from None
 
     def _merge(self, into: dict[str, Any], value: dict[str, Any], path: tuple[str, ...]) -> None:
         """Add the keys of one `.meta` to those of the ones before it."""
@@ -180,7 +195,12 @@ class _Assembler:
 
     def _directive(self, tree: Tree[Token]) -> None:
         directive, *rest = tree.children
-        fields = {str(t.children[0]): self._integer(t.children[1]) for t in rest if isinstance(t, Tree)}
+        fields: dict[str, int] = {}
+        for field in (t for t in rest if isinstance(t, Tree)):
+            key = str(field.children[0])
+            if key in fields:
+                raise self.fail(f"{key} is given twice")
+            fields[key] = self._integer(field.children[1])
         words = [t for t in rest if isinstance(t, Token)]
         kinds = "".join(t.type[0] for t in words)  # S string, N number or name, T type, A arrow
         shape = (str(directive), kinds, tuple(sorted(fields)))
@@ -242,7 +262,7 @@ class _Assembler:
         except binascii.Error as error:
             raise self.fail(f"data are not base64: {error}") from None
         array = np.frombuffer(raw, np.uint8).copy()
-        size = 4 * int(np.prod(shape, dtype=np.int64))
+        size = 4 * math.prod(shape)
         if array.size != size:
             raise self.fail(f"{array.size} bytes of data for {dtype}{list(shape)}, which has {size}")
         self.arrays[title][name] = array.view(_DTYPE_OF[dtype]).reshape(shape)
@@ -271,7 +291,10 @@ class _Assembler:
             self.origins.append(None)
         else:
             op, file, line = origin.children
-            self.origins.append(Origin(self._string(op), self._string(file), self._integer(line)))
+            number = self._integer(line)
+            if not 0 <= number < 1 << 31:
+                raise self.fail(f"line {number} of {file} is impossible")
+            self.origins.append(Origin(self._string(op), self._string(file), number))
 
     def _fields(self, tree: Tree[Token]) -> Iterator[tuple[str, Tree[Token] | Token]]:
         for part in tree.children[1:]:
@@ -330,9 +353,11 @@ class _Assembler:
 
     def _string(self, token: Tree[Token] | Token) -> str:
         try:
-            return str(json.loads(str(token)))
+            text = str(json.loads(str(token)))
+            text.encode()  # half of a surrogate pair is no character
         except ValueError as error:
             raise self.fail(f"malformed string {token}: {error}") from None
+        return text
 
     def _type(self, token: Token) -> tuple[str, tuple[int, ...]]:
         dtype, _, dims = str(token).rstrip("]").partition("[")

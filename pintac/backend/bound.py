@@ -2,8 +2,8 @@
 
 The bound is the optimum of a linear program over the graph after `insert-smx`; no schedule is consulted.
 
-- TCU: padded block products over the engines, or all results over the result port, whichever is longer. (The results of
-  one matmul leave while another computes, so only the sums bind.)
+- TCU: padded block products over the engines, or all results over the faster way out of the array (to PSUM or to
+  SRAM), whichever is longer. (The results of one matmul leave while another computes, so only the sums bind.)
 - VPU: element-wise ops joined by their values form regions, cut at matmuls and reductions. A region passes its largest
   size as often as its micro-ops need chains, or as its values alternate with matmuls.
 - DRAM: inputs and data once, states that SRAM cannot hold read and written, perturbations if the machine has no
@@ -78,7 +78,7 @@ def lower_bound(graph: Graph, machine: Machine) -> Bound:
     live = list(pruned(graph).nodes)
     products = sum(matmul_cycles(node, machine) for node in live if _on_array(node))
     outputs = sum(_padded(node.type) for node in live if _on_array(node))
-    results = outputs / machine.psum_write_fp32_per_cycle
+    results = outputs / _results_per_cycle(machine)
     vpu = sum(_region_cycles(region, machine) for region in regions(live))
     vpu += sum(_fp32_contraction_cycles(node, machine) for node in live if node.op in _CONTRACTIONS)
     dram = _compulsory_bytes(live, machine) / machine.dram_bytes_per_cycle
@@ -94,6 +94,11 @@ def lower_bound(graph: Graph, machine: Machine) -> Bound:
         math.ceil(totals[limit] - 1e-6), totals["tcu"], totals["vpu"], totals["dram"], products, results, limit,
         tuple(solved), {"capacity_bytes": free},
     )  # fmt: skip
+
+
+def _results_per_cycle(machine: Machine) -> float:
+    """fp32 results a cycle: a schedule may send all of them to PSUM or to SRAM, whichever takes them sooner."""
+    return max(float(machine.psum_write_fp32_per_cycle), machine.tcu_sram_write_bytes_per_cycle / 4)
 
 
 def _blocks(size: int) -> int:

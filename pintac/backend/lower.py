@@ -20,7 +20,7 @@ from pintac.backend.listing.emit import Emitter
 from pintac.backend.listing.sync import Synchronizer, TooManySemaphoresError
 from pintac.backend.scheduling.fit import fitted
 from pintac.backend.tiles.tile import Buffer, Item
-from pintac.errors import PassError
+from pintac.errors import MachineError, PassError
 from pintac.ir import Graph, Node
 from pintac.ir.types import SMX_BLOCK
 from pintac.isa import Space
@@ -68,6 +68,17 @@ class Dram:
         return buffer
 
 
+def _check_random(graph: Graph, machine: Machine) -> None:
+    """Random numbers are made where they are needed: there is no program that reads them from DRAM instead."""
+    drawn = next((node for node in graph.nodes if node.op == "random"), None)
+    if drawn is not None and not machine.vpu_philox:
+        raise MachineError(
+            f"machine {machine.name!r} has no philox generator, and the step draws random numbers",
+            location=drawn.loc if drawn.loc.file else None,
+            hint="vpu_philox = true: pintac has no other source of random numbers",
+        )
+
+
 def _check_blocks(graph: Graph) -> None:
     """The machine has SMX blocks; others exist in the IR evaluator only."""
     for node in graph.of("quantize"):
@@ -102,6 +113,7 @@ def lower(
     """
     for graph in graphs.values():
         _check_blocks(graph)
+        _check_random(graph, machine)
     dram = Dram()
     states = {n: dram.symbol(n, v.shape, "state") for n, v in sorted(init.items())}
     arrays = dict(data)

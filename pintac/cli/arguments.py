@@ -91,7 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="pintac",
         description="Compile a PINN training step to a PINTA program and run it on an instruction-level simulator.",
-        epilog="Cycles and joules are model values: the chip is known from its paper only (docs/MACHINE.md).",
+        epilog="Cycles and joules are model values: the chip is known from its paper only (docs/MACHINE.md). An output "
+        "named - is stdout: one of text or JSON, never a binary file. Outputs neither share a file nor replace one "
+        "that is read.",
     )
     parser.add_argument("--version", action="version", version=_version())
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
@@ -119,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     _pass_options(compile_)
     _effort(compile_)
     compile_.add_argument("--emit", choices=["ir", "tiles", "asm", "bin"], default="bin", help="what to write")
-    compile_.add_argument("-o", "--output", metavar="F", help="where to write it (text defaults to stdout)")
+    compile_.add_argument("-o", "--output", metavar="F", help="where to write it (text: default stdout, -)")
     compile_.add_argument("--json", metavar="F", help="write the compile report as JSON (- for stdout)")
 
     run = _verb(verbs, "run", "run a compiled program; needs no torch")
@@ -138,7 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
     trained.add_argument("--weights", metavar="F", help="trained weights (`pintac train -o`)")
     trained.add_argument("--checkpoint", metavar="F", help="a checkpoint of the training run")
     predict.add_argument("--engine", choices=["jit", "reference"], default="jit", help="simulator (default jit)")
-    predict.add_argument("-o", "--output", metavar="F", help="write .npy or .csv (default: CSV to stdout)")
+    predict.add_argument("-o", "--output", metavar="F", help="write .npy or .csv (default: CSV to stdout, -)")
 
     explain = _verb(verbs, "explain", "show where the cycles of a program go and what would help; needs no torch")
     explain.add_argument("program", metavar="P.pinta", help="a program file")
@@ -154,7 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--machine-key", action="append", default=[], metavar="K=V", help="change one key of it: dram_gb_per_s=51.2"
     )
     explain.add_argument("--json", metavar="F", help="write everything as JSON (- for stdout)")
-    explain.add_argument("--trace", metavar="F", help="write a Perfetto trace")
+    explain.add_argument("--trace", metavar="F", help="write a Perfetto trace (- for stdout)")
 
     reproduce = _verb(verbs, "reproduce", "make the runs of an experiment that are missing, and its tables and plots")
     reproduce.add_argument("names", metavar="NAME", nargs="*", help="first, table1, table3, sigma, ... (--list)")
@@ -202,15 +204,21 @@ def build_parser() -> argparse.ArgumentParser:
     opt = _verb(verbs, "opt", "run passes over IR text")
     opt.add_argument("input", metavar="IN.ir", nargs="?", help="IR text, - for stdin")
     _pass_options(opt)
-    opt.add_argument("-o", "--output", metavar="F", help="where to write the IR (default stdout)")
+    opt.add_argument("-o", "--output", metavar="F", help="where to write the IR (default stdout, -)")
 
     asm = _verb(verbs, "asm", "assemble text to a program file")
     asm.add_argument("input", metavar="IN.s", help="assembly text, - for stdin")
     asm.add_argument("-o", "--output", metavar="F", required=True, help="the program file to write")
+    asm.add_argument(
+        "--unchecked", action="store_true", help="write it whatever `pintac check` would say (default: refuse problems)"
+    )
+
+    check = _verb(verbs, "check", "look for races between queues, semaphores that overflow, reads of nothing")
+    check.add_argument("program", metavar="P.pinta", help="a program file, such as one that was edited by hand")
 
     dis = _verb(verbs, "dis", "disassemble a program file")
     dis.add_argument("program", metavar="P.pinta", help="a program file")
-    dis.add_argument("-o", "--output", metavar="F", help="where to write the text (default stdout)")
+    dis.add_argument("-o", "--output", metavar="F", help="where to write the text (default stdout, -)")
     return parser
 
 
@@ -329,8 +337,8 @@ def _run_options(parser: argparse.ArgumentParser, seed: int | None, of: str, *mo
     group.add_argument(
         "--stop-below", type=_error, metavar="L2", help="end the run when the l2 error of such a step is below this"
     )
-    group.add_argument("--trace", metavar="F", help="write a Perfetto trace of one step")
-    group.add_argument("--stats", metavar="F", help="write timing and energy statistics as JSON")
+    group.add_argument("--trace", metavar="F", help="write a Perfetto trace of one step (- for stdout)")
+    group.add_argument("--stats", metavar="F", help="write timing and energy statistics as JSON (- for stdout)")
     group.add_argument("--json", metavar="F", help="write the result as JSON (- for stdout)")
     group.add_argument("-o", "--output", metavar="F", help="write the trained weights (safetensors)")
     group.add_argument(

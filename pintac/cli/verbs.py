@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pintac.cli.outputs import check_outputs, to_stdout
 from pintac.errors import PintacError, UsageError
-from pintac.report.files import check_writable, read_text, say, write_bytes, write_text
+from pintac.report.files import read_text, say, write_bytes, write_text
 
 if TYPE_CHECKING:
     from pintac.api import Result
@@ -27,7 +28,7 @@ def train(options: Options) -> int:
 
     if _asked_about_passes(options):
         return 0
-    _check_run(options, "save_program")
+    _check_run(options)
     looks = options.stats or options.trace or options.dry_run or options.save_program
     if looks and (options.quant == "none" or options.engine == "evaluator"):
         raise UsageError(
@@ -67,7 +68,7 @@ def compile(options: Options) -> int:
     binary = options.emit == "bin"
     if binary and not options.output:
         raise UsageError("a program is binary: where shall it go?", hint="-o p.pinta, or --emit=asm for text")
-    _check_outputs(options, "json", "output")
+    check_outputs(options)
     timing = _timing(options)
     compiled = api.build(
         _step(options), _compilation(options, timing), seed=options.seed, weights=_weights(options)
@@ -118,7 +119,7 @@ def predict(options: Options) -> int:
     from pintac import api
     from pintac.report import points
 
-    _check_outputs(options, "output")
+    check_outputs(options)
     program = api.load(options.program)
     x = points.read(options.points)
     if options.weights is None and options.checkpoint is None:
@@ -132,12 +133,12 @@ def explain(options: Options) -> int:
     """Where the cycles of a program go: a report to stdout."""
     from pintac import api
 
-    _check_outputs(options, "json", "trace")
+    check_outputs(options)
     program = api.load(options.program)
     explanation = api.explain(
         program, entry=options.entry, machine=options.machine, machine_keys=options.machine_key, by=options.by
     )
-    if options.json != "-":
+    if not to_stdout(options, "json", "trace"):
         write_text(None, explanation.text(options.top))
     if options.json:
         write_text(options.json, explanation.to_json())
@@ -191,7 +192,7 @@ def estimate(options: Options) -> int:
         raise UsageError("fp32 in torch runs no program, so PINTA takes no time for it", hint="without --quant none")
     if options.block != "4x4":
         raise UsageError(f"the machine has 4x4 blocks, not {options.block}", hint="without --block")
-    _check_outputs(options, "json")
+    check_outputs(options)
     step = _step(options)
     steps = total_steps(options.steps, step.optimizer.attrs())
     program = api.build(step, _compilation(options)).program
@@ -223,7 +224,7 @@ def opt(options: Options) -> int:
         return 0
     if options.input is None:
         raise UsageError("what shall be read?", hint="a file of IR text, - for stdin")
-    _check_outputs(options, "output")
+    check_outputs(options)
     passes = _pipeline(options)
     graphs = parse_module(*read_text(options.input))
     timing = _timing(options)
@@ -237,13 +238,29 @@ def opt(options: Options) -> int:
 
 
 def asm(options: Options) -> int:
-    """Assembly text to a program file."""
+    """Assembly text to a program file, if nothing in it depends on the timing of the queues."""
     from pintac import asm as assembler
+    from pintac.api.checking import refuse_problems
 
-    _check_outputs(options, "output")
+    check_outputs(options)
     program = assembler.assemble(*read_text(options.input))
+    if not options.unchecked:
+        for found in refuse_problems(program):
+            if found.verdict is None:
+                say(f"note: the entry {found.entry} executes {found.executed:,} instructions and is not checked here")
     write_bytes(options.output, program.to_bytes())
     return 0
+
+
+def check(options: Options) -> int:
+    """What is wrong with a program, to stdout; exit code 1 unless every entry is clean."""
+    from pintac import api
+    from pintac.api.checking import check as check_program
+
+    program = api.load(options.program)
+    checked = check_program(program)
+    write_text(None, "".join(f"{line}\n" for found in checked for line in found.lines(program)))
+    return 0 if all(found.name == "clean" for found in checked) else PintacError.exit_code
 
 
 def dis(options: Options) -> int:
@@ -251,7 +268,7 @@ def dis(options: Options) -> int:
     from pintac import api
     from pintac import asm as assembler
 
-    _check_outputs(options, "output")
+    check_outputs(options)
     write_text(options.output, assembler.disassemble(api.load(options.program)))
     return 0
 
@@ -344,16 +361,10 @@ def _weights(options: Options) -> Any:
     return load_weights(options.weights)
 
 
-def _check_run(options: Options, *more: str) -> None:
+def _check_run(options: Options) -> None:
     if options.resume and not options.checkpoint:
         raise UsageError("which checkpoint shall be resumed?", hint="--checkpoint FILE --resume")
-    _check_outputs(options, "json", "stats", "trace", "output", "checkpoint", "log", *more)
-
-
-def _check_outputs(options: Options, *names: str) -> None:
-    """Refuse outputs that cannot be written before any work is done."""
-    for name in names:
-        check_writable(getattr(options, name))
+    check_outputs(options)
 
 
 # ------------------------------------------------------------------------------------------------- passes
@@ -454,7 +465,7 @@ def _report(options: Options, result: Result) -> int:
     leave(options.stats, result.save_stats)
     leave(options.trace, result.save_trace)
     text = summary(result.as_dict())
-    if options.json == "-":
+    if to_stdout(options, "json", "stats", "trace"):
         sys.stderr.write(text)
     else:
         write_text(None, text)

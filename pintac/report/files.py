@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -16,17 +17,34 @@ STDOUT = "-"
 def write_text(target: str | None, text: str) -> None:
     """Write to the file `target`, or to stdout if it is None or `-`. Raises `PintacError` if it cannot be written."""
     if target is None or target == STDOUT:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        _print(text)
         return
     write_bytes(target, text.encode())
+
+
+def _print(text: str) -> None:
+    """To stdout, at once. A full disk is the user's to mend; that the reader is gone is for the caller to judge."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise PintacError(f"cannot write to stdout: {error.strerror}") from None
+
+
+def discard_stdout() -> None:
+    """Send what is still in the buffer of stdout nowhere: else the interpreter fails when it ends."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def write_bytes(target: str, content: bytes) -> None:
     """Write a file atomically; to a device or a pipe as it is. Raises `PintacError` if it cannot be written."""
     path = Path(target)
     try:
-        if _special(path):
+        if special(path):
             path.write_bytes(content)
         else:
             write_atomically(path, content)
@@ -56,15 +74,16 @@ def check_writable(target: str | None) -> None:
             raise PintacError(f"cannot write {target}: it is a folder")
         if not path.parent.is_dir():
             raise PintacError(f"cannot write {target}: there is no folder {path.parent}")
-        if not _special(path):
+        if not special(path):
             with tempfile.TemporaryFile(dir=path.parent):
                 pass
     except OSError as error:
         raise PintacError(f"cannot write {target}: {path.parent}: {error.strerror}") from None
 
 
-def _special(path: Path) -> bool:
+def special(target: str | Path) -> bool:
     """Whether something is there that is no file, and that a file shall not replace: /dev/null, a pipe."""
+    path = Path(target)
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

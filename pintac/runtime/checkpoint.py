@@ -11,10 +11,16 @@ import numpy as np
 
 from pintac.container import SealError, seal, unseal, write_atomically
 from pintac.errors import CheckpointError
+from pintac.json_kinds import KindError, having, items, maybe, number, row, text, whole
 from pintac.runtime.history import History, Row, finite
 
 KEY = "pintac-checkpoint"
 FORMAT = 1
+_WORD = whole(0, 2**32 - 1)
+_HEADER = having(
+    {"program": text, "step": whole(0), "seed": _WORD, "status": _WORD},
+    history=items(row(whole(0), maybe(number), maybe(number), having({}))),
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,10 @@ def load_checkpoint(path: str | os.PathLike[str], program_digest: str) -> Checkp
         raise CheckpointError(f"{path} is not a usable checkpoint: {error}") from None
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {header.get('format')}, this pintac reads {FORMAT}")
+    try:
+        _HEADER(header, "")
+    except KindError as error:
+        raise CheckpointError(f"{path} is malformed: {error}") from None
     if header["program"] != program_digest:
         raise CheckpointError(
             f"{path} belongs to another program ({header['program'][:12]}, this one is {program_digest[:12]})",

@@ -17,7 +17,7 @@ def aligned_bytes(size: int, fill: int) -> np.ndarray:
     """uint8 [size rounded up to 64], 64-byte aligned, with `GUARD` readable bytes behind it.
 
     Large buffers ask for huge pages: a tile's rows are a page apart as often as not, and the address translations of a
-    program's whole memory then fit the processor's tables.
+    program's whole memory then fit the processor's tables. What is zero and never touched takes no memory of the host.
     """
     padded = -(-size // ALIGNMENT) * ALIGNMENT
     needed = padded + ALIGNMENT + GUARD
@@ -28,7 +28,8 @@ def aligned_bytes(size: int, fill: int) -> np.ndarray:
         with contextlib.suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)
     else:
-        raw = np.empty(needed, np.uint8)
+        raw = np.zeros(needed, np.uint8)
         start = -raw.ctypes.data % ALIGNMENT
-    raw[start : start + padded + GUARD] = fill
+    if fill:
+        raw[start : start + padded + GUARD] = fill
     return raw[start : start + padded]

@@ -308,3 +308,10 @@ def test_internal_errors_are_ours(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
     done = cli("opt", "x.ir")
     assert done.code == 3 and done.out == ""
     assert done.err.startswith("pintac opt: internal error: ZeroDivisionError: oh\n") and "--traceback" in done.err
+
+
+def test_a_machine_without_random_numbers(cli: Cli, tiny: str) -> None:
+    refused(
+        cli("compile", tiny, "-o", "p.pinta", "--machine-key", "vpu_philox=false"),
+        "has no philox generator, and the step draws random numbers",
+    )

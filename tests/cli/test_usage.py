@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.support import Cli
 
-VERBS = ("train", "compile", "run", "predict", "explain", "reproduce", "estimate", "opt", "asm", "dis")
+VERBS = ("train", "compile", "run", "predict", "explain", "reproduce", "estimate", "opt", "asm", "dis", "check")
 
 
 def test_help_lists_every_verb(cli: Cli) -> None:

@@ -134,6 +134,23 @@ def edited(old: str, new: str) -> str:
         ('.isa "beef"\n' + SMALL, 1, "made for ISA beef"),
         (".pintac 7\n" + SMALL, 1, "format 7"),
         ("", 1, "no .memory"),
+        (edited("psum=0", "psum=0 psum=0"), 3, "psum is given twice"),
+        (edited("u32[1,2]", "u32[1,99999999999999999999]"), 8, "8 bytes of data"),
+        (edited('"a; b"', "1e999"), 7, "not JSON"),
+        (edited('{"name": "a; b"}', '{"machine": 3}'), 7, "machine is 3, not an object"),
+        (edited("sram=64", "sram=4294967295"), 1, "SRAM of 4294967295 bytes: .* at most 67108864"),
+        (edited("psum=0", "psum=4294967295"), 1, "PSUM of 4294967295 bytes"),
+        (edited('.begin "step"', '.begin "\\ud800"'), 11, "malformed string"),
+        (edited(".end", "loop count=4294967295 param=255\nendloop\n.end"), 16, "instruction 3 executes 4294967295 ins"),
+        (
+            edited(
+                ".end",
+                "loop count=65536 param=255\nloop level=1 count=65536 param=255\nendloop level=1\nendloop\n.end",
+            ),
+            18,
+            "begins at instruction 3 executes .* at most 268435456",
+        ),
+        (edited(".end", "load size=1 count=4294967295 outer=4294967295 d0{space=sram}\n.end"), 15, "less than 2.32"),
     ],
 )
 def test_bad_text_is_refused_with_its_line(text: str, line: int, message: str) -> None:
@@ -141,6 +158,13 @@ def test_bad_text_is_refused_with_its_line(text: str, line: int, message: str) -
         assemble(text, "p.s")
     assert error.value.location is not None
     assert (error.value.location.file, error.value.location.line) == ("p.s", line)
+
+
+def test_a_hint_names_what_can_be_written() -> None:
+    with pytest.raises(AssemblyError) as error:
+        assemble(edited("; doubles a vector", "$"), "p.s")
+    assert error.value.hint is not None and "array" in error.value.hint
+    assert "__" not in error.value.hint and "ignore" not in error.value.hint
 
 
 @given(st.data())

@@ -105,13 +105,55 @@ def test_extra_bytes_are_noticed() -> None:
     [
         ({"isa_hash": "0123"}, "made for ISA 0123"),
         ({"format": 99}, "format 99"),
-        ({"entries": 3}, "lacks something"),
+        ({"entries": 3}, "malformed: entries is 3, not an object"),
+        ({"entries": {"step": [0, "x"]}}, r"malformed: entries.step\[1\] is 'x', not a whole number"),
+        ({"bytes": ["1", 2, 3]}, r"malformed: bytes\[0\] is '1'"),
+        ({"bytes": [1, True, 3]}, r"malformed: bytes\[1\] is True"),
+        ({"symbols": {"w": [0, 3, "f32", "state", 0]}}, r"malformed: symbols.w\[1\] is 3, not a list"),
+        ({"semaphores": [[3, 0, 2]]}, r"malformed: semaphores\[0\]"),
+        ({"params": ["seed", "step", 3]}, r"malformed: params\[2\] is 3, not a string"),
+        ({"meta": 3}, "malformed: meta is 3, not an object"),
         ({"strings": []}, "lacks something"),
     ],
 )
 def test_well_sealed_files_of_another_kind_are_refused(change: dict[str, object], message: str) -> None:
     header, tensors = unseal(program_module.MAGIC_KEY, FILE)
     raw, _digest = seal(program_module.MAGIC_KEY, header | change, tensors)
+    with pytest.raises(ProgramError, match=message):
+        from_bytes(raw, "p.pinta")
+
+
+META = [
+    ({"machine": 3}, "machine is 3, not an object"),
+    ({"machine": {"name": "m"}}, "the program's machine: .* lacks"),
+    ({"seed": "x"}, "seed is 'x', not a whole number"),
+    ({"seed": -1}, "seed is -1"),
+    ({"export": []}, "export is .*, not an object"),
+    ({"export": {"a": {}}}, "export.a lacks 'state'"),
+    ({"optimizer": 3}, "optimizer is 3, not an object"),
+    ({"optimizer": {"schedule": {"steps": "x"}}}, "optimizer.schedule.steps is 'x'"),
+    ({"estimator": 5}, "estimator is 5"),
+    ({"problem": {"a": 1}}, "problem is .*, not a string"),
+    ({"scheme": [1]}, "scheme is"),
+    ({"terms": 3}, "terms is 3, not a list"),
+    ({"terms": [{}]}, r"terms\[0\] lacks 'name'"),
+    ({"backend": 3}, "backend is 3, not an object"),
+    ({"backend": {"step": 3}}, "backend.step is 3, not an object"),
+    ({"backend": {"step": {"bound": {"cycles": "x"}}}}, "backend.step.bound.cycles is 'x', not a finite number"),
+    ({"purposes": {"step": 3}}, "purposes.step is 3"),
+    ({"purposes": {"step": {"p": {"l": "ops"}}}}, "purposes.step.p.l is 'ops', not a list"),
+    ({"probe": "zzz"}, "probe is no compressed text"),
+    ({"precision": {"budget": 1.0}}, "precision lacks 'bits'"),
+    ({"precision": {"budget": 1, "bits": {}, "predicted": {}, "observed": {}}}, "needs errors of residuals and"),
+    ({"anything": "\ud800"}, "is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("meta", "message"), META)
+def test_what_a_program_says_of_itself_is_checked_once(meta: dict[str, object], message: str) -> None:
+    """Readers rely on the kinds of values, so a file that has others is refused."""
+    header, tensors = unseal(program_module.MAGIC_KEY, FILE)
+    raw, _digest = seal(program_module.MAGIC_KEY, header | {"meta": meta}, tensors)
     with pytest.raises(ProgramError, match=message):
         from_bytes(raw, "p.pinta")
 
@@ -240,6 +282,8 @@ WRONG: list[tuple[str, ChangeProgram]] = [
     ("declared twice", lambda p: replace(p, semaphores=p.semaphores * 2)),
     ("do not agree", lambda p: replace(p, semaphores=(replace(p.semaphores[0], credit=3),))),
     ("to itself", lambda p: replace(p, semaphores=(replace(p.semaphores[0], target=Queue.LOAD),))),
+    ("1 debug records for", lambda p: replace(p, debug=(Origin("a", "b", 1),))),
+    ("test_u values of 3", lambda p: replace(p, test_u=np.ones((3, 1), np.float32))),
     ("debug records", lambda p: replace(p, debug=(Origin("a", "b", 1),) * (len(p.instructions) + 1))),
     ("test_x is", lambda p: replace(p, test_x=np.zeros(3, np.float32))),
     ("SRAM of -1 bytes", lambda p: replace(p, sram_bytes=-1)),

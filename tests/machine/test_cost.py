@@ -156,6 +156,26 @@ def test_vpu_bank_conflicts() -> None:
     assert cost(vpu(4, 4, [fp32(0, 1024, Space.PSUM)], [write(smx(8, 64, 32, 1))]), banks16).busy == 1
 
 
+def test_vpu_ports_are_no_banks() -> None:
+    """A step that needs more words than its port moves is held up by the port, though no two are in one bank."""
+    narrow = PINTA.replace(vpu_sram_write_bytes_per_cycle=64)
+    c = cost(vpu(4, 32, [fp32(0, 32)], [write(fp32(4096, 32))]), narrow)
+    assert (c.busy, c.limit) == (8, "port width")
+    # ports count in whole bank words: 127 bytes are three words of 32, so a step of four takes two cycles
+    cut = PINTA.replace(vpu_sram_write_bytes_per_cycle=127)
+    assert cost(vpu(4, 32, [fp32(0, 32)], [write(fp32(4096, 32))]), cut).busy == 8
+
+
+@pytest.mark.parametrize("lanes", [48, 80, 96, 112])
+@pytest.mark.parametrize("shape", [(4, 32), (32, 64), (32, 256), (7, 50)])
+def test_more_lanes_are_never_slower(lanes: int, shape: tuple[int, int]) -> None:
+    rows, cols = shape
+    smaller = 1 << lanes.bit_length() - 1
+    for sinks in ([write(fp32(65536, cols))], [write(smx(8, 65536, 131072, -(-cols // 4)))]):
+        task = vpu(rows, cols, [fp32(0, cols)], sinks)
+        assert cost(task, PINTA.replace(vpu_lanes=lanes)).busy <= cost(task, PINTA.replace(vpu_lanes=smaller)).busy
+
+
 def test_vpu_gets_what_the_banks_leave() -> None:
     # 32 banks of 4 bytes = 128 B/cycle, of which the tensor unit and DRAM may take 64 + 32 + 16: 16 are left for 512
     narrow = TINY.replace(sram_bank_bytes_per_cycle=4)

@@ -11,7 +11,7 @@ import torch
 
 import pintac
 from pintac import isa
-from pintac.api import emitting
+from pintac.api import checking
 from pintac.backend.listing.sync import Synchronizer
 from pintac.errors import ExecutionError
 from pintac.frontend import Adam, Problem, SecondDifference, Term, TrainStep, Uniform, laplacian, linear_decay
@@ -141,5 +141,5 @@ def test_what_the_compiler_makes_is_checked(monkeypatch: pytest.MonkeyPatch) -> 
         pintac.compile(small_step())
     assert caught.value.location is not None and caught.value.location.file.endswith("test_hazards_compiled.py")
     assert "bug of the compiler" in (caught.value.hint or "")
-    monkeypatch.setattr(emitting, "CHECKED", 10)
+    monkeypatch.setattr(checking, "AT_ONCE", 10)
     assert not check(pintac.compile(small_step())).clean

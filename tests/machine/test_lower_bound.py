@@ -150,6 +150,21 @@ def test_bound_reacts_to_the_machine() -> None:
     assert json.loads(json.dumps(base.to_dict()))["cycles"] == base.cycles
 
 
+@pytest.mark.parametrize(
+    ("psum", "sram", "rate"), [(2, 128, 32), (32, 128, 32), (128, 128, 128), (2, 4, 2), (8, 256, 64)]
+)
+def test_results_leave_by_the_faster_way(psum: int, sram: int, rate: int) -> None:
+    """A schedule may send every result to SRAM: a slow partial-sum port alone bounds nothing."""
+    keys = {"psum_write_fp32_per_cycle": psum, "tcu_sram_write_bytes_per_cycle": sram}
+    sizes = {"inputs": 2, "width": 256, "hidden": 3, "outputs": 1, "rank": 16, "evaluations": 512}
+    script = SCRIPT.bound(SCRIPT.read_machine("pinta"), **sizes)["results"]
+    assert SCRIPT.bound(SCRIPT.read_machine("pinta") | keys, **sizes)["results"] == script * 64 / rate
+    base = graph_bound(16)
+    ours = graph_bound(16, PINTA.replace(**keys))
+    assert ours.results == pytest.approx(base.results * 64 / rate)
+    assert ours.tcu == pytest.approx(max(base.products, ours.results))
+
+
 @given(st.integers(0, 10_000))
 def test_simplex_against_enumeration_of_corners(seed: int) -> None:
     """Every vertex of a bounded program is the solution of n of its constraints."""

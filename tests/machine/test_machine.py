@@ -113,6 +113,13 @@ def test_missing_files_bases_and_keys(tmp_path: Path) -> None:
         Machine.from_dict({"bme_rows": 8})
     with pytest.raises(MachineError, match="not key=value"):
         Machine.default().override(["sram_kib"])
+    with pytest.raises(MachineError, match="base is no key") as error:
+        Machine.default().override(["base=tiny"])
+    assert error.value.hint == "--machine tiny"
+    with pytest.raises(MachineError, match=r"'192\\nsram_banks=64' is no value"):
+        Machine.default().override(["sram_kib=192\nsram_banks=64"])
+    with pytest.raises(MachineError, match="one line of text"):
+        Machine.from_dict({"base": "pinta", "name": "two\nlines"})
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(MachineError, match="cannot read"):
         Machine.load(tmp_path / "binary.toml")

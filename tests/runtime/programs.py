@@ -129,7 +129,7 @@ class _Generator:
 
     def _fp32(self, rows: int, cols: int, kind: int, space: Space, inner: int = 0) -> Operand:
         """An fp32 operand with memory of its own; sinks never hit an element twice."""
-        source = kind == Kind.TENSOR and not inner
+        source = kind is Kind.TENSOR and not inner  # (a sink that writes has the same number)
         layout = self.draw.choice(("dense", "dense", "dense", "padded", "columns", "groups", "row", "column", "one"))
         hi, lo, cstep, groups = cols, 0, 1, 0
         if layout == "padded":

@@ -227,18 +227,26 @@ def test_gathered_rows_are_bounds_checked(pick: int) -> None:
     ],
 )
 def test_a_destination_may_not_overlap_other_elements_of_a_source(sink: Operand, message: str) -> None:
+    """In the first turn it lies apart (else the program would not be valid), in the second one it does not."""
     listing = Listing()
     source = listing.source(normal(4, 4))
     assert source.addr == 0
-    listing.allocate(Space.SRAM, 256)
-    listing.vpu((4, 4), [source], (), [(sink, SRC)])
+    listing.allocate(Space.SRAM, 1024)
+    blocks = 32 if sink.bits else 512
+    moved = replace(
+        sink, addr=sink.addr + 512, eaddr=sink.eaddr + 32 * (sink.bits > 0), steps=(-blocks, 0, 0, 0, 0)
+    )
+    with listing.loop(2):
+        listing.vpu((4, 4), [source], (), [(moved, SRC)])
     refused(listing, message)
 
 
 def test_two_destinations_may_not_overlap() -> None:
     listing = Listing()
     sink = listing.sink((2, 4))
-    listing.vpu((2, 4), (), (), [(sink, IMM), (replace(sink, kind=Sink.SUM_COLS, addr=sink.addr + 28), IMM)])
+    other = replace(sink, kind=Sink.SUM_COLS, addr=sink.addr + 32, steps=(-4, 0, 0, 0, 0))
+    with listing.loop(2):
+        listing.vpu((2, 4), (), (), [(sink, IMM), (other, IMM)])
     listing.allocate(Space.SRAM, 64)
     refused(listing, "two destinations overlap")
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pintac.api.following import Following
 from pintac.api.loop import drive
 from pintac.api.running import SessionSteps
+from pintac.container import seal, unseal
 from pintac.errors import CheckpointError, ExecutionError, PintacError
 from pintac.runtime import ENGINES, Session
 from pintac.runtime.interrupt import Interrupts
@@ -115,6 +116,28 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
         session().load_checkpoint(tmp_path / "none")
     with pytest.raises(CheckpointError, match="cannot write"):
         session().save_checkpoint(tmp_path / "no" / "c")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"program": 3}, "program is 3, not a string"),
+        ({"step": "1"}, "step is '1', not a whole number"),
+        ({"seed": None}, "seed is None"),
+        ({"status": 2**40}, "status is"),
+        ({"history": [[1, 2.0]]}, r"history\[0\] is .*, not a list of 4"),
+        ({"history": [[1, "x", None, {}]]}, r"history\[0\]\[1\] is 'x', not a finite number"),
+    ],
+)
+def test_a_checkpoint_of_other_kinds_of_values_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    run = session()
+    run.save_checkpoint(tmp_path / "c")
+    header, arrays = unseal("pintac-checkpoint", (tmp_path / "c").read_bytes())
+    (tmp_path / "c").write_bytes(seal("pintac-checkpoint", header | change, arrays)[0])
+    with pytest.raises(CheckpointError, match=message):
+        run.load_checkpoint(tmp_path / "c")
 
 
 @given(st.data())
