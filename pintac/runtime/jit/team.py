@@ -38,7 +38,8 @@ class ThreadMemory:
         self.state = state
         self.params = state.params
         self.status = aligned_bytes(4, 0).view(np.uint32)[:1]
-        self._own = {space: aligned_bytes(state.size(space), FILL) for space in Space}
+        fill = {Space.DRAM: 0, Space.SRAM: FILL, Space.PSUM: FILL}
+        self._own = {space: aligned_bytes(state.size(space), fill[space]) for space in Space}
 
     def padded(self, space: Space) -> np.ndarray:
         """The storage of an address space with its padding."""
