@@ -30,7 +30,7 @@ def vpu_cycles(op: VpuOp, machine: Machine) -> int:
     """Cycles of a vector operation, never more than `pintac.cost` says of its instructions.
 
     Left out are bank conflicts, which need addresses, edges of the grid of lanes, what reductions write and what is
-    read once for all rows: without bank conflicts three eighths of the cycles at most (tests/backend/test_costs.py).
+    read once for all rows: three eighths of the cycles at most where SRAM is no limit (tests/backend/test_costs.py).
     """
     rows, cols = math.prod(op.shape[op.unrolled : -1]), op.shape[-1]
     sources = [v for v in op.sources if isinstance(v, View)]
