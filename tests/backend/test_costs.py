@@ -31,7 +31,7 @@ from pintac.program import Program
 from pintac.report.explain.choices import _task
 
 LEFT_OUT = 0.375
-"""Part of an operation's cycles that are left out at most where SRAM does not limit it; of the smallest ones a cycle."""
+"""Part of an operation's cycles left out at most where SRAM does not limit it; of the smallest ones a cycle."""
 EQUAL = 0.8
 """Part of the operations that cost the same by both."""
 TOTAL = 0.9
