@@ -14,7 +14,7 @@ from pintac.api.emitting import emit
 from pintac.api.lowering import lower
 from pintac.backend.bodies.choices import Choices, Entry
 from pintac.backend.bodies.tiling import Tiling
-from pintac.backend.scheduling import fit, schedule
+from pintac.backend.scheduling import fit, remedies, schedule
 from pintac.backend.tiles.tile import Item, Loop, VpuOp, walk
 from pintac.backend.tiles.vpu import folded_axes, instructions
 from pintac.backend.ways import WayError
@@ -166,6 +166,6 @@ def test_parameters_in_loops_have_equal_bits(monkeypatch: pytest.MonkeyPatch) ->
     case, machine = Case(width=64, rank=8, depth=6, K=4, points=(3, 2)), MACHINE.replace(sram_kib=80)
     whole = losses(program(case, MACHINE))
     assert losses(program(case, machine)) == whole
-    monkeypatch.setattr(fit, "CROWDED", math.inf)
+    monkeypatch.setattr(remedies, "CROWDED", math.inf)
     with pytest.raises(DoesNotFitError):
         program(case, machine)
