@@ -19,7 +19,11 @@ from pintac.ir.ops import ints
 def with_points_in_rows(graph: Graph) -> Graph:
     """The graph with every sum and maximum as one over rows or columns of points; the graph itself where all are."""
     axes = Axes(graph, unrolled=0)
-    turned = {node for node in graph.of("sum", "amax") if _has_points_last(axes, node) or _keeps_between(axes, node)}
+    turned = {
+        node
+        for node in graph.of("sum", "amax")
+        if (_has_points_last(axes, node) or _keeps_between(axes, node)) and not _keeps_other_rows(axes, node)
+    }
     if not turned:
         return graph
 
@@ -42,13 +46,12 @@ def with_points_in_rows(graph: Graph) -> Graph:
 
 
 def _points(axes: Axes, node: Node) -> list[int]:
-    """The axes of the operand that are points, or that a single point could be."""
+    """The axes of the operand that are points; where none is, those that a single point could be."""
     (x,) = node.operands
-    return [
-        axis
-        for axis, tag in enumerate(axes.tags(x))
-        if (tag.kind == "points" if tag is not None else x.shape[axis] == 1 and axis < x.type.rank - 1)
-    ]
+    tags = axes.tags(x)
+    found = [axis for axis, tag in enumerate(tags) if tag is not None and tag.kind == "points"]
+    single = [axis for axis, tag in enumerate(tags[:-1]) if tag is None and x.shape[axis] == 1]
+    return found or single
 
 
 def _has_points_last(axes: Axes, node: Node) -> bool:
@@ -59,6 +62,12 @@ def _keeps_between(axes: Axes, node: Node) -> bool:
     """Whether an axis is kept between points that are folded and the columns."""
     folded, last = ints(node.attrs, "axes"), node.operands[0].type.rank - 1
     return any(kept not in folded for at in _points(axes, node) if at in folded for kept in range(at + 1, last))
+
+
+def _keeps_other_rows(axes: Axes, node: Node) -> bool:
+    """Whether it keeps rows before the last axis: as columns they would be taken apart by tiles."""
+    folded, tags = ints(node.attrs, "axes"), axes.tags(node.operands[0])
+    return any(tag is not None and axis not in folded for axis, tag in enumerate(tags[:-1]))
 
 
 def _over_rows(builder: Builder, node: Node, x: Node, folded: tuple[int, ...], points: int | None = None) -> Node:
