@@ -52,7 +52,7 @@ class Decay(pintac.Problem):
         return pintac.grad(u, x)[..., 0] - self.k - self.many.sum() / 17
 
     def data(self, u: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        return u(x) - (self.c * x).sum(-1, keepdim=True)
+        return u(x) - (self.c[None, :] * x).sum(-1, keepdim=True)
 
     def exact(self, x: Tensor) -> Tensor:
         return 3 * x
