@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numba import njit
@@ -226,6 +227,7 @@ class Atoms:
         self.initial = np.zeros(len(cell), np.bool_)
         self.initial[members[first[regions] :]] = True
 
+    @cached_property
     def ranges(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(space of each atom, its first range [atoms + 1], first byte and bytes of each range in its space)."""
         by = np.argsort(self._atom, kind="stable")

@@ -60,11 +60,12 @@ class JitEngine:
         self._library = library(isa)
         self._use("interpreter", interpreter.write_interpreter)
         self._plans: dict[str, plan.Plan] = {}
+        self._parametric: dict[str, list[int]] = {}  # loops whose counts are parameters
         self._teams: dict[tuple[str, bytes], _Team] = {}
         self._others = ThreadPoolExecutor(threads - 1, "pintac") if threads > 1 else None
-        self._others_memory = [team.ThreadMemory(state) for _ in range(threads - 1)]
+        self._memories = [team.ThreadMemory(state) for _ in range(threads - 1)]
         self._shared = aligned_bytes(8 * interpreter.TEAM_WORDS * (1 + threads), 0).view(np.int64)
-        memories: list[MachineState | team.ThreadMemory] = [state, *self._others_memory]
+        memories: list[MachineState | team.ThreadMemory] = [state, *self._memories]
         self._bases = np.array([[m.padded(space).ctypes.data for space in Space] for m in memories], np.int64)
         self._yield = _yield_function()
 
@@ -107,7 +108,7 @@ class JitEngine:
         self._shared[:] = 0
         waiting = [self._others.submit(self._run, thread, crew) for thread in range(1, self.threads)]
         failed = [self._run(0, crew), *(other.result() for other in waiting)]
-        for memory in self._others_memory:
+        for memory in self._memories:
             self.state.status |= memory.status
             memory.status[:] = 0
         for p, step in zip(crew.plans, failed, strict=True):
@@ -121,7 +122,7 @@ class JitEngine:
             program, number, given = split.split(self.program, entry, self.threads)
             shared = sharing.share(program, entry, self.state.params, self.threads, given)
             make = partial(plan.build, program, self.state, entry, self._library.addresses)
-            plans = (make(), *(make(memory, shared.of_machine) for memory in self._others_memory))
+            plans = (make(), *(make(memory, shared.of_machine) for memory in self._memories))
             steps, flags = plan.steps_by_instruction(plans[0], program), plan.cleared_flags(plans[0])
             rows = team.rows_of_threads(program, shared, self.threads, steps, flags)
             self._teams[key] = _Team(plans, tuple(rows), number)
@@ -148,10 +149,8 @@ class JitEngine:
 
     def _loop_counts(self, entry: str) -> np.ndarray:
         """How often each parametric loop runs now, int64. Raises `ExecutionError` above its static maximum."""
-        start, stop = self.program.entry(entry)
-        found = []
-        for pc in range(start, stop):
-            instruction = self.program.instructions[pc]
-            if instruction.opcode is Opcode.LOOP and instruction["param"] != NO_PARAM:
-                found.append(loop_count(self.program, pc, self.state.params))
-        return np.array(found, np.int64)
+        if entry not in self._parametric:
+            listing = ((pc, self.program.instructions[pc]) for pc in range(*self.program.entry(entry)))
+            loops = [pc for pc, i in listing if i.opcode is Opcode.LOOP and i["param"] != NO_PARAM]
+            self._parametric[entry] = loops
+        return np.array([loop_count(self.program, pc, self.state.params) for pc in self._parametric[entry]], np.int64)

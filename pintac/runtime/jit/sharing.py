@@ -82,7 +82,7 @@ def share(program: Program, entry: str, params: np.ndarray, threads: int, given:
     objects = [(Space.DRAM, low, low + size) for symbol in program.symbols.values() for low, size in symbol.planes]
     touched = footprint(program.table, start, stop, params, program.dram_bytes, objects)
     atoms = Atoms(touched, (), (program.dram_bytes, program.sram_bytes, program.psum_bytes))
-    _, first_range, _, size = atoms.ranges()
+    _, first_range, _, size = atoms.ranges
     shared, slots = _of_machine(touched, atoms)
     instruction = np.searchsorted(touched.first, np.flatnonzero(slots), side="right") - 1
     stream = Stream(
@@ -110,7 +110,7 @@ def _of_machine(f: Footprint, atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
     writes = np.zeros(len(atoms.initial), np.int64)
     writing = dram & (f.slots[:, WRITE] != 0) & ~may
     _count(f.region[writing[f.slot]], atoms.first, atoms.members, writes)
-    shared = (atoms.ranges()[0] == Space.DRAM) & (writes <= 1)
+    shared = (atoms.ranges[0] == Space.DRAM) & (writes <= 1)
     slots = np.zeros(len(f.slots), np.bool_)
     pairs = np.unique(np.column_stack([f.slot, f.region])[dram[f.slot]], axis=0)
     _spread(pairs, atoms.first, atoms.members, may, shared, slots)

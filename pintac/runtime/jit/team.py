@@ -59,7 +59,7 @@ def rows_of_threads(
     first flag and the number of flags that a thread clears when it enters it.
     """
     loops = _Loops.of(program, clears, shared.footprint.index)
-    ranges = _Ranges(*shared.atoms.ranges())
+    ranges = _Ranges(*shared.atoms.ranges)
     counts = np.zeros(threads, np.int64)
     rows = np.zeros((0, ROW_WORDS), np.uint32)
     first = np.zeros(threads, np.int64)
