@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pintac.experiments.results import EXACT, L2_REACHED, Results, Summary
@@ -16,14 +16,21 @@ Cell = Callable[[Summary], str]
 
 
 def render_experiment(experiment: Tables, results: Results) -> Rendered:
-    """An experiment's tables, those with the fewer points of `--quick` behind each, its claims, its commands."""
+    """An experiment's tables, those with the fewer points of `--quick` behind each, its claims, its commands.
+
+    A table of fewer points is left out where every row has as many seeds at full size.
+    """
     sizes = [results] if results.quick else [results, results.smaller()]
     parts = [experiment.intro]
+    commands: dict[str, None] = {}
     for table in experiment.tables:
         title = table.title if len(experiment.tables) > 1 else ""
-        parts += _sections(table, title, sizes)
+        shown = [size for size in sizes if size is results or _adds(table, size, results)]
+        parts += _sections(table, title, shown)
+        commands |= _commands(list(table.rows), shown)
     parts += [claims_text(experiment.claims, sizes)] if experiment.claims else []
-    parts.append(commands_text(list(experiment.rows()), sizes))
+    commands |= _commands(list(experiment.more_rows), sizes)
+    parts.append(commands_text(commands))
     data = {
         "experiment": experiment.name,
         "title": experiment.title,
@@ -40,6 +47,15 @@ def render_experiment(experiment: Tables, results: Results) -> Rendered:
 
 
 # --- tables ------------------------------------------------------------------------------------------------------
+
+
+def _adds(table: Table, smaller: Results, full: Results) -> bool:
+    """Whether a row with fewer points says something that its full size does not: more seeds, or more float twins."""
+    rows = [row for row in table.rows if row.quick() != row]
+    return any(
+        len(smaller[row].seeds) > len(full[row].seeds) or len(smaller[row].twin_seeds) > len(full[row].twin_seeds)
+        for row in rows
+    )
 
 
 def _sections(table: Table, title: str, sizes: list[Results]) -> list[str]:
@@ -92,8 +108,8 @@ def missing_text(table: Table, sizes: list[Results]) -> str:
     return f"Not run: {'; '.join(labels)}." if labels else ""
 
 
-def commands_text(rows: list[Row], sizes: list[Results]) -> str:
-    """The command of every row that was run, with its days, folded away."""
+def _commands(rows: list[Row], sizes: list[Results]) -> dict[str, None]:
+    """A line with the command of every row that was run, and its days."""
     lines: dict[str, None] = {}
     for row in rows:
         for results in sizes:
@@ -102,6 +118,11 @@ def commands_text(rows: list[Row], sizes: list[Results]) -> str:
                 command = summary.row.run.command.rpartition(" --seed ")[0]
                 seeds = seeds_text(summary.seeds)
                 lines[f"- {row.label}: `{command} --seed` {seeds}, {' and '.join(summary.dates)}"] = None
+    return lines
+
+
+def commands_text(lines: Collection[str]) -> str:
+    """The commands, folded away."""
     if not lines:
         return ""
     return "<details><summary>Commands, seeds, dates</summary>\n\n" + "\n".join(lines) + "\n\n</details>"

@@ -148,6 +148,20 @@ def test_fewer_points_have_a_part_of_their_own(store: Store) -> None:
     assert "| large |" in alone and "| a row | 8/16" in alone and "Fewer points" not in alone
 
 
+def test_fewer_points_go_where_they_say_no_more(store: Store) -> None:
+    large = Row("large", Run.of("poisson2d", lr=0.5), twin=False)
+    for seed in (0, 1):
+        keep(store, large.run.but(interior=8, seed=seed), 0.06)
+    keep(store, large.run.but(seed=0), 0.05)
+    experiment = TableExperiment("x", "t", (Table("", (large,)),))
+    text = experiment.render(Results(store)).markdown
+    assert "### Fewer points" in text and "--set interior=8 --set lr=0.5 --seed` 0, 1," in text, "one seed against two"
+    keep(store, large.run.but(seed=1), 0.05)
+    rendered = experiment.render(Results(store))
+    assert "ewer points" not in rendered.markdown and "interior=8" not in rendered.markdown
+    assert [table["quick"] for table in rendered.data["tables"]] == [False, True], "the data keep them"
+
+
 def test_costs_of_different_days_are_said(store: Store) -> None:
     keep(store, RUN.but(seed=2), 0.08, cycles_per_step=500)
     rendered = TableExperiment("x", "t", (Table("", (ROW,)),)).render(Results(store))
