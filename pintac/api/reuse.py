@@ -27,7 +27,7 @@ from pintac.program import Program
 from pintac.program_file import from_bytes
 from pintac.runtime.cache import cache_folder
 
-KEPT = 32  # programs; the least recently used ones go
+KEPT_BYTES = 256 << 20  # of programs; the least recently used ones go
 CARRIED = ("seed",)  # keys of `meta` that no decision depends on
 
 
@@ -56,8 +56,11 @@ def _started_from(program: Program, lowered: Lowered) -> Program:
 
 def _drop_old(folder: Path) -> None:
     by_age = sorted(folder.glob("*.pinta"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in by_age[KEPT:]:
-        path.unlink(missing_ok=True)
+    total = 0
+    for path in by_age:
+        total += path.stat().st_size
+        if total > KEPT_BYTES:
+            path.unlink(missing_ok=True)
 
 
 def _key(lowered: Lowered, machine: Machine, effort: float = 1.0) -> str:

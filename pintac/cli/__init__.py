@@ -1,4 +1,5 @@
-"""The verbs `pintac train | compile | run | predict | explain | reproduce | estimate | opt | asm | dis | check`.
+"""The verbs: `pintac train`, `compile`, `run`, `predict`, `explain`, `compare`, `reproduce`, `estimate`, and for
+compiler engineers `opt`, `asm`, `dis`, `check`.
 
 Data goes to stdout, messages to stderr. Exit codes (docs/ARCHITECTURE.md): 0 done, 1 an error in what was given, or
 something beside a training run failed, 2 usage, 3 a bug in pintac, 4 a comparison that failed, 130 Ctrl-C.

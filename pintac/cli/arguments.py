@@ -201,6 +201,22 @@ def build_parser() -> argparse.ArgumentParser:
     estimate.add_argument("--no-measure", action="store_true", help="time no steps on this host")
     estimate.add_argument("--json", metavar="F", help="write inputs and figures as JSON (- for stdout)")
 
+    compare = _verb(verbs, "compare", "cycles and energy of a step for several machines, precisions or networks")
+    compare.add_argument("spec", metavar="NAME|FILE.py:OBJECT", nargs="?", help=SPEC_HELP)
+    compare.add_argument(
+        "--vary",
+        action="append",
+        required=True,
+        metavar="N=V,V,...",
+        help="a key of the machine, machine, bits, quant, scheme, saved, rows or an option of a built-in problem, and "
+        "its values; of several, all combinations",
+    )
+    _compile_options(compare)
+    _effort(compare)
+    compare.add_argument("--jobs", type=_positive, metavar="N", help="programs at a time (default: one a processor)")
+    compare.add_argument("--json", metavar="F", help="write everything as JSON (- for stdout)")
+    compare.add_argument("--plot", metavar="F", help="draw energy against time of a step (.svg, .png, .pdf)")
+
     opt = _verb(verbs, "opt", "run passes over IR text")
     opt.add_argument("input", metavar="IN.ir", nargs="?", help="IR text, - for stdin")
     _pass_options(opt)

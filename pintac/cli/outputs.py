@@ -29,11 +29,13 @@ _OUTPUTS = {
     "output": "-o",
     "save_program": "--save-program",
     "checkpoint": "--checkpoint",
+    "plot": "--plot",
 }
 _ALWAYS_FILES = {
     "log": "a resumed run goes on with its file",
     "save_program": "a program is binary",
     "checkpoint": "it is binary",
+    "plot": "a figure is a file",
 }
 _PRINTED = ("opt", "dis", "predict")  # verbs whose `-o` is stdout by default; so is that of `compile` with text
 

@@ -215,6 +215,43 @@ def estimate(options: Options) -> int:
     return 0
 
 
+def compare(options: Options) -> int:
+    """The cost of a step for several machines, precisions or networks; a table to stdout."""
+    from pintac.cli import EXIT_INTERRUPTED
+    from pintac.experiments import compare as comparing
+    from pintac.experiments.plots import need_matplotlib
+    from pintac.experiments.reproduce import processors
+    from pintac.experiments.variants import SWITCHES, Variant, axes, variants
+
+    if options.block != "4x4":
+        raise UsageError(f"the machine has 4x4 blocks, not {options.block}", hint="without --block")
+    if options.spec is None:
+        raise UsageError("what shall be compared?", hint="a built-in problem such as poisson2d, or FILE.py:OBJECT")
+    check_outputs(options)
+    if options.plot:
+        need_matplotlib("without --plot")
+    base = Variant(
+        options.spec,
+        tuple(_settings(options).items()),
+        options.bits,
+        tuple((name, getattr(options, name)) for name in SWITCHES),
+        options.machine,
+        tuple(options.machine_key),
+        options.effort,
+    )
+    chosen = variants(base, axes(options.vary))
+    found = comparing.compare(chosen, jobs=options.jobs or processors(), show=say)
+    if not to_stdout(options, "json"):
+        write_text(None, found.text())
+    if options.json:
+        write_text(options.json, found.to_json())
+    if options.plot:
+        found.plot(options.plot)
+    if found.interrupted:
+        return EXIT_INTERRUPTED
+    return PintacError.exit_code if found.failed else 0
+
+
 def opt(options: Options) -> int:
     """Passes over IR text; the result as IR text to stdout."""
     from pintac.ir import parse_module, print_module
@@ -277,33 +314,18 @@ def dis(options: Options) -> int:
 
 
 def _step(options: Options) -> TrainStep:
-    """The TrainStep that was named; `--tt-rank`, `--scheme` and `--set` go to the factory of a built-in one.
-
-    The default scheme is also theirs, so a factory without that option is only asked for it when a user was. `--seed`
-    is also that of the generators from which a user's file draws.
-    """
+    """The TrainStep that was named, made with `--tt-rank`, `--scheme` and `--set`; `--seed` is also its generators'."""
     if options.spec is None:
         raise UsageError("what shall be trained?", hint="a built-in problem such as poisson2d, or FILE.py:OBJECT")
-    from pintac.frontend import load_seeded
-    from pintac.passes import PipelineOptions
+    from pintac.api.named import named_step
 
-    arguments = _settings(options)
-    if not _is_file(options.spec):
-        if "scheme" in arguments:
-            raise UsageError("the scheme is a flag of its own", hint=f"--scheme {arguments['scheme']}")
-        if options.scheme != PipelineOptions.scheme:
-            arguments["scheme"] = options.scheme
-    return load_seeded(getattr(options, "seed", 0), options.spec, **arguments)
+    return named_step(options.spec, getattr(options, "seed", 0), options.scheme, _settings(options))
 
 
 def _settings(options: Options) -> dict[str, Any]:
     """What `--set` and `--tt-rank` give to the factory of the step."""
     rank = {} if options.tt_rank is None else {"rank": options.tt_rank}
     return {**dict(options.set), **rank}
-
-
-def _is_file(spec: str) -> bool:
-    return ":" in spec or spec.endswith(".py")
 
 
 def _switches(options: Options) -> PipelineOptions:
@@ -343,10 +365,11 @@ def _say_what_is_ignored(options: Options) -> None:
     """A note on flags of programs beside `--quant none`, which has none."""
     if options.quant != "none":
         return
+    from pintac.api.named import is_file
     from pintac.cli.arguments import build_parser
 
     default = build_parser().parse_args(["train"])
-    of_file = options.spec is not None and _is_file(options.spec)
+    of_file = options.spec is not None and is_file(options.spec)
     names = [*_OF_PROGRAMS, *(["scheme"] if of_file else [])]  # a built-in problem makes its layers by the scheme
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) != getattr(default, name)]
     if given:

@@ -32,6 +32,13 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
+def need_matplotlib(otherwise: str) -> None:
+    """Raise PintacError unless matplotlib is installed; `otherwise` is what to do without it."""
+    if not available():
+        hint = f"pip install 'pintac[plot]', or {otherwise}"
+        raise PintacError("figures are drawn with matplotlib, which is not installed", hint=hint)
+
+
 def plotted(figure: Figure, results: Results) -> list[dict[str, Any]]:
     """What a figure shows, a row each; rows without a finished run or a program are left out."""
     shown: list[dict[str, Any]] = []
@@ -64,11 +71,9 @@ def digest(figure: Figure, results: Results) -> str:
 
 def draw(figure: Figure, results: Results) -> Path:
     """Draw a figure and write it. Raises PintacError if matplotlib is not there."""
-    try:
-        import matplotlib
-    except ImportError:
-        hint = "pip install 'pintac[plot]', or --no-plots"
-        raise PintacError("figures are drawn with matplotlib, which is not installed", hint=hint) from None
+    need_matplotlib("--no-plots")
+    import matplotlib
+
     matplotlib.use("svg")
     from matplotlib import pyplot, ticker
 

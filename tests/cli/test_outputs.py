@@ -41,6 +41,8 @@ SAME = [
     "predict p.pinta x.csv -o x.csv",
     "predict p.pinta x.csv --checkpoint ck -o ck",
     "explain p.pinta --json p.pinta",
+    "compare pde.py --vary K=4 --json pde.py",
+    "compare poisson2d --vary K=4 --json f --plot f",
     "explain p.pinta --json f --trace f",
     "opt in.ir -o in.ir",
     "asm p.s -o p.s",

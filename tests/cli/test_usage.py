@@ -12,7 +12,9 @@ import pytest
 
 from tests.cli.support import Cli
 
-VERBS = ("train", "compile", "run", "predict", "explain", "reproduce", "estimate", "opt", "asm", "dis", "check")
+VERBS = (
+    "train", "compile", "run", "predict", "explain", "compare", "reproduce", "estimate", "opt", "asm", "dis", "check",
+)  # fmt: skip
 
 
 def test_help_lists_every_verb(cli: Cli) -> None:
@@ -52,6 +54,8 @@ USAGE = [
     ["compile", "poisson2d"],
     ["asm", "-"],
     ["run", "p.pinta", "--resume"],
+    ["compare", "poisson2d"],
+    ["compare", "poisson2d", "--vary", "K"],
 ]
 
 

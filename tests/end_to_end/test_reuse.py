@@ -88,10 +88,15 @@ def test_seeds_and_start_values_share_a_schedule(
 
 
 def test_old_programs_go(folder: Path, lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reuse, "KEPT", 2)
-    for kib in (200, 220, 240):
-        reuse.emit_or_reuse(lowered, MACHINE.replace(sram_kib=kib))
+    machines = [MACHINE.replace(sram_kib=kib) for kib in (200, 220, 240)]
+    size = len(reuse.emit_or_reuse(lowered, machines[0]).to_bytes())
+    monkeypatch.setattr(reuse, "KEPT_BYTES", 2.5 * size)
+    for machine in machines[1:]:
+        reuse.emit_or_reuse(lowered, machine)
     assert len(list(folder.iterdir())) == 2
+    monkeypatch.setattr(reuse, "emit", None)
+    for machine in machines[1:]:
+        reuse.emit_or_reuse(lowered, machine)
 
 
 def test_without_a_cache(tmp_path: Path, lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
