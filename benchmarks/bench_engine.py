@@ -17,6 +17,7 @@ import numpy as np
 
 from pintac import isa
 from pintac.isa import Kind, MicroOp, Opcode, Operand, Sink, Space
+from pintac.isa.encoding import encode_program
 from pintac.program import Program
 from pintac.runtime.jit import JitEngine
 from pintac.runtime.state import MachineState
@@ -135,7 +136,7 @@ def build(rows: int, tiles: int) -> Program:
     b.instructions.append(isa.make(Opcode.ENDLOOP, level=0))
     stop = len(b.instructions)
     return Program(
-        code=isa.encode_program(b.instructions), entries={"weights": (0, weights), "step": (weights, stop)},
+        code=encode_program(b.instructions), entries={"weights": (0, weights), "step": (weights, stop)},
         dram_bytes=64, sram_bytes=b.used[Space.SRAM], psum_bytes=b.used[Space.PSUM],
     )  # fmt: skip
 

@@ -18,10 +18,11 @@ from itertools import permutations
 
 import numpy as np
 
-from pintac import hazards_core, isa
+from pintac import hazards_core
 from pintac.footprint import Atoms, Footprint, Range, footprint
 from pintac.hazards_core import RECORD_COLUMNS
 from pintac.isa import Opcode, Queue, Semaphore, Space
+from pintac.isa.encoding import column
 from pintac.program import Program
 from pintac.stream import dynamic_stream, executions, queues
 from pintac.timeline import parameter_block
@@ -195,7 +196,7 @@ def _semaphores(
     opcode = table[:, 0]
     kind = np.where(opcode == Opcode.SIGNAL, hazards_core.SIGNAL, hazards_core.OTHER)
     kind = np.where(opcode == Opcode.WAIT, hazards_core.WAIT, kind)
-    sem = np.where(kind != hazards_core.OTHER, table[:, isa.column(Opcode.SIGNAL, "sem")], 0)
+    sem = np.where(kind != hazards_core.OTHER, table[:, column(Opcode.SIGNAL, "sem")], 0)
     size = max([int(sem.max(initial=0)), *(s.number for s in semaphores)]) + 1
     credit, capacity = np.zeros(size, np.int64), np.zeros(size, np.int64)
     for s in semaphores:

@@ -19,6 +19,7 @@ import numpy as np
 from pintac import isa
 from pintac.container import seal, write_atomically
 from pintac.errors import ProgramError
+from pintac.isa.encoding import decode_program, decode_table
 
 FORMAT = 1
 MAGIC_KEY = "pintac"
@@ -103,12 +104,12 @@ class Program:
     @cached_property
     def instructions(self) -> tuple[isa.Instruction, ...]:
         """The decoded listing."""
-        return tuple(isa.decode_program(self.code))
+        return tuple(decode_program(self.code))
 
     @cached_property
     def table(self) -> np.ndarray:
         """The decoded listing as int64 [instructions, isa.COLUMNS]; read-only."""
-        table = isa.decode_table(self.instructions)
+        table = decode_table(self.instructions)
         table.flags.writeable = False
         return table
 

@@ -12,12 +12,13 @@ from numba import njit
 from pintac import isa
 from pintac.errors import ExecutionError
 from pintac.isa import Opcode
+from pintac.isa.encoding import column
 
-_LOOP_PARAM = isa.column(Opcode.LOOP, "param")
-_LOOP_COUNT = isa.column(Opcode.LOOP, "count")
-_LOOP_LEVEL = isa.column(Opcode.LOOP, "level")
-_SEMAPHORE_QUEUE = isa.column(Opcode.SIGNAL, "queue")
-assert isa.column(Opcode.WAIT, "queue") == _SEMAPHORE_QUEUE
+_LOOP_PARAM = column(Opcode.LOOP, "param")
+_LOOP_COUNT = column(Opcode.LOOP, "count")
+_LOOP_LEVEL = column(Opcode.LOOP, "level")
+_SEMAPHORE_QUEUE = column(Opcode.SIGNAL, "queue")
+assert column(Opcode.WAIT, "queue") == _SEMAPHORE_QUEUE
 _QUEUE_TABLE = np.full(256, -1, np.int64)
 for _opcode, _queue in isa.QUEUE_OF.items():
     _QUEUE_TABLE[_opcode] = _queue

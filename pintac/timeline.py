@@ -19,6 +19,7 @@ from pintac import isa, timeline_core
 from pintac.cost import COST_ENERGIES, CostTable, cost_table, instruction_of
 from pintac.errors import ExecutionError, MachineError
 from pintac.isa import Kind, Opcode, Queue, Semaphore, Sink
+from pintac.isa.encoding import column
 from pintac.machine import Machine
 from pintac.program import Program
 from pintac.stream import executions, loop_counts, queues
@@ -286,14 +287,14 @@ def _pairs(part: np.ndarray, start: int, cycles: np.ndarray, pairs_at: np.ndarra
     return np.array(sorted(out), np.int64).reshape(-1, 3)
 
 
-_SEM = isa.column(Opcode.SIGNAL, "sem")
-assert isa.column(Opcode.WAIT, "sem") == _SEM
-_LEVEL = isa.column(Opcode.LOOP, "level")
-assert isa.column(Opcode.ENDLOOP, "level") == _LEVEL
-_GATHER = isa.column(Opcode.LOAD, "gather")
+_SEM = column(Opcode.SIGNAL, "sem")
+assert column(Opcode.WAIT, "sem") == _SEM
+_LEVEL = column(Opcode.LOOP, "level")
+assert column(Opcode.ENDLOOP, "level") == _LEVEL
+_GATHER = column(Opcode.LOAD, "gather")
 _ACC = {
-    Opcode.MATMUL: (isa.column(Opcode.MATMUL, "acc"),),
-    Opcode.VPU: (isa.column(Opcode.VPU, "acc0"), isa.column(Opcode.VPU, "acc1")),
+    Opcode.MATMUL: (column(Opcode.MATMUL, "acc"),),
+    Opcode.VPU: (column(Opcode.VPU, "acc0"), column(Opcode.VPU, "acc1")),
 }
 
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -21,6 +22,7 @@ from pintac import isa
 from pintac.asm.printer import enum_of
 from pintac.errors import AssemblyError, ProgramError, suggest
 from pintac.isa import DEFS, MNEMONICS, Instruction, MicroOp, Opcode, Queue
+from pintac.isa.encoding import encode
 from pintac.program import FORMAT, Origin, Program, Symbol
 from pintac.program_meta import check_meta
 from pintac.program_rules import validated
@@ -282,7 +284,7 @@ class _Assembler:
                 raise self.fail(f"{name} is given twice")
             values[name] = self._value(opcode, name, value)
         try:
-            self.words.append(isa.encode(Instruction(opcode, values)))
+            self.words.append(encode(Instruction(opcode, values)))
         except ProgramError as error:
             raise self.fail(error.message) from None
         self.lines.append(self.line)
@@ -325,7 +327,7 @@ class _Assembler:
 
     # --- tokens -------------------------------------------------------------------------------------------------------
 
-    def _member(self, names: type[isa.IntEnum], text: str, what: str) -> int:
+    def _member(self, names: type[IntEnum], text: str, what: str) -> int:
         known = {m.name.lower(): m.value for m in names}
         if text not in known:
             raise self.fail(f"unknown {what} {text!r}", hint=suggest(text, list(known)))

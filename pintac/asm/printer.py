@@ -6,6 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Iterator, Mapping
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,7 @@ def print_value(opcode: Opcode, name: str, value: int) -> str:
     return str(value)
 
 
-def enum_of(opcode: Opcode, name: str) -> type[isa.IntEnum] | None:
+def enum_of(opcode: Opcode, name: str) -> type[IntEnum] | None:
     """The names that a field's values have."""
     group, dot, part = name.partition(".")
     if not dot:

@@ -24,6 +24,7 @@ from pintac.errors import MachineError, PassError
 from pintac.ir import Graph, Node
 from pintac.ir.types import SMX_BLOCK
 from pintac.isa import Space
+from pintac.isa.encoding import encode_program
 from pintac.machine import Machine
 from pintac.program import Origin, Program, Symbol
 
@@ -184,7 +185,7 @@ def lower(
             "bound": bound.to_dict(),
         }
     return Program(
-        code=isa.encode_program(instructions),
+        code=encode_program(instructions),
         entries=entries,
         dram_bytes=dram.top,
         sram_bytes=machine.sram_kib * 1024,

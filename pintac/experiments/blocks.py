@@ -28,6 +28,7 @@ from pintac import blocks, isa
 from pintac.cost import cost_table, instruction_of, sram_pj_per_byte
 from pintac.ir import Graph, Node
 from pintac.isa import Opcode, Space
+from pintac.isa.regions import regions
 from pintac.machine import Machine
 from pintac.program import Program
 from pintac.report.explain.ledger import names_in
@@ -120,7 +121,7 @@ def traffic(program: Program, graph: Graph, timing: Timing) -> Traffic:
         elif instruction.opcode in (Opcode.LOAD, Opcode.STORE):
             of = [axes[name][0] for name in names if name in axes]
             if of:
-                moved = sum(r.size * r.count * r.outer for r in isa.regions(instruction, [0] * isa.LOOP_LEVELS)
+                moved = sum(r.size * r.count * r.outer for r in regions(instruction, [0] * isa.LOOP_LEVELS)
                             if r.space == Space.DRAM)  # fmt: skip
                 dram += times * moved / (2 * of[0].type.bits + 1)
     return Traffic(tcu, vpu, dram, written, twice, twice_bytes)

@@ -23,7 +23,7 @@ from pintac.frontend.jets import Jets, descendants
 from pintac.frontend.problem import TrainStep
 from pintac.frontend.twin import SampledStep
 from pintac.ir import Graph, Node
-from pintac.ir.ops import integer
+from pintac.ir.attrs import integer
 
 METHODS = ("nested", "batched", "forward", "taylor")
 

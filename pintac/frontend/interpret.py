@@ -17,8 +17,9 @@ from pintac import rng
 from pintac.errors import IRError
 from pintac.frontend.layers import chain
 from pintac.ir import Graph, Node
+from pintac.ir.attrs import integer, ints
 from pintac.ir.graph import ancestors
-from pintac.ir.ops import COMPARISONS, UNARY, integer, ints
+from pintac.ir.ops import COMPARISONS, UNARY
 
 DrawRows = Callable[[Node], Tensor]
 

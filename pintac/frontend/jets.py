@@ -21,7 +21,8 @@ from torch import Tensor
 from pintac.errors import IRError
 from pintac.frontend.layers import chain
 from pintac.ir import Graph, Node
-from pintac.ir.ops import STEPS, integer, ints
+from pintac.ir.attrs import integer, ints
+from pintac.ir.ops import STEPS
 
 Range = tuple[int, int]
 

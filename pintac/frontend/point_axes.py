@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pintac.ir import Node
-from pintac.ir.ops import ints
+from pintac.ir.attrs import ints
 
 
 class PointAxes:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from pintac.errors import IRError, suggest
+from pintac.ir.attrs import normalize_attrs
 from pintac.ir.graph import Graph
 from pintac.ir.node import NAME, Location, Node
-from pintac.ir.ops import OPS, infer_type, normalize_attrs
+from pintac.ir.ops import OPS
+from pintac.ir.type_rules import infer_type
 
 _COUNTER_SUFFIX = re.compile(r"_\d+\Z")
 
@@ -68,7 +70,7 @@ class Builder:
                 what = f"%{operand.name} of another graph" if isinstance(operand, Node) else repr(operand)
                 raise IRError(f"{op} cannot read {what}", location=loc, hint="operands are nodes of the same builder")
         try:
-            checked = normalize_attrs(op, self._resolve_axes(op, operands, attrs))
+            checked = normalize_attrs(op, OPS[op].attrs, self._resolve_axes(op, operands, attrs))
             type_ = infer_type(op, [operand.type for operand in operands], checked)
         except IRError as error:
             raise IRError(error.message, location=loc, hint=error.hint) from None

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from pintac.errors import IRError
+from pintac.ir.attrs import integer
 from pintac.ir.builder import Builder
 from pintac.ir.node import Node
-from pintac.ir.ops import DELTA_FUNCTIONS, OPS, integer
+from pintac.ir.ops import DELTA_FUNCTIONS, OPS
 
 Pair = tuple[Node, Node | None]
 """(base, delta); delta None: the value is not perturbed."""

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from pintac import blocks, rng, smx, vmath
 from pintac.errors import IRError
+from pintac.ir.attrs import integer, ints
 from pintac.ir.builder import Builder
 from pintac.ir.deltas import lower_delta_act
 from pintac.ir.graph import Graph
 from pintac.ir.node import Location, Node
-from pintac.ir.ops import OPS, integer, ints
+from pintac.ir.ops import OPS
 from pintac.ir.types import SMX_BLOCK
 
 Array = NDArray[Any]

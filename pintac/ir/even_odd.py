@@ -16,10 +16,11 @@ from types import MappingProxyType
 from typing import cast
 
 from pintac.errors import IRError
+from pintac.ir.attrs import integer, ints
 from pintac.ir.builder import Builder
 from pintac.ir.deltas import DELTA_RULES, Refusal
 from pintac.ir.node import Node
-from pintac.ir.ops import DELTA_FUNCTIONS, integer, ints
+from pintac.ir.ops import DELTA_FUNCTIONS
 
 SIGN_AXIS = 1
 

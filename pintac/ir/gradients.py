@@ -12,10 +12,11 @@ from itertools import accumulate, pairwise
 from types import MappingProxyType
 
 from pintac.errors import IRError
+from pintac.ir.attrs import integer, ints
 from pintac.ir.builder import Builder
 from pintac.ir.deltas import Refusal
 from pintac.ir.node import Node
-from pintac.ir.ops import OPS, STEPS, integer, ints
+from pintac.ir.ops import OPS, STEPS
 
 Gradient = Callable[[], Node] | None
 """Builds the gradient of one operand when called, in any shape that broadcasting gives it; None: there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from pintac.ir.ops import Attrs
+from pintac.ir.attrs import Attrs
 from pintac.ir.types import TensorType
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*\Z")

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pintac.ir.attrs import AttrValue
 from pintac.ir.node import Node
-from pintac.ir.ops import AttrValue
 
 _BARE_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 

@@ -6,9 +6,11 @@ import json
 import re
 
 from pintac.errors import IRError
+from pintac.ir.attrs import integer, ints, normalize_attrs
 from pintac.ir.graph import Graph, ancestors
 from pintac.ir.node import NAME, Location, Node
-from pintac.ir.ops import OPS, REDUCTIONS, infer_type, integer, ints, normalize_attrs
+from pintac.ir.ops import OPS, REDUCTIONS
+from pintac.ir.type_rules import infer_type
 
 _GRAPH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
 
@@ -78,7 +80,7 @@ def _node(node: Node) -> list[str]:
     if node.op not in OPS:
         return [f"unknown op {node.op!r}"]
     try:
-        attrs = normalize_attrs(node.op, node.attrs)
+        attrs = normalize_attrs(node.op, OPS[node.op].attrs, node.attrs)
         type_ = infer_type(node.op, [operand.type for operand in node.operands], attrs)
     except IRError as error:
         return [error.message + (f" ({error.hint})" if error.hint else "")]

@@ -16,8 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pintac.ir import OPS, Builder, Graph, Node, rewrite
-from pintac.ir.ops import REDUCTIONS, broadcast_shapes, integer, ints
+from pintac.ir.attrs import integer, ints
+from pintac.ir.ops import REDUCTIONS
 from pintac.ir.text import graphs_equal
+from pintac.ir.type_rules import broadcast_shapes
 from pintac.passes.base import Pass
 from pintac.passes.dataflow import without_dead
 

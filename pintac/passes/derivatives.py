@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pintac.errors import PassError
 from pintac.ir import OPS, Builder, Node
-from pintac.ir.ops import STEPS, integer, ints
+from pintac.ir.attrs import integer, ints
+from pintac.ir.ops import STEPS
 
 Columns = tuple[int, int]
 """A range start..stop of columns of x."""

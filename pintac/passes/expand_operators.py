@@ -25,7 +25,7 @@ import numpy as np
 
 from pintac.errors import PassError
 from pintac.ir import Builder, Graph, Node, ancestors
-from pintac.ir.ops import integer
+from pintac.ir.attrs import integer
 from pintac.passes.base import Pass
 from pintac.passes.dataflow import descendants, without_dead
 from pintac.passes.derivatives import Columns, Derivatives

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from pintac.errors import PassError
 from pintac.ir import OPS, Builder, Node
-from pintac.ir.ops import integer, ints
+from pintac.ir.attrs import integer, ints
 
 
 def lift_op(b: Builder, node: Node, plain: Mapping[Node, Node], lifted: Mapping[Node, Node], pairs: int) -> Node:

@@ -15,7 +15,7 @@ from math import prod
 from typing import ClassVar, Literal
 
 from pintac.ir import Builder, Graph, Node, rewrite
-from pintac.ir.ops import ints
+from pintac.ir.attrs import ints
 from pintac.passes.base import Pass
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 
 from pintac import isa
-from pintac.isa import ARITY, DEFS, GROUP_COLUMN, Dataflow, Gather, Kind, MicroOp, Opcode, Queue, Sink, Space
+from pintac.isa import ARITY, DEFS, Dataflow, Gather, Kind, MicroOp, Opcode, Queue, Sink, Space, fields, operands
 
 
 def isa_page() -> str:
@@ -16,13 +17,15 @@ def isa_page() -> str:
 def _page() -> Iterator[str]:
     yield "# The instruction set"
     yield ""
-    yield "<!-- Generated from pintac/isa.py by `make docs`; do not edit. -->"
+    yield "<!-- Generated from pintac/isa/ by `make docs`; do not edit. -->"
     yield ""
     yield f"ISA hash `{isa.isa_hash()}`. A program carries this hash and runs only where it agrees."
     yield ""
     yield "## Words and addresses"
     yield ""
-    yield from (isa.__doc__ or "").strip().splitlines()[2:]
+    yield from _explanation(fields)
+    yield ""
+    yield from _explanation(operands)
     yield ""
     yield f"The parameter block has {isa.PARAMS} words of 32 bits: word {isa.PARAM_SEED} is the seed, word"
     yield f"{isa.PARAM_STEP} the step, the program names the others. Loops nest {isa.LOOP_LEVELS} deep."
@@ -64,10 +67,10 @@ def _page() -> Iterator[str]:
         + "."
     )
     yield ""
-    vpu = DEFS[Opcode.VPU].fields
+    of_group = [(name, DEFS[Opcode.VPU].fields[f"s0.{name}"]) for name, *_ in isa.OPERAND_FIELDS]
     yield from _table(
         ("field", "word of the group", "bits", "meaning"),
-        ((f"`{n}`", vpu[f"s0.{n}"].lo // 32 - 12, _bits(vpu[f"s0.{n}"]), vpu[f"s0.{n}"].doc) for n in GROUP_COLUMN),
+        ((f"`{name}`", f.lo // 32 - 12, _bits(f), f.doc) for name, f in of_group),
     )
     yield ""
     yield "## Micro-operations"
@@ -87,6 +90,11 @@ def _page() -> Iterator[str]:
         yield f"## {title}"
         yield ""
         yield ", ".join(f"`{m.name.lower()}` = {m.value}" for m in names) + "."
+
+
+def _explanation(module: ModuleType) -> list[str]:
+    """What a module's text says below its first line."""
+    return (module.__doc__ or "").strip().splitlines()[2:]
 
 
 def _where(opcode: Opcode) -> str:

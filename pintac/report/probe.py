@@ -18,8 +18,8 @@ import numpy as np
 from pintac import smx
 from pintac.backend.grouping.axes import Axes
 from pintac.ir import Builder, Graph, Location, Node, ancestors
+from pintac.ir.attrs import AttrValue
 from pintac.ir.evaluate import Array, BlockValue, Evaluator, SmxValue, Value
-from pintac.ir.ops import AttrValue
 from pintac.ir.text import parse_graph, print_graph
 from pintac.passes.dataflow import descendants, without_dead
 from pintac.report.purpose import NO_LAYER, Purpose

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from pintac.ir import Builder, Graph, Node
+from pintac.ir.attrs import integer
 from pintac.ir.evaluate import evaluate
-from pintac.ir.ops import integer
 from pintac.passes.dataflow import descendants, without_dead
 from pintac.passes.expand_operators import ExpandOperators
 from pintac.report.probe import Place

@@ -259,7 +259,7 @@ def _target(sink: Operand) -> Operand:
 
 
 def _element_offsets(o: Operand, rows: int, cols: int) -> np.ndarray:
-    """Distance of each element [rows, cols] from the first one, in elements (module text of `isa`)."""
+    """Distance of each element [rows, cols] from the first one, in elements (module text of `isa.operands`)."""
     r = np.arange(rows)
     down = (r // o.inner) * o.hi + (r % o.inner) * o.lo if o.inner else r * o.hi
     return down[:, None] + np.arange(cols) * o.cstep

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pintac.isa import Opcode, column
+from pintac.isa import Opcode
+from pintac.isa.encoding import column
 from pintac.program import Program
 from pintac.stream import executions
 

@@ -13,9 +13,10 @@ import pintac
 PACKAGE = Path(pintac.__file__).parent
 ROOT = PACKAGE.parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-MOST_LINES = 700  # "about 400" is the aim; one table (the ISA) is longer
+MOST_LINES = 600  # "about 400" is the aim
 
-ROOMS = {"api", "asm", "backend", "cli", "experiments", "frontend", "ir", "machines", "passes", "report", "runtime"}
+ROOMS = {"api", "asm", "backend", "cli", "experiments", "frontend", "ir", "isa", "machines", "passes", "report",
+         "runtime"}  # fmt: skip
 
 
 def name(path: Path) -> str:

@@ -31,6 +31,7 @@ from pintac.backend.tiles.views import compact_view, narrow
 from pintac.hazards import check_listing
 from pintac.ir import Builder
 from pintac.isa import Space
+from pintac.isa.encoding import decode_table
 from pintac.machine import Machine
 from pintac.timeline import simulate_listing
 from tests.backend.tile_ops import HERE, SIDE, TRIPS, BodyOfOps, bodies, conflict, elements, tile, whole
@@ -343,7 +344,7 @@ def timed(items: list[Item]) -> int:
     synchronizer = Synchronizer()
     emitter = Emitter(MACHINE, {})
     emitter.emit(synchronizer.insert(items))
-    table = isa.decode_table(emitter.instructions)
+    table = decode_table(emitter.instructions)
     params = np.zeros(isa.PARAMS, np.uint32)
     memory = (1 << 24, MACHINE.sram_kib * 1024, PSUM_BYTES)
     everything = [(Space.DRAM, 0, memory[0]), (Space.SRAM, 0, memory[1])]

@@ -21,6 +21,7 @@ from pintac.backend.listing.sync import Synchronizer, TooManySemaphoresError, di
 from pintac.backend.tiles.tile import Item, Loop, Sync
 from pintac.hazards import Verdict, check, check_listing
 from pintac.isa import Queue, Semaphore, Space
+from pintac.isa.encoding import decode_table
 from pintac.machine import Machine
 from pintac.program import Program
 from tests.backend.schedules import COLS, ROWS, TRIPS, dram, load, move, schedules, sram, store
@@ -34,7 +35,7 @@ DRAM_BYTES = 1 << 16
 def verdict(items: list[Item], semaphores: list[Semaphore]) -> Verdict:
     emitter = Emitter(MACHINE, {})
     emitter.emit(items)
-    table = isa.decode_table(emitter.instructions)
+    table = decode_table(emitter.instructions)
     memory = (DRAM_BYTES, MACHINE.sram_kib * 1024, MACHINE.psum_kib * 1024)
     params = np.zeros(isa.PARAMS, np.uint32)
     everything = [(Space.DRAM, 0, DRAM_BYTES)]

@@ -13,6 +13,7 @@ from pintac import isa
 from pintac.asm import assemble, disassemble
 from pintac.errors import AssemblyError
 from pintac.isa import Opcode
+from pintac.isa.encoding import decode
 from tests.isa.test_program import PROGRAM
 from tests.isa.test_words import instructions
 from tests.runtime.programs import random_program
@@ -97,7 +98,7 @@ def test_any_field_value_comes_back_from_its_text(instruction: isa.Instruction) 
     (tree,) = parser._grammar().parse(line).children
     reader = parser._Assembler("line")
     reader._instruction(tree)
-    assert isa.decode(reader.words[0]) == instruction
+    assert decode(reader.words[0]) == instruction
 
 
 def edited(old: str, new: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ import pytest
 from pintac import isa
 from pintac.errors import ProgramError
 
+Isa = SimpleNamespace
+
 
 def words(raw: bytes) -> list[int]:
     return np.frombuffer(raw, "<u4").tolist()
 
 
-def layout(m: ModuleType) -> None:
+def layout(m: Isa) -> None:
     """Bits written down by hand from the field list: header from bit 8, groups from word 12."""
     loop = words(m.encode(m.make(m.Opcode.LOOP, level=1, param=255, count=70000)))
     assert loop[:2] == [1 | 1 << 8 | 255 << 11, 70000] and not any(loop[2:])
@@ -45,7 +48,7 @@ def layout(m: ModuleType) -> None:
     assert 0x3F800000 in words(vpu)[:6]
 
 
-def inverse(m: ModuleType) -> None:
+def inverse(m: Isa) -> None:
     """Decoding gives back what was encoded, signs included, and refuses everything else."""
     values = {"s0.addr": 3, "s0.hi": -7, "s1.step4": -(2**31), "d0.bits": 31, "size": 2**32 - 1, "gather": 1}
     instruction = m.Instruction(m.Opcode.LOAD, values)
@@ -64,8 +67,8 @@ def inverse(m: ModuleType) -> None:
             m.encode(m.Instruction(m.Opcode.LOAD, {field: value}))
 
 
-def addresses(m: ModuleType) -> None:
-    """The address rule of the module text, at indices worked out by hand."""
+def addresses(m: Isa) -> None:
+    """The address rule of `pintac.isa.operands`, at indices worked out by hand."""
     o = m.Operand(addr=100, steps=(10, 1, 0, 0, 0), ring_level=1, ring_size=3, ring_step=1000)
     assert m.operand_address(o, (2, 5, 0, 0, 0)) == (100 + 20 + 5 + 2000, 0)
     smx = m.Operand(bits=12, addr=100, eaddr=50, steps=(3, 0, 0, 0, 0))
@@ -89,7 +92,7 @@ def addresses(m: ModuleType) -> None:
     assert m.sink_shape(m.Sink.MAX_COLS, 12, 5, 0) == (12, 1)
 
 
-CHECKS: tuple[Callable[[ModuleType], None], ...] = (layout, inverse, addresses)
+CHECKS: tuple[Callable[[Isa], None], ...] = (layout, inverse, addresses)
 
 MUTANTS = [
     ("out, bit = [], 8", "out, bit = [], 9"),
@@ -116,40 +119,51 @@ MUTANTS = [
 ]
 
 
-@pytest.fixture
-def source() -> str:
-    return Path(isa.__file__).read_text(encoding="utf-8")
+def imported(package: str) -> Isa:
+    """What a package of the instruction set exports, with its encoder and its regions."""
+    modules = [import_module(name) for name in (package, f"{package}.encoding", f"{package}.regions")]
+    return SimpleNamespace(**{name: value for module in modules for name, value in vars(module).items()})
 
 
 @pytest.fixture
-def load(source: str) -> Iterator[Callable[[str, str], ModuleType]]:
-    """isa.py with one piece of text replaced, as a module of its own."""
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Isa]]:
+    """A copy of the package with one piece of text of one file replaced."""
     name = "mutated_isa"
 
-    def make(old: str, new: str) -> ModuleType:
-        assert source.count(old) == 1, f"{old!r} occurs {source.count(old)} times"
-        module = ModuleType(name)
-        sys.modules[name] = module  # dataclasses look their module up
-        exec(compile(source.replace(old, new), name, "exec"), module.__dict__)
-        return module
+    def make(old: str, new: str) -> Isa:
+        sources = {path.name: path.read_text(encoding="utf-8") for path in Path(isa.__file__).parent.glob("*.py")}
+        found = [file for file, text in sources.items() for _ in range(text.count(old))]
+        assert len(found) == 1, f"{old!r} occurs {len(found)} times"
+        (tmp_path / name).mkdir()
+        for file, text in sources.items():
+            (tmp_path / name / file).write_text(text.replace(old, new).replace("pintac.isa", name), encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        return imported(name)
 
     yield make
-    sys.modules.pop(name, None)
+    for module in [module for module in sys.modules if module.split(".")[0] == name]:
+        del sys.modules[module]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
-def test_the_tables_agree_with_what_was_laid_out_by_hand(check: Callable[[ModuleType], None]) -> None:
-    check(isa)
+def test_the_tables_agree_with_what_was_laid_out_by_hand(check: Callable[[Isa], None]) -> None:
+    check(imported("pintac.isa"))
+
+
+def survives(mutant: Isa, check: Callable[[Isa], None]) -> bool:
+    try:
+        check(mutant)
+    except (AssertionError, ValueError, OverflowError, KeyError, ProgramError, pytest.fail.Exception):
+        return False
+    return True
+
+
+def test_a_copy_without_a_mistake_survives(load: Callable[[str, str], Isa]) -> None:
+    copy = load("first = 6 * 32", "first = 192")
+    assert copy.Opcode is not isa.Opcode and all(survives(copy, check) for check in CHECKS)
 
 
 @pytest.mark.parametrize(("old", "new"), MUTANTS, ids=[str(n) for n in range(len(MUTANTS))])
-def test_a_mutant_is_killed(load: Callable[[str, str], ModuleType], old: str, new: str) -> None:
-    def survives(check: Callable[[ModuleType], None], module: ModuleType) -> bool:
-        try:
-            check(module)
-        except (AssertionError, ValueError, OverflowError, KeyError, ProgramError, pytest.fail.Exception):
-            return False
-        return True
-
-    module = load(old, new)
-    assert not all(survives(check, module) for check in CHECKS)
+def test_a_mutant_is_killed(load: Callable[[str, str], Isa], old: str, new: str) -> None:
+    mutant = load(old, new)
+    assert not all(survives(mutant, check) for check in CHECKS)

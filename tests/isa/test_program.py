@@ -16,6 +16,7 @@ from pintac import program as program_module
 from pintac.container import seal, unseal
 from pintac.errors import ProgramError
 from pintac.isa import Kind, MicroOp, Opcode, Operand, Queue, Sink, Space
+from pintac.isa.encoding import column, encode
 from pintac.program import Origin, Program, Symbol
 from pintac.program_file import from_bytes, load
 from pintac.program_rules import validated
@@ -66,8 +67,8 @@ def test_the_table_holds_the_decoded_fields() -> None:
     pc = len(PROGRAM.instructions) - 1
     row = PROGRAM.table[pc]
     assert row[0] == Opcode.VPU
-    assert row[isa.column(Opcode.VPU, "rows")] == 2
-    assert row[isa.column(Opcode.VPU, "s0.hi")] == 3
+    assert row[column(Opcode.VPU, "rows")] == 2
+    assert row[column(Opcode.VPU, "s0.hi")] == 3
     with pytest.raises(ValueError, match="read-only"):
         PROGRAM.table[0, 0] = 1
 
@@ -183,7 +184,7 @@ Q = Operand(Kind.TENSOR, bits=8, hi=1, cstep=1)
 
 
 def instruction(opcode: Opcode, operands: dict[str, Operand] | None = None, **header: int) -> bytes:
-    return isa.encode(isa.make(opcode, operands, **header))
+    return encode(isa.make(opcode, operands, **header))
 
 
 def vpu(operands: dict[str, Operand] | None = None, **header: int) -> bytes:

@@ -8,6 +8,8 @@ import pytest
 
 from pintac import cost, footprint, isa, program_rules, timeline
 from pintac.isa import ARITY, CONTROL, DEFS, PHILOX, QUEUE_OF, Instruction, MicroOp, Opcode
+from pintac.isa.encoding import decode_table
+from pintac.isa.regions import regions
 from pintac.machine import Machine
 from pintac.runtime import micro_ops
 from pintac.runtime.jit import plan, vector_math
@@ -34,15 +36,16 @@ def test_every_opcode_is_in_every_table() -> None:
 def test_work_touches_memory(opcode: Opcode) -> None:
     values = {"m": 1, "n": 1, "k": 1, "rows": 1, "cols": 1, "size": 4, "count": 1, "outer": 1, "d0.kind": 1}
     known = {name: value for name, value in values.items() if name in DEFS[opcode].fields}
-    assert any(region.write for region in isa.regions(Instruction(opcode, known), (0,) * isa.LOOP_LEVELS))
+    assert any(region.write for region in regions(Instruction(opcode, known), (0,) * isa.LOOP_LEVELS))
 
 
 def test_an_instruction_without_regions_is_no_silent_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isa, "CONTROL", CONTROL - {Opcode.WAIT})
+    for table in ("pintac.isa.regions.CONTROL", "pintac.isa.CONTROL"):
+        monkeypatch.setattr(table, CONTROL - {Opcode.WAIT})
     with pytest.raises(NotImplementedError, match="WAIT"):
-        isa.regions(Instruction(Opcode.WAIT, {}), ())
+        regions(Instruction(Opcode.WAIT, {}), ())
     with pytest.raises(NotImplementedError, match="WAIT"):
-        list(footprint.accesses(isa.decode_table([Instruction(Opcode.WAIT, {})])[0]))
+        list(footprint.accesses(decode_table([Instruction(Opcode.WAIT, {})])[0]))
 
 
 def test_every_micro_operation_is_in_every_table() -> None:

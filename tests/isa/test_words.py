@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pintac import isa
 from pintac.errors import ProgramError
 from pintac.isa import DEFS, Instruction, Opcode
+from pintac.isa.encoding import decode, encode
 
 
 @st.composite
@@ -28,9 +29,9 @@ def instructions(draw: st.DrawFn) -> Instruction:
 @given(instructions())
 @settings(max_examples=150, deadline=None)
 def test_words_decode_to_what_was_encoded(instruction: Instruction) -> None:
-    word = isa.encode(instruction)
+    word = encode(instruction)
     assert len(word) == isa.WORD_BYTES
-    assert isa.decode(word) == instruction
+    assert decode(word) == instruction
 
 
 @pytest.mark.parametrize("opcode", list(Opcode))
@@ -54,12 +55,12 @@ def test_a_value_that_does_not_fit_names_its_field() -> None:
 
 
 def test_bits_outside_the_fields_are_refused() -> None:
-    word = bytearray(isa.encode(isa.make(Opcode.ENDLOOP, level=2)))
+    word = bytearray(encode(isa.make(Opcode.ENDLOOP, level=2)))
     word[100] = 1
     with pytest.raises(ProgramError, match="bits outside"):
-        isa.decode(bytes(word))
+        decode(bytes(word))
     with pytest.raises(ProgramError, match="unknown opcode 77"):
-        isa.decode(bytes([77]) + bytes(isa.WORD_BYTES - 1))
+        decode(bytes([77]) + bytes(isa.WORD_BYTES - 1))
 
 
 def test_micro_ops_split_into_what_they_were_made_of() -> None:

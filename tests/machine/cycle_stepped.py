@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pintac import isa
 from pintac.cost import Cost, cost
 from pintac.isa import Instruction, Opcode, Queue, Semaphore
+from pintac.isa.regions import regions
 from pintac.machine import Machine
 
 NO_INDEX = (0,) * isa.LOOP_LEVELS
@@ -32,8 +33,7 @@ class _Lane:
 
 
 def _span(i: Instruction, write: bool) -> list[tuple[int, int, int]]:
-    regions = isa.regions(i, NO_INDEX)
-    return [(r.space, r.start, r.end) for r in regions if r.write == write]
+    return [(r.space, r.start, r.end) for r in regions(i, NO_INDEX) if r.write == write]
 
 
 def _meet(a: list[tuple[int, int, int]], b: list[tuple[int, int, int]]) -> bool:

@@ -14,6 +14,7 @@ from pintac.cost import COST_ENERGIES, COST_INTEGERS, Cost, cost, cost_table, ma
 from pintac.cost_matmul import Matmul, best_dataflow, map_matmul
 from pintac.errors import MachineError
 from pintac.isa import Dataflow, Instruction, Kind, MicroOp, Opcode, Operand, Queue, Sink, Space, make
+from pintac.isa.encoding import decode_table
 from pintac.machine import Machine
 from tests.machine.listings import fp32, load, loop, matmul, smx, store, vpu, wait, write
 
@@ -193,7 +194,7 @@ def test_vpu_refusals() -> None:
     )  # fmt: skip
     assert cost(philox, TINY).busy == 1
     with pytest.raises(MachineError, match=r"instruction 1: .*no philox"):
-        cost_table(isa.decode_table([loop(0, 1), philox]), TINY.replace(vpu_philox=False))
+        cost_table(decode_table([loop(0, 1), philox]), TINY.replace(vpu_philox=False))
 
 
 def test_reductions_write_little() -> None:
@@ -247,7 +248,7 @@ def test_energy_by_hand() -> None:
 
 def test_table_agrees_with_single_instructions() -> None:
     listing: list[Instruction] = [load(0, 0, 64), loop(0, 2), store(0, 0, 64), load(0, 0, 64)]
-    table = cost_table(isa.decode_table(listing), TINY)
+    table = cost_table(decode_table(listing), TINY)
     for pc, instruction in enumerate(listing):
         single = dataclasses.asdict(cost(instruction, TINY))
         assert {k: table[k][pc] for k in COST_INTEGERS + COST_ENERGIES} == {

@@ -15,6 +15,7 @@ from pintac import isa
 from pintac.cost import cost_table
 from pintac.errors import MachineError, ProgramError
 from pintac.isa import Dataflow, Instruction, Opcode, Queue, Semaphore
+from pintac.isa.encoding import encode_program
 from pintac.machine import Machine
 from pintac.program import Origin, Program, Symbol
 from pintac.report.explain.explain import COLUMNS, Explanation, explain
@@ -41,7 +42,7 @@ def program(
         for pc, i in enumerate(listing)
     )
     return Program(
-        isa.encode_program(listing), {"step": (0, len(listing))}, 4096, machine.sram_bytes, machine.psum_bytes,
+        encode_program(listing), {"step": (0, len(listing))}, 4096, machine.sram_bytes, machine.psum_bytes,
         semaphores, {"w": Symbol("w", 0, (4, 4), kind="state")}, debug=origins,
         meta={"machine": machine.to_dict()} | meta,
     )  # fmt: skip

@@ -24,6 +24,8 @@ from pintac.hazards import (
     legal_orders,
 )  # fmt: skip
 from pintac.isa import Instruction, Kind, Opcode, Operand, Queue, Semaphore, Sink, Space, make
+from pintac.isa.encoding import decode_table, encode_program
+from pintac.isa.regions import regions
 from pintac.program import Program, Symbol
 from pintac.runtime.reference import ReferenceEngine
 from pintac.runtime.state import MachineState
@@ -91,7 +93,7 @@ def program(listing: Sequence[Instruction], semaphores: Sequence[Semaphore]) -> 
     rng = np.random.default_rng(1)
     tensors = {"x": (X, TILES), "y": (Y, TILES), "w": (W, 1)}
     return Program(
-        code=isa.encode_program(listing),
+        code=encode_program(listing),
         entries={"step": (0, len(listing))},
         dram_bytes=W + TILE,
         sram_bytes=4096,
@@ -223,7 +225,7 @@ def test_shifting_an_address_by_a_tile_is_found_or_harmless(at: int, group: str)
 def tiny_check(listing: list[Instruction], initial: Sequence[tuple[Space, int, int]] = (), **sems: int) -> Verdict:
     semaphores = (semaphore(0, L, V, 0, sems.get("capacity", 8)),)
     return check_listing(
-        isa.decode_table(listing), 0, len(listing), semaphores, PARAMS, (4096, 4096, 1024), initial=initial
+        decode_table(listing), 0, len(listing), semaphores, PARAMS, (4096, 4096, 1024), initial=initial
     )
 
 
@@ -277,7 +279,7 @@ def test_gathers_may_touch_their_whole_object() -> None:
     known = [*DRAM, (Space.SRAM, 0, 64)]
     assert [p.kind for p in tiny_check([gather, put], known).problems] == ["write before an earlier read"]
     assert check_listing(
-        isa.decode_table([gather, put]), 0, 2, (), PARAMS, (4096, 4096, 1024), initial=known,
+        decode_table([gather, put]), 0, 2, (), PARAMS, (4096, 4096, 1024), initial=known,
         objects=[(Space.DRAM, 1024, 2000)],
     ).clean  # fmt: skip
 
@@ -285,10 +287,10 @@ def test_gathers_may_touch_their_whole_object() -> None:
 def test_regions_are_those_of_the_instruction_table() -> None:
     """Two independent derivations of what an instruction touches give the same bytes."""
 
-    def covered(regions: list[tuple[int, int, int, int, int, int, int, bool]]) -> set[tuple[int, int, bool]]:
+    def covered(touched: list[tuple[int, int, int, int, int, int, int, bool]]) -> set[tuple[int, int, bool]]:
         return {
             (space, start + j * outer_stride + i * stride + byte, write)
-            for space, start, size, count, stride, outer, outer_stride, write in regions
+            for space, start, size, count, stride, outer, outer_stride, write in touched
             for j in range(outer)
             for i in range(count)
             for byte in range(size)
@@ -304,11 +306,11 @@ def test_regions_are_those_of_the_instruction_table() -> None:
     for i in [*PIPELINE, *more]:
         if i.opcode in (Opcode.SIGNAL, Opcode.WAIT, Opcode.LOOP, Opcode.ENDLOOP):
             continue
-        row = isa.decode_table([i])[0]
+        row = decode_table([i])[0]
         ours = [(o.space, *shape, write) for o, _, shape, write, _ in accesses(row)]
         table = [
             (r.space, r.start, r.size, r.count, r.stride, r.outer, r.outer_stride, r.write)
-            for r in isa.regions(i, [0] * isa.LOOP_LEVELS)
+            for r in regions(i, [0] * isa.LOOP_LEVELS)
         ]
         assert covered(ours) == covered(table)
     assert [unit for unit, _ in tensor_regions(smx(12, 0, 64, 1), 4, 4)] == [24, 1]

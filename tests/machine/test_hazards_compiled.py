@@ -17,6 +17,7 @@ from pintac.errors import ExecutionError
 from pintac.frontend import Adam, Problem, SecondDifference, Term, TrainStep, Uniform, laplacian, linear_decay
 from pintac.hazards import ORDERINGS, check, is_legal, legal_orders
 from pintac.isa import Instruction, Opcode
+from pintac.isa.encoding import encode, encode_program
 from pintac.program import Program
 from pintac.runtime.reference import _Refused
 from pintac.timeline import parameter_block, simulate
@@ -51,11 +52,11 @@ def orders(p: Program, random: int) -> Iterator[np.ndarray]:
 def without(p: Program, drop: list[int]) -> Program:
     start, stop = p.entry("step")
     kept = [i for pc, i in enumerate(p.instructions) if pc not in set(drop)]
-    return replace(p, code=isa.encode_program(kept), entries={"step": (start, stop - len(drop))}, debug=())
+    return replace(p, code=encode_program(kept), entries={"step": (start, stop - len(drop))}, debug=())
 
 
 def with_instruction(p: Program, pc: int, instruction: Instruction) -> Program:
-    code = p.code[: pc * isa.WORD_BYTES] + isa.encode(instruction) + p.code[(pc + 1) * isa.WORD_BYTES :]
+    code = p.code[: pc * isa.WORD_BYTES] + encode(instruction) + p.code[(pc + 1) * isa.WORD_BYTES :]
     return replace(p, code=code, debug=())
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from pintac import isa
 from pintac.isa import Instruction, Queue
+from pintac.isa.encoding import decode_table, encode_program
 from pintac.machine import Machine
 from pintac.program import Origin, Program
 from pintac.report.explain.residency import residents
@@ -21,7 +21,7 @@ TINY = Machine.load("tiny")
 def chain() -> Program:
     origins = tuple(Origin(f"op{pc}", "net.py", pc + 1) for pc in range(len(CHAIN)))
     return Program(
-        isa.encode_program(CHAIN), {"step": (0, len(CHAIN))}, 4096, 8192, 1024, CHAIN_SEMAPHORES, debug=origins
+        encode_program(CHAIN), {"step": (0, len(CHAIN))}, 4096, 8192, 1024, CHAIN_SEMAPHORES, debug=origins
     )
 
 
@@ -91,7 +91,7 @@ def test_values_in_memory() -> None:
 
 def named(listing: list[Instruction]) -> Program:
     origins = tuple(Origin(f"v{pc}", "net.py", 1) for pc in range(len(listing)))
-    return Program(isa.encode_program(listing), {"step": (0, len(listing))}, 4096, 8192, 4096, (), debug=origins)
+    return Program(encode_program(listing), {"step": (0, len(listing))}, 4096, 8192, 4096, (), debug=origins)
 
 
 def lifetimes(listing: list[Instruction]) -> list[tuple[str, int, int]]:
@@ -116,7 +116,7 @@ def test_lifetimes() -> None:
 
 def test_the_slices_are_the_stalls() -> None:
     for listing, semaphores in ((CHAIN, CHAIN_SEMAPHORES), (DOUBLE_BUFFERED, double_buffer(2))):
-        t = simulate_listing(isa.decode_table(listing), 0, len(listing), semaphores, TINY, PARAMS, events=1000)
+        t = simulate_listing(decode_table(listing), 0, len(listing), semaphores, TINY, PARAMS, events=1000)
         for queue in Queue:
             waited = sum(
                 end - begin for q, _, begin, end, _, sem in stalls(t.events, t.cycles) if q == queue and sem >= 0
@@ -127,7 +127,7 @@ def test_the_slices_are_the_stalls() -> None:
 def test_long_runs_are_cut_at_one_time_for_all_queues() -> None:
     listing = [loop(0, 500), load(0, 0, 64), signal(Queue.LOAD, 0), wait(Queue.STORE, 0), store(0, 0, 64), end(0)]
     sems = (semaphore(0, Queue.LOAD, Queue.STORE, 0, 1000),)
-    p = Program(isa.encode_program(listing), {"step": (0, len(listing))}, 4096, 8192, 1024, sems)
+    p = Program(encode_program(listing), {"step": (0, len(listing))}, 4096, 8192, 1024, sems)
     short = json.loads(trace_json(p, machine=TINY, events=200))
     whole = json.loads(trace_json(p, machine=TINY))
     assert not short["otherData"]["complete"] and whole["otherData"]["complete"]

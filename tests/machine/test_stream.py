@@ -8,6 +8,7 @@ import pytest
 from pintac import isa
 from pintac.errors import ExecutionError
 from pintac.isa import Opcode, Queue, make
+from pintac.isa.encoding import decode_table
 from pintac.stream import dynamic_stream, executions, queues
 
 PARAMS = np.zeros(isa.PARAMS, np.uint32)
@@ -30,7 +31,7 @@ LISTING = [wait(9), loop(0, 3), wait(0), loop(1, 4, param=5), wait(1), wait(2), 
 
 @pytest.mark.parametrize("inner", [0, 1, 2, 4])
 def test_nested_loops_expand_in_order(inner: int) -> None:
-    table = isa.decode_table(LISTING)
+    table = decode_table(LISTING)
     params = PARAMS.copy()
     params[5] = inner
     expected: list[tuple[int, tuple[int, int]]] = []
@@ -50,13 +51,13 @@ def test_a_parameter_above_its_maximum_is_refused() -> None:
     params = PARAMS.copy()
     params[5] = 5
     with pytest.raises(ExecutionError, match=r"instruction 3 \(loop\): parameter 5 is 5, the loop runs at most 4"):
-        dynamic_stream(isa.decode_table(LISTING), 0, len(LISTING), params)
+        dynamic_stream(decode_table(LISTING), 0, len(LISTING), params)
 
 
 @pytest.mark.parametrize(("listing", "message"), [([loop(0, 2)], "0 .loop. is not closed"), ([end(0)], "closes no")])
 def test_unbalanced_loops_are_refused(listing: list[isa.Instruction], message: str) -> None:
     with pytest.raises(ExecutionError, match=message):
-        dynamic_stream(isa.decode_table(listing), 0, 1, PARAMS)
+        dynamic_stream(decode_table(listing), 0, 1, PARAMS)
 
 
 def test_queues_follow_from_opcode_or_field() -> None:
@@ -64,4 +65,4 @@ def test_queues_follow_from_opcode_or_field() -> None:
         loop(0, 1), make(Opcode.SIGNAL, queue=Queue.STORE), make(Opcode.LOAD), make(Opcode.STORE), make(Opcode.MATMUL),
         make(Opcode.VPU), wait(1), end(0),
     ]  # fmt: skip
-    assert queues(isa.decode_table(listing)).tolist() == [-1, 3, 0, 3, 1, 2, 2, -1]
+    assert queues(decode_table(listing)).tolist() == [-1, 3, 0, 3, 1, 2, 2, -1]

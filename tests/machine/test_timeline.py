@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pintac import isa
 from pintac.errors import ExecutionError, MachineError
 from pintac.isa import Dataflow, Instruction, Kind, Opcode, Operand, Queue, Semaphore, Space, make
+from pintac.isa.encoding import decode_table
 from pintac.machine import Machine
 from pintac.timeline import PC_CAUSE_NAMES, Timing, simulate_listing
 from tests.machine import cycle_stepped
@@ -39,7 +40,7 @@ LEFT, RIGHT = smx(8, 0x1000, 0x1400, 2), smx(8, 0x1200, 0x1500, 2)
 
 
 def timed(listing: list[Instruction], semaphores: tuple[Semaphore, ...] = (), events: int = 0) -> Timing:
-    timing = simulate_listing(isa.decode_table(listing), 0, len(listing), semaphores, TINY, PARAMS, events=events)
+    timing = simulate_listing(decode_table(listing), 0, len(listing), semaphores, TINY, PARAMS, events=events)
     for queue, busy in timing.busy.items():
         assert busy + sum(timing.stalls[queue].values()) == timing.cycles, queue
     attributed(listing, timing)
@@ -131,7 +132,7 @@ def test_waits_go_to_the_signal_that_ended_them() -> None:
 
 def test_histogram_of_the_chain() -> None:
     # busy: load 0-4, tensor 15-23, vector 30-34, store 39-43, of 53 cycles: six buckets of nine
-    table = isa.decode_table(CHAIN)
+    table = decode_table(CHAIN)
     t = simulate_listing(table, 0, len(table), CHAIN_SEMAPHORES, TINY, PARAMS, buckets=6)
     assert (t.cycles, t.bucket_cycles) == (53, 9)
     assert t.histogram.tolist() == [
@@ -141,7 +142,7 @@ def test_histogram_of_the_chain() -> None:
         [0, 0, 0, 0, 4, 0],
     ]  # fmt: skip
     # four short matmuls with three cycles between them in which the result port holds up the array (below)
-    table = isa.decode_table([mm(256 * i, k=4, bits=4) for i in range(4)])
+    table = decode_table([mm(256 * i, k=4, bits=4) for i in range(4)])
     t = simulate_listing(table, 0, len(table), (), TINY, PARAMS, buckets=19)
     assert np.flatnonzero(t.histogram[1]).tolist() == [0, 1, 5, 9]
 
@@ -254,7 +255,7 @@ def test_deadlock_is_an_error() -> None:
 
 def test_a_machine_has_only_so_many_semaphores() -> None:
     few = TINY.replace(semaphores=1)
-    table = isa.decode_table(DOUBLE_BUFFERED)
+    table = decode_table(DOUBLE_BUFFERED)
     with pytest.raises(MachineError, match="2 semaphores are used, machine 'tiny' has 1"):
         simulate_listing(table, 0, len(table), double_buffer(2), few, PARAMS)
 
@@ -264,10 +265,10 @@ def test_zero_iterations_and_unrolled_loops() -> None:
     listing = [loop(0, 5, param=7), *DOUBLE_BUFFERED[1:-1], end(0)]
     for count in (0, 1, 4):
         params[7] = count
-        table = isa.decode_table(listing)
+        table = decode_table(listing)
         t = simulate_listing(table, 0, len(listing), double_buffer(2), TINY, params)
         flat = DOUBLE_BUFFERED[1:-1] * count
-        assert t.cycles == simulate_listing(isa.decode_table(flat), 0, len(flat), double_buffer(2), TINY, params).cycles
+        assert t.cycles == simulate_listing(decode_table(flat), 0, len(flat), double_buffer(2), TINY, params).cycles
         assert t.instructions == 6 * count
 
 
@@ -314,7 +315,7 @@ def listings(draw: st.DrawFn) -> tuple[list[Instruction], tuple[Semaphore, ...]]
 @given(listings())
 def test_accounts_balance_and_bounds_hold(case: tuple[list[Instruction], tuple[Semaphore, ...]]) -> None:
     t = timed(*case)  # busy + stalls = cycles
-    table = isa.decode_table(case[0])
+    table = decode_table(case[0])
     in_parts = simulate_listing(table, 0, len(table), case[1], TINY, PARAMS, buckets=5)
     assert in_parts.histogram.sum(axis=1).tolist() == list(t.busy.values()) and in_parts.cycles == t.cycles
     assert in_parts.histogram.max() <= in_parts.bucket_cycles

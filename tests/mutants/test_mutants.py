@@ -19,6 +19,7 @@ from pintac.errors import PintacError
 from pintac.ir import Builder, Node, deltas, gradients
 from pintac.ir.ops import DELTA_FUNCTIONS
 from pintac.isa import DEFS, Opcode
+from pintac.isa.encoding import decode
 from pintac.machine import Machine
 from tests.backend.schedules import dram, load, move, sram, store
 from tests.ir import test_deltas as delta_tests
@@ -181,7 +182,7 @@ def words_round_trip() -> None:
 
 def of_decode(opcode: Opcode, field: str, change: Callable[[int, int], int]) -> Patch:
     """A decoder that reads one field wrongly: `change(value, bits)`."""
-    original, bits = isa.decode, DEFS[opcode].fields[field].bits
+    original, bits = decode, DEFS[opcode].fields[field].bits
 
     def mutant(word: bytes) -> isa.Instruction:
         found = original(word)
@@ -189,7 +190,7 @@ def of_decode(opcode: Opcode, field: str, change: Callable[[int, int], int]) -> 
             return found
         return replace(found, values={**found.values, field: change(found.values[field], bits)})
 
-    return lambda m: m.setattr(isa, "decode", mutant)
+    return lambda m: m.setattr(word_tests, "decode", mutant)
 
 
 def unsigned(value: int, bits: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pintac import isa, smx
 from pintac.isa import Kind, MicroOp, Opcode, Operand, Sink, Space
+from pintac.isa.encoding import encode_program
 from pintac.program import FIRST_PARAMS, Origin, Program, Symbol
 from pintac.program_rules import validated
 
@@ -133,7 +134,7 @@ class Listing:
         """The validated program with one entry, `step`, over the whole listing."""
         count = len(self.instructions)
         fields: dict[str, Any] = {
-            "code": isa.encode_program(self.instructions),
+            "code": encode_program(self.instructions),
             "entries": {"step": (0, count)},
             "dram_bytes": self._used[Space.DRAM],
             "sram_bytes": self._used[Space.SRAM],

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pintac import isa
 from pintac.errors import ExecutionError, UsageError
 from pintac.isa import Kind, MicroOp, Opcode, Operand, Queue, Sink, Space
+from pintac.isa.regions import regions
 from pintac.runtime.engine import make_engine
 from pintac.runtime.listing import walk
 from pintac.runtime.reference import ReferenceEngine
@@ -271,7 +272,7 @@ def test_unknown_engines_and_entries_are_refused() -> None:
 
 
 def touched(program_seed: int) -> None:
-    """Memory changes only where `isa.regions` says that an instruction writes."""
+    """Memory changes only where `isa.regions.regions` says that an instruction writes."""
     program = random_program(program_seed, 3)
     state = MachineState(program)
     engine = ReferenceEngine(program, state)
@@ -282,7 +283,7 @@ def touched(program_seed: int) -> None:
             start = isa.operand_address(instruction.operand("s1"), index)[0]
             rows = state.sram[start : start + 4 * instruction["count"]].view(np.int32).tolist()
         allowed = {s: np.zeros(state.size(s), bool) for s in Space}
-        for region in isa.regions(instruction, index, rows):
+        for region in regions(instruction, index, rows):
             assert 0 <= region.start <= region.end <= state.size(region.space)
             for outer in range(region.outer):
                 for i in range(region.count):

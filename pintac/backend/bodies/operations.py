@@ -17,7 +17,8 @@ from pintac.backend.tiles.tile import Buffer, IndexView, View, VpuOp
 from pintac.backend.tiles.views import compact_strides, compact_view, narrow
 from pintac.errors import IRError
 from pintac.ir import Node
-from pintac.ir.ops import REDUCTIONS, integer, ints
+from pintac.ir.attrs import integer, ints
+from pintac.ir.ops import REDUCTIONS
 
 
 class Bodies(Products):

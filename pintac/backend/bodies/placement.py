@@ -15,7 +15,8 @@ from pintac.backend.tiles.tile import Buffer, View
 from pintac.backend.tiles.views import V, apply, compact_size, compact_view, narrow
 from pintac.errors import IRError
 from pintac.ir import Node
-from pintac.ir.ops import REDUCTIONS, ints
+from pintac.ir.attrs import ints
+from pintac.ir.ops import REDUCTIONS
 from pintac.isa import Space
 
 

@@ -31,7 +31,8 @@ from pintac.backend.grouping.kinds import (
 )
 from pintac.backend.tiles.tile import Arg, Kernel, KernelSink
 from pintac.ir import Node
-from pintac.ir.ops import REDUCTIONS, integer, ints
+from pintac.ir.attrs import integer, ints
+from pintac.ir.ops import REDUCTIONS
 from pintac.isa import MicroOp, Sink
 
 Key = tuple[object, ...]

@@ -11,7 +11,8 @@ from pintac.backend.grouping.axes import Axes, RowAxis
 from pintac.backend.grouping.kinds import CONTRACTIONS, SOURCES, VIEWS, root
 from pintac.errors import PassError
 from pintac.ir import Graph, Node
-from pintac.ir.ops import REDUCTIONS, ints
+from pintac.ir.attrs import ints
+from pintac.ir.ops import REDUCTIONS
 
 HINT = (
     "evaluate each set of points by itself, u(xl) - u(xr) instead of the halves of u(torch.cat([xl, xr])), and reduce"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from pintac.backend.grouping.axes import Axes
 from pintac.ir import Builder, Graph, Node, rewrite
-from pintac.ir.ops import ints
+from pintac.ir.attrs import ints
 
 
 def with_points_in_rows(graph: Graph) -> Graph:

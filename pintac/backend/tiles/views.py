@@ -10,7 +10,7 @@ from typing import TypeVar
 from pintac.backend.tiles.tile import Buffer, IndexView, View
 from pintac.errors import IRError
 from pintac.ir import Node
-from pintac.ir.ops import integer, ints
+from pintac.ir.attrs import integer, ints
 
 V = TypeVar("V", bound=View | IndexView)
 

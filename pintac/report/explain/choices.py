@@ -17,6 +17,8 @@ from pintac.cost import instruction_of
 from pintac.cost_matmul import Mapping as Placement
 from pintac.cost_matmul import Matmul, map_matmul
 from pintac.isa import Dataflow, Opcode, Space
+from pintac.isa.encoding import column
+from pintac.isa.regions import regions
 from pintac.machine import Machine
 from pintac.program import Program
 from pintac.report import purpose
@@ -184,9 +186,9 @@ def _task(ledger: Ledger, pc: int) -> tuple[Matmul, Dataflow]:
 
 def _micro_ops(ledger: Ledger) -> dict[int, int]:
     out: dict[int, int] = {}
-    column = isa.column(Opcode.VPU, "uops")
+    used = column(Opcode.VPU, "uops")
     for pc in np.flatnonzero((ledger.table[:, 0] == Opcode.VPU) & (ledger.executed > 0)):
-        count = int(ledger.table[pc, column])
+        count = int(ledger.table[pc, used])
         out[count] = out.get(count, 0) + int(ledger.busy[pc])
     return dict(sorted(out.items()))
 
@@ -239,8 +241,8 @@ def memory_use(table: np.ndarray, start: int, stop: int, params: np.ndarray, mac
             instruction = instruction_of(table[pc])
             top = [*(n - 1 for n in depth), *[0] * (isa.LOOP_LEVELS - len(depth))]
             for low, high in zip(
-                isa.regions(_at(instruction, top, False), [0] * isa.LOOP_LEVELS),
-                isa.regions(_at(instruction, top, True), [0] * isa.LOOP_LEVELS),
+                regions(_at(instruction, top, False), [0] * isa.LOOP_LEVELS),
+                regions(_at(instruction, top, True), [0] * isa.LOOP_LEVELS),
                 strict=True,
             ):
                 if low.space in seen:

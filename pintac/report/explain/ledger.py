@@ -14,6 +14,7 @@ import numpy as np
 from pintac import isa
 from pintac.cost import COST_ENERGIES, CostTable
 from pintac.isa import Opcode, Queue
+from pintac.isa.encoding import column
 from pintac.machine import Machine
 from pintac.program import Program, Symbol
 from pintac.report import purpose
@@ -123,7 +124,7 @@ class Ledger:
         moved = self.costs["dram_read"] + self.costs["dram_write"]
         ideal[transfer] = moved[transfer] / machine.dram_bytes_per_cycle
         useful = ideal.copy()
-        a, b = (isa.column(Opcode.MATMUL, f"{group}.bits") for group in ("s0", "s1"))
+        a, b = (column(Opcode.MATMUL, f"{group}.bits") for group in ("s0", "s1"))
         for pc in np.flatnonzero(matmul):
             cycles = machine.product_cycles(int(self.table[pc, a]), int(self.table[pc, b]))
             useful[pc] = self.costs["macs"][pc] * cycles / (BLOCK_MACS * machine.bmes)
@@ -190,7 +191,7 @@ class Ledger:
         if opcode not in (Opcode.LOAD, Opcode.STORE):
             return found or (NO_LAYER, opcode.name.lower())
         group = "s0" if opcode is Opcode.LOAD else "d0"
-        at = int(self.table[pc, isa.column(opcode, f"{group}.addr")])
+        at = int(self.table[pc, column(opcode, f"{group}.addr")])
         symbol = next((s for s in symbols for low, size in s.planes if low <= at < low + size), None)
         if symbol is None:
             return (found[0] if found else NO_LAYER), SPILL

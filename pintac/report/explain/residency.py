@@ -14,7 +14,8 @@ import numpy as np
 
 from pintac import isa
 from pintac.cost import instruction_of
-from pintac.isa import Opcode, Region, Space
+from pintac.isa import Opcode, Space
+from pintac.isa.regions import Region, regions
 from pintac.program import Program
 from pintac.report.explain.ledger import TRANSFER_VERBS
 from pintac.stream import loop_counts
@@ -82,12 +83,12 @@ def residents(program: Program, entry: str, params: np.ndarray, events: np.ndarr
         pc, begin, complete = row[2], row[3], row[5]
         number = seen[pc] = seen.get(pc, -1) + 1
         instruction = instructions[pc]
-        regions = isa.regions(instruction, _index(nests[pc - start], number))
-        for region in regions:
+        touched = regions(instruction, _index(nests[pc - start], number))
+        for region in touched:
             if not region.write and region.space in maps:
                 _use(maps[region.space], region, complete)
         names = iter(_names(program.origin(pc).op or instruction.opcode.name.lower(), instruction))
-        for writes in _by_operand(instruction, regions):
+        for writes in _by_operand(instruction, touched):
             name, accumulates = next(names)
             if writes[0].space not in maps:
                 continue
@@ -141,9 +142,9 @@ def _rows(region: Region) -> Iterator[tuple[int, int]]:
             yield low, low + region.size
 
 
-def _by_operand(instruction: isa.Instruction, regions: Sequence[Region]) -> list[list[Region]]:
+def _by_operand(instruction: isa.Instruction, touched: Sequence[Region]) -> list[list[Region]]:
     """The regions written, by destination: an SMX destination writes two planes."""
-    writes = [r for r in regions if r.write]
+    writes = [r for r in touched if r.write]
     groups = [g for g in ("d0", "d1") if g in isa.DEFS[instruction.opcode].groups and instruction.operand(g).kind]
     if len(groups) < 2:
         return [writes] if writes else []

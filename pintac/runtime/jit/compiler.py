@@ -20,7 +20,6 @@ import llvmlite
 from llvmlite import binding as llvm
 from llvmlite import ir
 
-from pintac import isa
 from pintac.errors import UsageError, suggest
 from pintac.runtime.cache import cache_folder
 from pintac.runtime.jit.codegen import Lowering
@@ -69,9 +68,10 @@ def lowering(name: str = "auto") -> Lowering:
 def _sources_digest() -> str:
     """Digest of every source file that decides what a kernel computes."""
     digest = hashlib.sha256()
-    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(isa.__file__), Path(isa.__file__).with_name("vmath.py")]
-    for path in files:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    package = Path(__file__).parents[2]
+    folders = (Path(__file__).parent, package / "isa")
+    for path in [*(path for folder in folders for path in sorted(folder.glob("*.py"))), package / "vmath.py"]:
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ from llvmlite import ir
 
 from pintac import isa
 from pintac.isa import Kind, Opcode, Operand, Sink, Space
+from pintac.isa.encoding import decode_table
 from pintac.program import Program
 from pintac.runtime.jit import gemm, interpreter, reshape, shapes, transfers, vpu
 from pintac.runtime.jit.codegen import Lowering
@@ -246,7 +247,7 @@ class _Builder:
         instruction, row = reshape.widened(instruction), self.program.table[self.pc]
         rows, cols = instruction["rows"], instruction["cols"]
         if instruction is not self.program.instructions[self.pc]:
-            row = isa.decode_table([instruction])[0]
+            row = decode_table([instruction])[0]
         shape = shapes.shape_of(row)
         words: dict[str, int] = {"rows": rows, "cols": cols, "params": self.state.params.ctypes.data}
         words["status"] = self.state.status.ctypes.data

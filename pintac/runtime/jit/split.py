@@ -14,6 +14,7 @@ import numpy as np
 
 from pintac import isa
 from pintac.isa import Instruction, Opcode, Operand
+from pintac.isa.encoding import encode_program
 from pintac.program import Program
 
 LONG = 700_000
@@ -45,7 +46,7 @@ def split(program: Program, entry: str, threads: int) -> Split:
         thread += list(range(threads)) if len(pieces) > 1 else [-1]
     made = replace(
         program,
-        code=isa.encode_program(instructions),
+        code=encode_program(instructions),
         entries={entry: (0, len(instructions))},
         debug=tuple(program.debug[pc] for pc in number) if program.debug else (),
     )

@@ -1,7 +1,7 @@
 """The rows of a team replayed byte by byte, in any order that its waits allow, on versions instead of values.
 
 A version is the position of the stream that wrote a byte; -1: what was there before. Shares no code with what makes the
-rows: bytes come from `isa.regions`, the stream from `listing.walk`.
+rows: bytes come from `isa.regions.regions`, the stream from `listing.walk`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from pintac import isa
 from pintac.isa import Instruction, Opcode, Space
+from pintac.isa.regions import regions
 from pintac.program import Program
 from pintac.runtime.jit import plan, sharing, split, team
 from pintac.runtime.jit.compiler import library
@@ -31,7 +32,7 @@ def touched(instruction: Instruction, write: bool, index: tuple[int, ...] = (0,)
     """The bytes that an instruction reads, or writes."""
     return {
         (int(r.space), r.start + j * r.outer_stride + i * r.stride + byte)
-        for r in isa.regions(instruction, list(index))
+        for r in regions(instruction, list(index))
         if r.write == write
         for j in range(r.outer)
         for i in range(r.count)
