@@ -145,3 +145,18 @@ def test_every_experiment_has_its_place() -> None:
     pages = "\n".join(path.read_text() for path in [*docs.glob("*.md"), docs.parent / "README.md"])
     names = set(re.findall(r"^<!-- begin ([\w-]+) -->", pages, re.MULTILINE))
     assert names == set(EXPERIMENTS)
+
+
+def test_what_costs_nothing_scores_what_the_facts_say() -> None:
+    """The table of trivial errors in PROBLEMS, by hand: `-` is none, `> 1` a bound, else some digits."""
+    problems = json.loads((COMMITTED / "facts.json").read_text())["problems"]
+    page = (COMMITTED.parent / "PROBLEMS.md").read_text()
+    rows = re.findall(r"^\| `([\w-]+)` ((?:\| [^|]+ ){5})\|$", page, re.MULTILINE)
+    assert {name for name, _ in rows} == {name for name in problems if not name.startswith("examples.")}
+    for name, cells in rows:
+        for key, text in zip(("zero", "constant", "affine", "untrained", "time"), cells.split("|")[1:], strict=True):
+            known, words = problems[name][key], text.split()
+            if words[0] in "->":
+                assert known is None if words[0] == "-" else known > 1, (name, key, known)
+            else:
+                assert float(words[0]) == pytest.approx(known, rel=0.01, abs=1e-12), (name, key, known)

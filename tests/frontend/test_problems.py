@@ -74,7 +74,7 @@ def test_options_that_cannot_be(name: str, wrong: dict[str, object]) -> None:
 
 
 def test_published_heat_and_hjb_do_not_rank_methods() -> None:
-    """The figures of NUMERICS 9: u = t scores 8.5e-3 on heat, an affine function 1.7e-4, an untrained HJB 5.4e-2."""
+    """Figures of docs/PROBLEMS.md: u = t scores 8.5e-3 on heat, an affine function 1.7e-4, an untrained HJB 5.4e-2."""
     heat, hjb = (trivial_baselines(small(name)) for name in ("heat100", "hjb20"))
     assert heat is not None and heat.time == pytest.approx(8.5e-3, rel=0.02)
     assert heat.affine == pytest.approx(1.7e-4, rel=0.05)
