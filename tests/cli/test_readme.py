@@ -1,4 +1,4 @@
-"""The commands that the README shows, as they are printed, one after the other in one folder."""
+"""The commands that the README and HOWTO show, as they are printed, one after the other in one folder."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ from tests.cli.support import TINY, Cli
 
 ROOT = Path(pintac.__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-LINES = [
-    shlex.split(line, comments=True)
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-]
-COMMANDS = [words for words in LINES if words[0] == "pintac"]
-SHORTER = {"reproduce": ["--list"], "estimate": ["--no-measure"]}  # hours of runs; seconds of this host's
+HOWTO = (ROOT / "docs" / "HOWTO.md").read_text()
 
 
-def test_the_commands_of_the_readme(cli: Cli) -> None:
+def _lines(text: str) -> list[list[str]]:
+    """The words of every line of its blocks of commands."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+
+
+LINES = _lines(README)
+LOOKING = HOWTO.partition("\n## Looking at a program\n")[2].partition("\n## ")[0]
+COMMANDS = [words for words in [*LINES, *_lines(LOOKING)] if words[0] == "pintac"]
+SHORTER = {"estimate": ["--no-measure"]}  # seconds of this host's
+
+
+def test_the_commands_that_are_shown(cli: Cli) -> None:
     Path("my_pde.py").write_text(TINY)
+    Path("x.csv").write_text("0.5,0.5\n")
     for words in COMMANDS:
         piped = ""
         for command in " ".join(map(shlex.quote, words)).split(" '|' "):
