@@ -1,15 +1,16 @@
 """How much of the residual and of the gradient each quantised tensor spoils, measured on a few points.
 
-The training step is lowered for a few points a term, without its optimizer, and evaluated in fp32 at two sets of
-weights: the initial ones, and those that `TRAINED` fp32 steps lead to. Then one tensor at a time is rounded to 4 and to
-8 bits and what depends on it is evaluated again; 12 and 16 bits follow from 8, since the energy of a rounding error
-falls by 2^8 with four bits. Errors (docs/PRECISION.md):
+The training step is lowered for a few points a term, without its optimizer, and evaluated without any rounding at two
+sets of weights: the initial ones, and those that `TRAINED` steps lead to. Then one tensor at a time is rounded to 4 and
+to 8 bits and what depends on it is evaluated again; 12 and 16 bits follow from 8, since the energy of a rounding error
+falls by 2^8 with four bits. All of it is in float64, though a run is not: in fp32 the last bits of a processor's sums
+and functions lead to other weights after 200 steps, and so to other choices. Errors (docs/PRECISION.md):
 
-- of the residual of a term: rms over the points of the difference to the fp32 residual, over the largest rms of the
+- of the residual of a term: rms over the points of the difference to the exact residual, over the largest rms of the
   summands that the residual is made of (laplacian u and the source, say). The residual itself would be no scale:
   training makes it vanish, by cancellation of summands that stay what they are.
-- of the gradient: l2 norm over all parameters of the difference to the fp32 gradient of the same samples, over the
-  root mean square of gradients on the way to these weights, which is the size by which Adam divides. The fp32 gradient
+- of the gradient: l2 norm over all parameters of the difference to the exact gradient of the same samples, over the
+  root mean square of gradients on the way to these weights, which is the size by which Adam divides. The exact gradient
   is that of the network with rounded weights: this network is what is trained (NUMERICS 6), and what rounding its
   weights changes is counted in its residual.
 
@@ -118,7 +119,7 @@ class Calibration:
         return Errors(dict(zip(self.keys, map(float, np.sqrt(total)), strict=True)))
 
     def observed(self, bits: Mapping[str, int]) -> Errors:
-        """The errors of an assignment, all tensors rounded at once; products are exact but for fp32."""
+        """The errors of an assignment, all tensors rounded at once and all else exact."""
         found: dict[tuple[str, str], float] = {}
         for run in self._runs:
             found |= run.errors(bits)
@@ -162,17 +163,21 @@ def before_budget(graph: Graph, passes: Sequence[Pass]) -> tuple[Graph, dict[str
 
 
 def calibration_states(step: TrainStep, weights: Arrays | None = None) -> tuple[State, ...]:
-    """The initial weights, and those after some fp32 steps of training with few evaluations.
+    """The initial weights, and those after some steps of training with few evaluations.
 
     Any estimator with little variance leads to weights of the same kind, so the training has one of eight evaluations.
     """
-    from pintac.frontend import OrthonormalDirections, SampledStep
+    from pintac.frontend import DOUBLE, OrthonormalDirections, SampledStep
 
     estimator = step.estimator
     if estimator.K > 8:
         estimator = OrthonormalDirections(K=8, sigma=estimator.sigma)
     twin = SampledStep(
-        dataclasses.replace(step, estimator=estimator), ExpandOperators().run, seed=SEED, weights=weights
+        dataclasses.replace(step, estimator=estimator),
+        ExpandOperators().run,
+        seed=SEED,
+        weights=weights,
+        dtype=DOUBLE,
     )
     first = twin.arrays()
     squares = []
@@ -212,23 +217,23 @@ def _summands(node: Node) -> list[Node]:
 
 
 class _Rounding(Evaluator):
-    """fp32 with NumPy's functions, some tensors rounded."""
+    """Exact but for some tensors, which are rounded, and for erf, which NumPy has not."""
 
     def __init__(self, params: Mapping[str, float]) -> None:
         super().__init__("float64", params)
-        self.dtype = np.float32
-        self.functions = {**self.functions, "erf": vmath.erf}
+        self.functions = {**self.functions, "erf": lambda x: vmath.erf(np.asarray(x, np.float32)).astype(np.float64)}
         self.bits: Mapping[Node, int] = {}
 
     def value(self, node: Node, operands: Sequence[Value]) -> Value:
         if node.op == "quantize" and node in self.bits:
             assert isinstance(operands[0], np.ndarray)
-            return smx.dequantize(np.ascontiguousarray(operands[0]), self.bits[node])
+            rounded = smx.dequantize(np.ascontiguousarray(operands[0], np.float32), self.bits[node])
+            return rounded.astype(np.float64)
         return super().value(node, operands)
 
 
 class _Run:
-    """The step at one state: its fp32 values, and what changes when tensors are rounded."""
+    """The step at one state: its exact values, and what changes when tensors are rounded."""
 
     def __init__(self, calibration: Calibration, number: int, state: State) -> None:
         self.calibration = calibration
@@ -267,7 +272,7 @@ class _Run:
         return float(np.sqrt(total))
 
     def _changed(self, bits: Mapping[Node, int]) -> dict[Node, Value]:
-        """The values that differ from the fp32 ones."""
+        """The values that differ from the exact ones."""
         self.evaluator.bits = bits
         changed: dict[Node, Value] = {}
         with np.errstate(all="ignore"):

@@ -13,10 +13,11 @@ from pintac.frontend.samplers import At, Ball, Boundary, Mixture, Points, Produc
 from pintac.frontend.schedules import constant, cosine_decay, exponential_decay, linear_decay, piecewise, warmup
 from pintac.frontend.testset import TestSet, predict_float, test_set
 from pintac.frontend.tracing import TracedStep, trace, trace_step
-from pintac.frontend.twin import SampledStep
+from pintac.frontend.twin import DOUBLE, SampledStep
 from pintac.frontend.weights import as_tensors, discarded, initial_states
 
 __all__ = [
+    "DOUBLE",
     "SGD",
     "Adam",
     "AdamW",

@@ -22,6 +22,9 @@ from pintac.frontend.tracing import trace_step
 from pintac.frontend.weights import Arrays, Layout, initial_states
 from pintac.ir import Graph, Node, ancestors
 
+DOUBLE = torch.float64
+"""For rooms that have no torch."""
+
 Expand = Callable[[Graph], Graph]
 """Makes sampled evaluations of gradient and laplacian: the pass `expand-operators`."""
 
