@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pintac.errors import PintacError, ResultsError
+from pintac.experiments.files import figures_folder
 from pintac.experiments.results import Results
 from pintac.experiments.tables import Figure
 
@@ -23,8 +24,8 @@ TWIN = 8
 
 
 def figure_path(figure: Figure, results: Results) -> Path:
-    """Its file: in `figures/` beside the folder of results."""
-    return results.store.results.parent / "figures" / f"{figure.name}.svg"
+    """Its file."""
+    return figures_folder(results.store.results) / f"{figure.name}.svg"
 
 
 def available() -> bool:

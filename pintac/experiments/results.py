@@ -119,7 +119,7 @@ class Summary:
         """Quantised over float twin: the geometric mean over the seeds that have both."""
         twins = {run.run.seed: l2_of(run) for run in self.twins}
         pairs = [(l2_of(run), twins[run.run.seed]) for run in self.finished if run.run.seed in twins]
-        return geometric_mean([a / b for a, b in pairs]) if pairs else None
+        return geometric_mean([a / b if b else math.inf for a, b in pairs]) if pairs else None
 
     @property
     def masters(self) -> float | None:
@@ -229,9 +229,11 @@ def first_step(run: Finished, level: float) -> int | None:
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """exp of the mean logarithm; inf if any value is."""
-    logs = [math.log(value) if value < math.inf else math.inf for value in values]
-    return math.exp(fmean(logs)) if math.inf not in logs else math.inf
+    """exp of the mean logarithm; inf if any value is, else 0 if any is."""
+    numbers = list(values)
+    if math.inf in numbers or 0 in numbers:
+        return math.inf if math.inf in numbers else 0.0
+    return math.exp(fmean(map(math.log, numbers)))
 
 
 def geometric_spread(values: Iterable[float]) -> float | None:

@@ -79,7 +79,8 @@ def test_fp32_has_no_cost_and_no_twin(store: Store) -> None:
 
 
 def test_means() -> None:
-    assert geometric_mean([1, 4]) == pytest.approx(2) and geometric_mean([1, math.inf]) == math.inf
+    assert geometric_mean([1, 4]) == pytest.approx(2) and geometric_mean([1, math.inf, 0]) == math.inf
+    assert geometric_mean([1, 0]) == 0
     assert geometric_spread([3, 3]) == pytest.approx(1) and geometric_spread([1, 0]) is None
     assert [figure(v) for v in (0, 0.0123, 1.234, 83.51, 4e5, math.inf)] == [
         "0", "1.23e-02", "1.23", "83.5", "4.00e+05", "diverged",

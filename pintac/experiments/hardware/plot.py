@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pintac.errors import PintacError, ResultsError
+from pintac.experiments.files import figures_folder
 from pintac.experiments.hardware.figures import Data, Tornado, tornado
 from pintac.experiments.hardware.rows import WORKLOADS
 
@@ -17,8 +18,8 @@ LOW, HIGH = "#4878a8", "#d07838"
 
 
 def figure_path(results: Path) -> Path:
-    """In `figures/` beside the folder of results."""
-    return results.parent / "figures" / FILE
+    """The figure's file."""
+    return figures_folder(results) / FILE
 
 
 def shown(data: Data) -> list[tuple[str, Tornado]]:
