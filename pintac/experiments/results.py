@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from pintac.experiments.facts import Facts
@@ -101,8 +101,8 @@ class Summary:
 
     @cached_property
     def spread(self) -> float | None:
-        """Geometric: exp of the standard deviation of the logarithms; None for one seed."""
-        return geometric_spread(self.errors) if len(self.errors) > 1 else None
+        """Geometric: exp of the sample standard deviation of the logarithms; None for one seed."""
+        return geometric_spread(self.errors)
 
     @property
     def diverged(self) -> int:
@@ -237,13 +237,12 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def geometric_spread(values: Iterable[float]) -> float | None:
-    """exp of the standard deviation of the logarithms; None unless all values are finite."""
+    """exp of the standard deviation of the logarithms as of a sample (n - 1); None for one value, or unless all
+    are finite."""
     numbers = list(values)
-    if not all(0 < value < math.inf for value in numbers):
+    if len(numbers) < 2 or not all(0 < value < math.inf for value in numbers):
         return None
-    logs = [math.log(value) for value in numbers]
-    mean = fmean(logs)
-    return math.exp(math.sqrt(fmean([(value - mean) ** 2 for value in logs])))
+    return math.exp(stdev(map(math.log, numbers)))
 
 
 def quotient(a: float | None, b: float | None) -> float | None:
