@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from pintac.program import Program
 
 SHARE = 0.02
-"""Share of the host time of a run that looking may take; the first look is taken whatever it takes."""
+"""Share of the host time of a run that looking may take, but for the looks that are taken whatever they take."""
+SETTLED_LOOKS, LONG_RUN = 2, 100
+"""The first look always; in runs of so many steps also so many from step `SETTLED` on, without which some faults of
+runs of a few seconds would never be found."""
 SNAPSHOT_SHARE = 0.005
 """The same for copies of the weights, from which a step that failed is repeated."""
 
@@ -108,7 +111,7 @@ class Watch:
         if due(step) or step == total:
             for finding in diagnostics.losses(self._losses, self._settings, step == total):
                 self._found(finding)
-            if self._affordable():
+            if self._affordable(step, total):
                 self._sample(step)
         if step >= self._next_snapshot:
             before = self._clock()
@@ -119,9 +122,10 @@ class Watch:
             self._next_snapshot = step + max(1, math.ceil(pause))
         return False
 
-    def _affordable(self) -> bool:
+    def _affordable(self, step: int, total: int) -> bool:
         looks = len(self._samples)
-        if not looks:
+        settled = sum(sample.step >= diagnostics.SETTLED for sample in self._samples)
+        if not looks or (total >= LONG_RUN and step >= diagnostics.SETTLED and settled < SETTLED_LOOKS):
             return True
         expected = self._look_seconds + self._look_seconds / looks
         return expected <= self._share * (self._clock() - self._start)

@@ -8,15 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pintac.experiments.hardware import host
 from pintac.experiments.hardware.rows import FORWARD, METHOD_NAMES, NESTED, SAMPLED, WATTS_PER_CORE, HostRow
 from pintac.program import Program
 from pintac.timeline import program_machine, simulate
-
-if TYPE_CHECKING:
-    pass
 
 JOULES_PER_KWH = 3.6e6
 BUDGET, TIMEOUT = 1.0, 120.0

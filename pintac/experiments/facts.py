@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from pintac.container import write_atomically
-from pintac.errors import ResultsError
+from pintac.experiments.files import read_json
 from pintac.experiments.runs import Run
+from pintac.json_kinds import each, having, maybe, number, whole
 
 NETWORK_SETTINGS = ("width", "hidden", "rank")
+
+_COUNT = whole(low=1)
+_NETWORK = having({"parameters": _COUNT, "dense": _COUNT})
+_KIND = having({}, problems=each(each(maybe(number))), networks=each(_NETWORK))
 
 
 class Facts:
@@ -24,11 +29,7 @@ class Facts:
         self._path = results / "facts.json"
         self._known: dict[str, dict[str, Any]] = {"problems": {}, "networks": {}}
         if self._path.exists():
-            try:
-                self._known |= json.loads(self._path.read_text())
-            except (OSError, ValueError) as error:
-                hint = "remove it, it is made again"
-                raise ResultsError(f"{self._path} cannot be read: {error}", hint=hint) from None
+            self._known |= read_json(self._path, _KIND, "remove it, it is made again")
 
     def problem(self, run: Run) -> Mapping[str, float | None]:
         """Errors of trivial solutions (`frontend.Baselines`), and `mean_square`, the mean of u^2 on the test points.

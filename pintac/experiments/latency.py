@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from pintac.errors import ResultsError
+from pintac.experiments.files import read_json
 from pintac.experiments.results import Results, quotient
 from pintac.experiments.rows import Row
+from pintac.json_kinds import each, having, number
 from pintac.machine import Machine
 
 HARDWARE = "hardware.json"
 BASELINE = "nested autograd"
 """The paper's baseline."""
+
+_SECONDS = having({}, ad_seconds_per_step=each(each(number)))
 
 
 def simulated_seconds(results: Results, row: Row, machine: str = "pinta") -> float | None:
@@ -29,10 +31,7 @@ def measured_ad_seconds(results: Path, problem: str, method: str = BASELINE) -> 
     path = results / HARDWARE
     if not path.exists():
         return None
-    try:
-        measured = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read: {error}", hint="pintac reproduce hardware") from None
+    measured = read_json(path, _SECONDS, "remove it, `pintac reproduce hardware` measures again")
     value = measured.get("ad_seconds_per_step", {}).get(problem, {}).get(method)
     return None if value is None else float(value)
 

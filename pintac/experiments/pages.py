@@ -15,19 +15,17 @@ from pathlib import Path
 from pintac.container import write_atomically
 from pintac.errors import ResultsError
 from pintac.experiments.experiment import Experiment
+from pintac.experiments.files import SIGN
 from pintac.experiments.plots import draw, figure_path, plotted
 from pintac.experiments.results import Results
 from pintac.experiments.tables import Rendered
-
-SIGN = "RESULTS.md"
-"""Where this page lies above the folder of results, it and its neighbours and the README may hold blocks."""
 
 
 def publish(experiment: Experiment, results: Results, *, figures: bool = True) -> list[Path]:
     """Write everything that an experiment shows; the files that were written.
 
     `<results>/NAME.json` always, Markdown into every block of that name, or to `<results>/NAME.md` if there is none,
-    figures to `figures/` beside the results. Quick results are `NAME-quick` and no part of any page.
+    figures to `files.figures_folder`. Quick results are `NAME-quick` and no part of any page.
     """
     rendered = experiment.render(results)
     folder = results.store.results

@@ -1,4 +1,4 @@
-"""Figures as SVG: error against joules so far, or at the end of runs. Equal results give equal files.
+"""Figures as SVG: error against joules so far, or at the end of runs, or against sigma. Equal results give equal files.
 
 matplotlib is the extra `plot`. Each file says in its metadata which data it shows, so that a test can tell a stale one
 without drawing.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pintac.errors import PintacError, ResultsError
+from pintac.experiments.files import figures_folder
 from pintac.experiments.results import Results
 from pintac.experiments.tables import Figure
 
@@ -21,10 +22,13 @@ MARKERS = "osD^v<>pPX*"
 TWIN = 8
 """Size of the mark of a float twin: around the row's own where they agree."""
 
+SAME = 0.1
+"""Logarithm of the quotient of two places on the axis that have one name between them."""
+
 
 def figure_path(figure: Figure, results: Results) -> Path:
-    """Its file: in `figures/` beside the folder of results."""
-    return results.store.results.parent / "figures" / f"{figure.name}.svg"
+    """Its file."""
+    return figures_folder(results.store.results) / f"{figure.name}.svg"
 
 
 def available() -> bool:
@@ -44,7 +48,7 @@ def plotted(figure: Figure, results: Results) -> list[dict[str, Any]]:
     shown: list[dict[str, Any]] = []
     for row in figure.rows:
         summary = results[row]
-        step = summary.joules_step if figure.against == "joules" else summary.cycles
+        step = summary.joules_step
         if step is None or summary.l2 is None or not math.isfinite(summary.l2):
             continue
         runs = [
@@ -55,7 +59,7 @@ def plotted(figure: Figure, results: Results) -> list[dict[str, Any]]:
             {
                 "label": row.label.replace("`", ""),
                 "curves": runs if figure.kind == "curves" else [],
-                "at": step * (summary.steps or 0),
+                "at": step * (summary.steps or 0) if figure.against == "joules" else float(row.run.setting("sigma")),
                 "l2": list(summary.errors),
                 "twin": summary.twin,
             }
@@ -82,16 +86,21 @@ def draw(figure: Figure, results: Results) -> Path:
         canvas, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
         data = plotted(figure, results)
         {"curves": _curves, "points": _points, "series": _series}[figure.kind](axes, data)
-        unit = "simulated energy of the run [J]" if figure.against == "joules" else "cycles of the run"
+        unit = "simulated energy of the run [J]" if figure.against == "joules" else "sigma, a length in the coordinates"
         axes.set(yscale="log", xscale="log", xlabel=unit, ylabel="relative l2 error", title=figure.title)
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
-        axes.margins(0.08)
+        axes.margins(x=0.1, y=0.08)
         axes.grid(alpha=0.3)
         if data:
-            beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-            axes.legend(fontsize="x-small", **beside if figure.kind == "points" else {})  # a name a row takes room
+            # a name a row takes room, and curves leave none
+            if figure.kind == "points":
+                canvas.legend(fontsize="x-small", loc="outside right center")
+            elif figure.kind == "curves":
+                canvas.legend(fontsize="x-small", loc="outside lower center", ncols=3)
+            else:
+                axes.legend(fontsize="x-small")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             description = f"data {digest(figure, results)}"
@@ -123,17 +132,21 @@ def _points(axes: Any, data: list[dict[str, Any]]) -> None:
 
 
 def _series(axes: Any, data: list[dict[str, Any]]) -> None:
-    """A line through the rows "series, place" of a series; places are named at the worst row of each."""
-    worst: dict[str, tuple[float, float]] = {}
+    """A line through the rows "series, place" of a series; of rows of a place above each other the worst is named."""
+    places: list[tuple[float, float, str]] = []
     series: dict[str, list[dict[str, Any]]] = {}
     for row in data:
         name, _, place = row["label"].rpartition(", ")
         series.setdefault(name, []).append(row)
-        worst[place] = max(worst.get(place, (0.0, 0.0)), (max(row["l2"]), row["at"]))
+        places.append((max(row["l2"]), row["at"], place))
     for number, (name, rows) in enumerate(series.items()):
         _marks(axes, rows, number, "-", name)
-    for place, (l2, x) in worst.items():
-        axes.annotate(place, (x, l2), xytext=(4, 6), textcoords="offset points", fontsize="x-small")
+    named: list[tuple[float, str]] = []
+    for l2, x, place in sorted(places, reverse=True):
+        near = any(place == other and abs(math.log(x / at)) < SAME for at, other in named)
+        if not near and place != f"{x:g}":  # the axis says it already
+            named.append((x, place))
+            axes.annotate(place, (x, l2), xytext=(4, 6), textcoords="offset points", fontsize="x-small")
     _name_twins(axes)
 
 

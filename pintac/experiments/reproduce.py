@@ -11,6 +11,7 @@ from pintac.experiments.catalogue import ALIASES, EXPERIMENTS, load_experiment
 from pintac.experiments.costs import refresh
 from pintac.experiments.execute import execute, missing
 from pintac.experiments.experiment import Experiment
+from pintac.experiments.files import check_folder
 from pintac.experiments.pages import check_pages, publish
 from pintac.experiments.plots import available
 from pintac.experiments.progress import RunProgress
@@ -74,9 +75,11 @@ def reproduce(
     if not quick:
         check_pages(experiments, results)
     store = Store(results)
+    runs = {} if render_only else _runs(experiments, seeds, quick, only)
+    check_folder(results)
     code = 0
     if not render_only:
-        code = _make(experiments, store, seeds, quick, jobs, only, note)
+        code = _make(list(runs), store, jobs, note)
         if code != EXIT_INTERRUPTED:
             for experiment in experiments:
                 experiment.measure(results, quick, again)
@@ -115,13 +118,15 @@ def _named(names: Sequence[str], all_if_none: bool) -> list[Experiment]:
     return [load_experiment(name) for name in chosen]
 
 
-def _make(
-    experiments: Sequence[Experiment], store: Store, seeds: Seeds, quick: bool, jobs: int, only: str | None, note: Say
-) -> int:
+def _runs(experiments: Sequence[Experiment], seeds: Seeds, quick: bool, only: str | None) -> dict[Run, None]:
     runs: dict[Run, None] = {}
     for experiment in experiments:
         runs |= dict.fromkeys(experiment.runs(seeds, quick, only))
-    wanted = missing(list(runs), store)
+    return runs
+
+
+def _make(runs: Sequence[Run], store: Store, jobs: int, note: Say) -> int:
+    wanted = [run for run in runs if store.load(run) is None]  # a damaged one stops here, not behind hours of others
     if not wanted:
         note(f"all {len(runs)} runs are there")
         return 0

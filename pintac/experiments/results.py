@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from pintac.experiments.facts import Facts
@@ -101,8 +101,8 @@ class Summary:
 
     @cached_property
     def spread(self) -> float | None:
-        """Geometric: exp of the standard deviation of the logarithms; None for one seed."""
-        return geometric_spread(self.errors) if len(self.errors) > 1 else None
+        """Geometric: exp of the sample standard deviation of the logarithms; None for one seed."""
+        return geometric_spread(self.errors)
 
     @property
     def diverged(self) -> int:
@@ -119,7 +119,7 @@ class Summary:
         """Quantised over float twin: the geometric mean over the seeds that have both."""
         twins = {run.run.seed: l2_of(run) for run in self.twins}
         pairs = [(l2_of(run), twins[run.run.seed]) for run in self.finished if run.run.seed in twins]
-        return geometric_mean([a / b for a, b in pairs]) if pairs else None
+        return geometric_mean([a / b if b else math.inf for a, b in pairs]) if pairs else None
 
     @property
     def masters(self) -> float | None:
@@ -229,19 +229,20 @@ def first_step(run: Finished, level: float) -> int | None:
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """exp of the mean logarithm; inf if any value is."""
-    logs = [math.log(value) if value < math.inf else math.inf for value in values]
-    return math.exp(fmean(logs)) if math.inf not in logs else math.inf
+    """exp of the mean logarithm; inf if any value is, else 0 if any is."""
+    numbers = list(values)
+    if math.inf in numbers or 0 in numbers:
+        return math.inf if math.inf in numbers else 0.0
+    return math.exp(fmean(map(math.log, numbers)))
 
 
 def geometric_spread(values: Iterable[float]) -> float | None:
-    """exp of the standard deviation of the logarithms; None unless all values are finite."""
+    """exp of the standard deviation of the logarithms as of a sample (n - 1); None for one value, or unless all
+    are finite."""
     numbers = list(values)
-    if not all(0 < value < math.inf for value in numbers):
+    if len(numbers) < 2 or not all(0 < value < math.inf for value in numbers):
         return None
-    logs = [math.log(value) for value in numbers]
-    mean = fmean(logs)
-    return math.exp(math.sqrt(fmean([(value - mean) ** 2 for value in logs])))
+    return math.exp(stdev(map(math.log, numbers)))
 
 
 def quotient(a: float | None, b: float | None) -> float | None:

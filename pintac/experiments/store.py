@@ -15,10 +15,44 @@ from typing import Any
 from pintac.container import write_atomically
 from pintac.errors import PintacError, ResultsError, UsageError
 from pintac.experiments.runs import Run
+from pintac.json_kinds import Kind, KindError, having, items, maybe, number, row, whole
 
 SUFFIX = ".json"
-NEEDED = ("l2_rel", "steps", "seed", "history", "cycles_per_step", "energy_j_per_step", "lower_bound_cycles")
-"""Keys of a result without which no table can be made."""
+HINT = "it is written again when you remove it and repeat the command"
+
+
+def _size(value: Any, place: str) -> None:
+    number(value, place)
+    if value < 0:
+        raise KindError(f"{place} is {value}, below 0")
+
+
+def _record(value: Any, place: str) -> None:
+    """An entry of the history: step, loss, l2, and what else was followed."""
+    row(_COUNT, maybe(number), maybe(_size))(value[:3] if isinstance(value, list) else value, place)
+
+
+_COUNT = whole(low=0)
+_COST = maybe(_size)
+NEEDED: Mapping[str, Kind] = {
+    "l2_rel": maybe(_size),
+    "steps": _COUNT,
+    "seed": _COUNT,
+    "history": items(_record),
+    "cycles_per_step": _COST,
+    "energy_j_per_step": _COST,
+    "lower_bound_cycles": _COST,
+}
+"""What a result has to hold for tables to be made of it."""
+
+_RESULT = having(
+    NEEDED,
+    l2_rel_float=maybe(_size),
+    macs_per_step=_COST,
+    tcu_cycles_per_step=_COST,
+    vpu_cycles_per_step=_COST,
+    sim_seconds_per_step=_COST,
+)
 
 _HISTORY = "@history@"
 
@@ -82,19 +116,18 @@ class Store:
 
 def read_finished(path: Path) -> Finished:
     """A file of the store. Raises ResultsError, naming it, for anything else than a whole run of that name."""
-    hint = "it is written again when you remove it and repeat the command"
     try:
         content = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ResultsError(f"{path} cannot be read as a finished run: {error}", hint=hint) from None
+        raise ResultsError(f"{path} cannot be read as a finished run: {error}", hint=HINT) from None
     keys = {"command", "date", "run", "result"}
     if not isinstance(content, dict) or set(content) != keys or not isinstance(content["result"], dict):
-        raise ResultsError(f"{path} is not a finished run: expected the keys {', '.join(sorted(keys))}", hint=hint)
+        raise ResultsError(f"{path} is not a finished run: expected the keys {', '.join(sorted(keys))}", hint=HINT)
     try:
         run = Run.from_dict(content["run"])
     except (UsageError, TypeError, AttributeError) as error:
         message = error.message if isinstance(error, PintacError) else str(error)
-        raise ResultsError(f"{path} does not say which run it is: {message}", hint=hint) from None
+        raise ResultsError(f"{path} does not say which run it is: {message}", hint=HINT) from None
     if run.name + SUFFIX != path.name:
         raise ResultsError(f"{path} holds the run {run.name}", hint="a file is named after its run")
     _check(path, run, content["result"])
@@ -104,7 +137,11 @@ def read_finished(path: Path) -> Finished:
 def _check(path: Path, run: Run, result: Mapping[str, Any]) -> None:
     missing = [key for key in NEEDED if key not in result]
     if missing:
-        raise ResultsError(f"{path}: the result has no {', '.join(missing)}")
+        raise ResultsError(f"{path}: the result has no {', '.join(missing)}", hint=HINT)
+    try:
+        _RESULT(result, "")
+    except KindError as error:
+        raise ResultsError(f"{path}: in the result {error}", hint=HINT) from None
     if result.get("interrupted"):
         raise ResultsError(f"{path}: the run was interrupted after {result['steps']} steps")
     if result["seed"] != run.seed:

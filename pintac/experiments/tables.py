@@ -64,14 +64,15 @@ class Claim:
 class Figure:
     """A plot of rows: error against joules so far, a line a seed (`curves`), or at the end.
 
-    Then it is a point a row (`points`), or a line through rows with the label "series, place" (`series`).
+    Then it is a point a row (`points`), or a line through rows with the label "series, place" (`series`); that one may
+    also be `against` sigma.
     """
 
     name: str
     title: str
     rows: tuple[Row, ...]
     kind: Literal["curves", "points", "series"] = "curves"
-    against: Literal["joules", "cycles"] = "joules"
+    against: Literal["joules", "sigma"] = "joules"
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,10 @@ def vanished(sample: Sample, settings: Settings) -> Iterator[Finding]:
             else "a smaller lr: the activations are saturated",
             sample.step, share, VANISHED, worst.place,
         )  # fmt: skip
-    gradients = [c for c in sample.counts if c.role == "grad" and not c.under]
+    gradients = [c for c in sample.counts if c.role == "grad"]
+    if any(c.under > BLOCKS * c.blocks for c in gradients):
+        return  # zeros are what an underflow leaves behind, and `exponents` tells of it
+    gradients = [c for c in gradients if not c.under]
     flat = max(gradients, key=lambda c: (c.zeros + c.lost) / max(1, c.elements), default=None)
     if flat is not None and flat.zeros + flat.lost > GRADIENT_ZEROS * flat.elements:
         share = (flat.zeros + flat.lost) / flat.elements

@@ -85,6 +85,7 @@ def test_exponents_at_both_ends() -> None:
     assert over["value"] > 0 and "gradients of layer 6" in over["message"]
     weights = found(poisson(1, {"weight": 1e-25}), "exponent underflow")
     assert "gradients of layer" in weights["message"] and "weights of the loss" in weights["cure"]
+    assert [entry["kind"] for entry in poisson(1, {"weight": 1e-25, "interior": 8}).diagnostics].count("masking") == 0
 
 
 def test_not_finite_names_where_it_began_and_stops() -> None:
@@ -370,17 +371,26 @@ def test_looks_are_paid_from_a_share_of_the_time(tiny_program: Program) -> None:
     program_watch = watching.watch_program(session, tiny_program, 0)
     watch = watching.Watch(session, lambda: None, program_watch._params, {}, clock=lambda: now[0], share=0.02)
     taken = []
-    watch._sample = lambda step: (taken.append(step), spend())  # type: ignore[assignment,method-assign]
+    watch._sample = lambda step: (taken.append(step), spend(step))  # type: ignore[assignment,method-assign]
 
-    def spend() -> None:
-        watch._samples.append(Sample(0))
+    def spend(step: int) -> None:
+        watch._samples.append(Sample(step))
         watch._look_seconds += 1.0
 
     for _ in range(20):
         session.step()
         now[0] += 15.0
-        watch.after_step(1.0, 1000)
+        watch.after_step(1.0, 99)
     assert taken == [1, 10, 20]  # the first; the second when two seconds are 2 % of what has passed
+    for total, expected in ((1000, [1, 10, 20]), (99, [1])):  # no time at all: the first, and two settled ones
+        watch._samples.clear()
+        watch._look_seconds = 0.0
+        taken.clear()
+        watch._start = now[0]
+        for step in (1, 2, 5, 10, 20, 50):
+            if watch._affordable(step, total):
+                watch._sample(step)
+        assert taken == expected
     assert [step for step in range(1, 1001) if watching.due(step)] == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 
 

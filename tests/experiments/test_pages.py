@@ -13,7 +13,7 @@ from pintac.errors import PintacError, ResultsError
 from pintac.experiments.catalogue import EXPERIMENTS, load_experiment
 from pintac.experiments.experiment import TableExperiment
 from pintac.experiments.pages import block, filled, publish, stale
-from pintac.experiments.plots import digest, draw, figure_path, plotted
+from pintac.experiments.plots import _series, digest, draw, figure_path, plotted
 from pintac.experiments.results import Results
 from pintac.experiments.rows import Row
 from pintac.experiments.runs import Run
@@ -28,6 +28,7 @@ ROW = Row("a row", RUN)
 CURVES = Figure("curves", "Error", (ROW, Row("missing", RUN.but(lr=0.5)), Row("fp32", RUN.but(quant="none"))))
 POINTS = Figure("points", "Error", (ROW,), kind="points")
 SERIES = Figure("series", "Error", (Row("stein, K = 4", RUN), Row("stein, K = 8", RUN.but(seed=1))), kind="series")
+SIGMA = Figure("sigma", "Error", (Row("diff, 0.01", RUN),), kind="series", against="sigma")
 EXPERIMENT = TableExperiment("mine", "My table", (Table("", (ROW,)),), figures=(CURVES,))
 
 
@@ -94,7 +95,7 @@ def test_a_mark_that_a_page_quotes_is_no_block(results: Results) -> None:
 # --- figures ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("figure", [CURVES, POINTS, SERIES], ids=lambda figure: figure.name)
+@pytest.mark.parametrize("figure", [CURVES, POINTS, SERIES, SIGMA], ids=lambda figure: figure.name)
 def test_equal_results_give_equal_figures(results: Results, figure: Figure) -> None:
     pytest.importorskip("matplotlib")
     first = draw(figure, results).read_bytes()
@@ -108,6 +109,22 @@ def test_what_a_figure_shows(results: Results) -> None:
     (shown,) = plotted(CURVES, results)
     assert shown["curves"] == [[[0.04, 0.5], [0.08, 0.02], [2.0, 0.02]]], "2 mJ a step"
     assert (shown["label"], shown["at"], shown["l2"], shown["twin"]) == ("a row", 2.0, [0.02], 0.01)
+    assert [row["at"] for row in plotted(SIGMA, results)] == [0.01]
+
+
+def test_places_of_a_series_are_named_where_they_are(results: Results) -> None:
+    """Once above each other, at each where they are apart, not where the axis says it."""
+    pytest.importorskip("matplotlib")
+    from matplotlib import pyplot
+
+    def row(label: str, at: float, l2: float) -> dict[str, object]:
+        return {"label": label, "curves": [], "at": at, "l2": [l2], "twin": None}
+
+    canvas, axes = pyplot.subplots()
+    over_each_other = [row("a, R = 8", 1.0, 0.1), row("b, R = 8", 1.01, 0.2)]
+    _series(axes, [*over_each_other, row("c, R = 8", 2.0, 0.05), row("d, 3", 3, 1)])
+    assert [(text.get_text(), text.xy) for text in axes.texts] == [("R = 8", (1.01, 0.2)), ("R = 8", (2.0, 0.05))]
+    pyplot.close(canvas)
 
 
 def test_without_matplotlib(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:

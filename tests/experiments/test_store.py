@@ -48,6 +48,14 @@ def test_the_file_is_read_by_people(tmp_path: Path) -> None:
         (lambda text: text.replace('"l2_rel"', '"l3"'), "has no l2_rel"),
         (lambda text: text.replace('"interrupted": false', '"interrupted": true'), "was interrupted"),
         (lambda text: text.replace('"seed": 3,\n  "sim', '"seed": 4,\n  "sim'), "of seed 4"),
+        (lambda text: text.replace('"l2_rel": 0.003', '"l2_rel": "0.003"'), "l2_rel is '0.003'"),
+        (lambda text: text.replace('"l2_rel": 0.003', '"l2_rel": -0.003'), "l2_rel is -0.003, below 0"),
+        (lambda text: text.replace('"l2_rel": 0.003', '"l2_rel": NaN'), "l2_rel is nan"),
+        (lambda text: text.replace('"steps": 1000', '"steps": [1000]'), "steps is"),
+        (lambda text: text.replace('"cycles_per_step": 200', '"cycles_per_step": "200"'), "cycles_per_step is '200'"),
+        (lambda text: text.replace("[[20, 3.0, 0.5], ", "[20, "), r"history\[0\] is 20"),
+        (lambda text: text.replace("[20, 3.0, 0.5]", "[20, 3.0]"), r"history\[0\] is .*not a list of 3"),
+        (lambda text: text.replace("[20, 3.0, 0.5]", '[20, 3.0, "0.5"]'), r"history\[0\]\[2\] is '0.5'"),
     ],
 )
 def test_damaged_files_are_one_clear_error(tmp_path: Path, damage, message: str) -> None:

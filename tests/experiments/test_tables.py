@@ -38,7 +38,7 @@ def test_figures_of_a_row(store: Store) -> None:
     row = Results(store)[ROW]
     assert row.seeds == (0, 1, 2) and row.twin_seeds == (0, 1)
     assert row.l2 == pytest.approx(0.14 / 3)
-    assert row.spread == pytest.approx(2 ** math.sqrt(2 / 3)), "logs 0, 1, 2 times log 2: variance 2/3"
+    assert row.spread == pytest.approx(2), "logs 0, 1, 2 times log 2: variance of a sample 1"
     assert row.twin == pytest.approx(0.025)
     assert row.ratio == pytest.approx(math.sqrt(2)), "2 and 1, geometric"
     assert row.skill == pytest.approx(1.4 / 3) and (row.constant, row.affine) == (0.5, 0.1)
@@ -79,7 +79,8 @@ def test_fp32_has_no_cost_and_no_twin(store: Store) -> None:
 
 
 def test_means() -> None:
-    assert geometric_mean([1, 4]) == pytest.approx(2) and geometric_mean([1, math.inf]) == math.inf
+    assert geometric_mean([1, 4]) == pytest.approx(2) and geometric_mean([1, math.inf, 0]) == math.inf
+    assert geometric_mean([1, 0]) == 0
     assert geometric_spread([3, 3]) == pytest.approx(1) and geometric_spread([1, 0]) is None
     assert [figure(v) for v in (0, 0.0123, 1.234, 83.51, 4e5, math.inf)] == [
         "0", "1.23e-02", "1.23", "83.5", "4.00e+05", "diverged",
@@ -116,7 +117,7 @@ def test_a_table_says_what_was_not_run(store: Store) -> None:
     rendered = TableExperiment("x", "t", (Table("", (ROW, missing)), Table("two", (missing,)))).render(Results(store))
     rows = [line for line in rendered.markdown.splitlines() if line.startswith("| ")]
     assert rows[1] == (
-        "| a row | 8/16/8/12 | 0-2 | 4.67e-02 | x1.76 | 2.50e-02 (2) | 1.41 | 0.467 | 5.00e-01 / 1.00e-01 "
+        "| a row | 8/16/8/12 | 0-2 | 4.67e-02 | x2.00 | 2.50e-02 (2) | 1.41 | 0.467 | 5.00e-01 / 1.00e-01 "
         "| 200 | 2.000 | 2.000 | 2 | - |"
     )
     assert len(rows) == 2 and rendered.markdown.count("Not run: missing.") == 2

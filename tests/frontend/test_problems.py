@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,25 @@ def test_ranking_problems_are_not_easy(name: str) -> None:
         assert found.time is not None and found.time > 1
     else:
         assert found.time is None
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_the_page_says_what_costs_nothing(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs/PROBLEMS.md").read_text()
+    table = page.partition("| name | zero |")[2]
+    cells = next(line for line in table.splitlines() if line.startswith(f"| `{name}` |")).split("|")[2:-1]
+    found = trivial_baselines(small(name))
+    assert found is not None
+    for cell, value in zip(
+        cells, (found.zero, found.constant, found.affine, found.untrained, found.time), strict=True
+    ):
+        text = cell.split()[0]
+        if text == "-":
+            assert value is None
+        elif text == ">":
+            assert value is not None and value > 1
+        else:
+            assert value == pytest.approx(float(text), rel=6e-3, abs=1e-12), f"{name}: {cell.strip()}"
 
 
 def test_baselines_are_those_of_the_points_given() -> None:

@@ -14,15 +14,21 @@ from pintac.experiments.blocks import bytes_per_element, measure
 from pintac.experiments.catalogue.recipes import improved
 from pintac.experiments.claims import error_ratio
 from pintac.experiments.experiment import TableExperiment
+from pintac.experiments.files import read_json
 from pintac.experiments.results import Results
 from pintac.experiments.rows import Row, Seeds
 from pintac.experiments.runs import Run
 from pintac.experiments.tables import Rendered, Table
+from pintac.json_kinds import each, having, items, number, text
 
 SHAPES = ("4x4", "8x8", "1x16", "1x32")
 COLUMNS = ("bits", "seeds", "l2", "spread", "twin", "ratio", "masters", "skill")
 BITS = (4, 8, 12, 16)
 COSTS = "blocks-costs.json"
+_FIGURES = (
+    "copies_share", "dram_bytes", "sram_bytes", "weights_bytes", "vpu_cycles", "cycles", "cycles_most", "joules",
+)  # fmt: skip
+_KIND = each(having({"shapes": items(having({"shape": text, **dict.fromkeys(_FIGURES, number)}))}))
 
 CONFIGURATIONS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, str]]] = {
     "Stein K = 512, DiffQuant": ({}, {}),
@@ -88,9 +94,9 @@ class BlocksExperiment:
         """Errors, then costs."""
         shown = TABLES.render(results)
         path = results.store.results / COSTS
-        costs = json.loads(path.read_text()) if path.exists() else {}
-        text = "\n".join([shown.markdown, _bytes_table(), _costs_text(costs)])
-        return Rendered(text, {**shown.data, "costs": costs}, shown.figures)
+        costs = read_json(path, _KIND, "remove it, `pintac reproduce blocks` makes it again") if path.exists() else {}
+        markdown = "\n".join([shown.markdown, _bytes_table(), _costs_text(costs)])
+        return Rendered(markdown, {**shown.data, "costs": costs}, shown.figures)
 
 
 def _bytes_table() -> str:

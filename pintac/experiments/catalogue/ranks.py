@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pintac.experiments.catalogue.recipes import PAPER_BITS, improved
 from pintac.experiments.claims import cost_quotient, error_ratio
 from pintac.experiments.experiment import TableExperiment
 from pintac.experiments.rows import Row
 from pintac.experiments.runs import Run
-from pintac.experiments.tables import Claim, Table
+from pintac.experiments.tables import Claim, Figure, Table
 
 RANKS = (4, 8, 16, 32, 64)
 COMPARED = (8, 16, 32)
@@ -65,5 +67,16 @@ EXPERIMENT = TableExperiment(
         ),
         error_ratio("Sequential over PRS, l2, R = 16 (the paper says 2 to 10)", SEQUENTIAL, PRS, 2.0, "paper"),
         error_ratio("The same with the improved recipe", OUR_SEQUENTIAL, OUR_PRS, 2.0, "paper"),
+    ),
+    figures=(
+        Figure(
+            "ranks",
+            "2-D Poisson, improved recipe: error of a run against its energy, by rank",
+            (
+                *(replace(our_row(rank), label=f"PRS, R = {rank}") for rank in RANKS),
+                *(replace(our_row(rank, "sequential"), label=f"sequential, R = {rank}") for rank in COMPARED),
+            ),
+            kind="series",
+        ),
     ),
 )

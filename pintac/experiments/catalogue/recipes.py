@@ -170,7 +170,12 @@ EXPERIMENT = TableExperiment(
         Figure(
             "error-against-energy",
             "2-D Poisson: error against simulated energy",
-            (PAPER["poisson2d"], Row("Stein K=512, 8/16/8/12", Run.of("poisson2d")), SHORT, IMPROVED["poisson2d"]),
+            (
+                replace(PAPER["poisson2d"], label=f"Stein K=512, {PAPER_BITS} (the paper's)"),
+                Row("Stein K=512, 8/16/8/12", Run.of("poisson2d")),
+                replace(SHORT, label="improved recipe, 1000 steps"),
+                replace(IMPROVED["poisson2d"], label="improved recipe, 2000 steps, packed rows"),
+            ),
         ),
         Figure(
             "recipes",

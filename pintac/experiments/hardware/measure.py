@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pintac.container import write_atomically
-from pintac.errors import ResultsError
+from pintac.experiments.files import read_json
 from pintac.experiments.hardware import host, model
 from pintac.experiments.hardware.rows import (
     CONFIGURATIONS,
@@ -21,6 +21,7 @@ from pintac.experiments.hardware.rows import (
     host_rows,
     overhead_rows,
 )
+from pintac.json_kinds import each, having, items, maybe, number, text
 from pintac.machine import Machine
 
 ROUNDS, QUICK_ROUNDS = 2, 1
@@ -40,6 +41,20 @@ PARTS: Mapping[str, tuple[str, ...]] = {"host": _HOST, "models": _MODELS, "all":
 Say = Callable[[str], None]
 Data = dict[str, Any]
 
+_TIMED = having({}, seconds=items(number), load=items(number), note=text)
+_VARIED = having({"value": lambda value, place: None}, seconds=number, joules=number, note=text)
+_COST = having({}, cycles=number, seconds=number, joules=number, note=text)
+_KIND = having(
+    {},
+    host=having({}, watts_per_core=maybe(number), gpu_watts=maybe(number)),
+    torch=each(each(_TIMED)),
+    overhead=each(_TIMED),
+    pinta=each(each(_COST)),
+    contraction=each(_COST),
+    tornado=each(each(having({}, seconds=number, joules=number, low=_VARIED, high=_VARIED))),
+)
+"""What `hardware.json` holds, as far as its readers rely on it."""
+
 
 def path_of(results: Path, quick: bool) -> Path:
     """The file of everything measured."""
@@ -51,10 +66,7 @@ def load(results: Path, quick: bool = False) -> Data:
     path = path_of(results, quick)
     if not path.exists():
         return {}
-    try:
-        data: Data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read: {error}", hint="pintac reproduce hardware") from None
+    data: Data = read_json(path, _KIND, "remove it, `pintac reproduce hardware` measures again")
     return data
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pintac.errors import PintacError, ResultsError
+from pintac.experiments.files import figures_folder
 from pintac.experiments.hardware.figures import Data, Tornado, tornado
 from pintac.experiments.hardware.rows import WORKLOADS
 
@@ -17,8 +18,8 @@ LOW, HIGH = "#4878a8", "#d07838"
 
 
 def figure_path(results: Path) -> Path:
-    """In `figures/` beside the folder of results."""
-    return results.parent / "figures" / FILE
+    """The figure's file."""
+    return figures_folder(results) / FILE
 
 
 def shown(data: Data) -> list[tuple[str, Tornado]]:
@@ -50,11 +51,11 @@ def draw(data: Data, path: Path) -> Path | None:
 
     with matplotlib.rc_context({"svg.hashsalt": "pintac", "svg.fonttype": "path", "font.size": 8}):
         canvas, axes = pyplot.subplots(
-            len(tornados), 2, figsize=(9.5, 3.6 * len(tornados)), layout="constrained", squeeze=False
+            len(tornados), 2, figsize=(11, 3.6 * len(tornados)), layout="constrained", squeeze=False
         )
         for row, (title, found) in zip(axes, tornados, strict=True):
-            _bars(row[0], found, "speed_up", f"{title}: speed-up over {found.baseline}")
-            _bars(row[1], found, "energy", f"{title}: energy over PINTA's")
+            _bars(row[0], found, "speed_up", f"{title}: speed-up over {found.baseline}", "host seconds / PINTA seconds")
+            _bars(row[1], found, "energy", f"{title}: energy over PINTA's", "host joules / PINTA joules")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             canvas.savefig(path, metadata={"Date": None, "Description": f"data {digest(data)}"})
@@ -65,7 +66,9 @@ def draw(data: Data, path: Path) -> Path | None:
     return path
 
 
-def _bars(axes: Any, found: Tornado, which: str, title: str) -> None:
+def _bars(axes: Any, found: Tornado, which: str, title: str, unit: str) -> None:
+    from matplotlib.ticker import LogLocator
+
     base = getattr(found, which)
     bars = sorted(found.bars, key=lambda bar: (-bar.reach(base, which), bar.name))
     bars = [bar for bar in bars if bar.reach(base, which) > 1.005][:MOST_BARS]
@@ -76,6 +79,10 @@ def _bars(axes: Any, found: Tornado, which: str, title: str) -> None:
     axes.axvline(base, color="black", lw=0.8)
     axes.axvline(1.0, color="grey", lw=0.8, ls=":")
     axes.set_xscale("log")
+    axes.set_xlabel(unit)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_yticks(range(len(bars)), [f"{bar.name} ({bar.values})" for bar in reversed(bars)])
     axes.set_title(f"{title}\nat the defaults {base:.3g}; low blue, high orange", fontsize=8)
     axes.grid(axis="x", alpha=0.3)
