@@ -16,7 +16,7 @@ from pintac.backend.grouping.fuse import Step
 from pintac.backend.grouping.kinds import root
 from pintac.backend.grouping.units import Sweep, Unit
 from pintac.backend.scheduling.kernels import Fused
-from pintac.backend.scheduling.regions import Around, Regions
+from pintac.backend.scheduling.regions import Regions
 from pintac.backend.scheduling.stages import Stage, held_values, stages_of, stored_behind_nests, windows
 from pintac.backend.scheduling.turned import turn, turned_loop
 from pintac.backend.tiles.tile import Buffer, Item, Loop, TileOp, View
@@ -282,8 +282,7 @@ class Loops:
         """The operations of a body that runs `trips` times in order; after `turns` of these an outer loop goes on."""
         if trips < 2:
             return self.regions.straight(unit, ops)
-        around = Around(trips, turns, self._pause(unit), self._read_between_nests(unit))
-        return self.regions.loop_body(unit, ops, around)
+        return self.regions.loop_body(unit, ops, trips, turns, self._pause(unit), self._read_between_nests(unit))
 
     def _pause(self, unit: Unit) -> int:
         """Cycles of the vector unit, near enough, between the nests of the points of an iteration."""

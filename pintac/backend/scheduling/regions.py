@@ -6,7 +6,7 @@ How long an order is searched for depends on the part of the entry's cycles that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pintac.backend.bodies.choices import Choices
 from pintac.backend.grouping.units import Unit
@@ -74,55 +74,40 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Around:
-    """What surrounds a loop body: it runs `trips` times; after `turns` of these an outer loop goes on.
-
-    There the vector unit is away for `pause` cycles, and reads what is in `ends`.
-    """
-
-    trips: int
-    turns: int = 1
-    pause: int = 0
-    ends: frozenset[Buffer] = frozenset()
-
-
 class Regions:
     """Puts the regions of an entry in order, one after the other; `found` are those so far.
 
     `unit_of` are its tile buffers, `tile_of` the (stage, tile) of its operations.
     """
 
-    def __init__(
-        self,
-        machine: Machine,
-        choices: Choices,
-        effort: Effort,
-        unit_of: Mapping[Buffer, Unit],
-        tile_of: Mapping[TileOp, tuple[int, int]],
-    ) -> None:
-        self.machine = machine
-        self.choices = choices
-        self.effort = effort
-        self.unit_of = unit_of
-        self.tile_of = tile_of
-        self.found: list[Region] = []
+    machine: Machine
+    choices: Choices
+    effort: Effort
+    unit_of: Mapping[Buffer, Unit]
+    tile_of: Mapping[TileOp, tuple[int, int]]
+    found: list[Region] = field(default_factory=list)
 
     @property
     def cycles(self) -> int:
         """What those found so far take, by the costs that orders are chosen by."""
         return sum(region.cycles for region in self.found)
 
-    def loop_body(self, unit: Unit, ops: list[TileOp], around: Around) -> list[TileOp]:
-        """The operations of a loop body in a good order, its own buffers arranged."""
-        own, tiling, trips = self._own(ops), self.choices.tiling, around.trips
+    def loop_body(
+        self, unit: Unit, ops: list[TileOp], trips: int, turns: int, pause: int, ends: frozenset[Buffer]
+    ) -> list[TileOp]:
+        """The operations of a body that runs `trips` times in a good order, its own buffers arranged.
+
+        After `turns` of these an outer loop goes on (see `Search`: `pause`, `ends`).
+        """
+        own, tiling = self._own(ops), self.choices.tiling
         hot = trips * work(ops, self.machine) >= self.effort.hot
         search = Search(
             tries=TRIES if self.effort.moves and hot else -1,
             moves=self.effort.moves if hot else 0,
             room=self.choices.rooms.get(unit.name, 1 << 40),
-            pause=around.pause if hot else 0,
-            ends=around.ends,
-            turns=around.turns,
+            pause=pause if hot else 0,
+            ends=ends,
+            turns=turns,
             local=frozenset(own),
             tiles=self.tile_of,
             window=tiling.window,
