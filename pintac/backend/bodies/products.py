@@ -39,7 +39,7 @@ class Products(Values):
     """Appends to bodies the operations of matrix products."""
 
     def _parts(self, shape: tuple[int, ...], fitting: int) -> list[tuple[int, int]]:
-        """(first column, columns) of the parts into which results of this shape are cut: `fitting` fit PSUM."""
+        """(first column, columns) of the parts of results of this shape: as many as `fitting` of them fit PSUM."""
         rows = compact_size((*shape[:-1], 1), 0, padded=True)
         widest = max(4, self.machine.psum_kib * 1024 // fitting // (4 * rows) // 4 * 4)
         return column_parts(shape[-1], -(-shape[-1] // widest))
