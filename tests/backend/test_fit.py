@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import math
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +15,8 @@ from pintac.api.emitting import emit
 from pintac.api.lowering import lower
 from pintac.backend.bodies.choices import Choices, Entry
 from pintac.backend.bodies.tiling import Tiling
-from pintac.backend.scheduling import fit, remedies, schedule
+from pintac.backend.scheduling import fit, regions, remedies
+from pintac.backend.scheduling.schedule import TileSchedule
 from pintac.backend.tiles.tile import Item, Loop, VpuOp, walk
 from pintac.backend.tiles.vpu import folded_axes, instructions
 from pintac.backend.ways import WayError
@@ -52,7 +54,7 @@ def test_wide_tiles_also_have_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> Non
     tried: list[int] = []
     fits = fit._fits
 
-    def noted(entry: fit.Entry, tiling: Tiling) -> list[fit.Fit]:
+    def noted(entry: fit.Entry, tiling: Tiling) -> list[TileSchedule]:
         tried.append(tiling.rows)
         return fits(entry, tiling)
 
@@ -81,7 +83,7 @@ def test_a_way_that_does_not_work_leaves_the_others(monkeypatch: pytest.MonkeyPa
     case, machine = Case(width=64, points=(4, 4), K=256), MACHINE.replace(sram_kib=48)
     asked, greedy = [], fit._greedy
 
-    def only_the_first(entry: Entry, choices: Choices, *rest: Any) -> fit.Fit:
+    def only_the_first(entry: Entry, choices: Choices, *rest: Any) -> TileSchedule:
         asked.append(choices.tiling)
         if choices.tiling.tight or choices.tiling.rows < 32:
             raise WayError("a tile is larger than an instruction")
@@ -93,8 +95,7 @@ def test_a_way_that_does_not_work_leaves_the_others(monkeypatch: pytest.MonkeyPa
 
 
 def test_of_equal_schedules_the_first_stays_in_its_place() -> None:
-    scheduler = cast(Any, None)  # not looked at
-    best, other, same = (fit.Fit(scheduler, [Loop(0, n, [])]) for n in (2, 3, 2))
+    best, other, same = (cast(TileSchedule, SimpleNamespace(items=[Loop(0, n, [])])) for n in (2, 3, 2))
     assert fit._different([best, other, same]) == [best, other]
     assert fit._different([other, best, same]) == [other, best]
 
@@ -141,7 +142,7 @@ def test_straight_code_is_ordered_by_its_time_to_the_end(monkeypatch: pytest.Mon
         width=128, rank=16, depth=2, points=(96, 64), K=4, estimator=OrthonormalDirections, quant="even-odd"
     )
     made = program(case, MACHINE)
-    monkeypatch.setattr(schedule, "WARM", math.inf)
+    monkeypatch.setattr(regions, "WARM", math.inf)
     without = program(case, MACHINE)
     assert losses(made) == losses(without)
     assert simulate(made).cycles < simulate(without).cycles

@@ -24,7 +24,7 @@ from pintac.backend.ordering import compiled as orders
 from pintac.backend.ordering import straight
 from pintac.backend.ordering.order import NoRoomError, Ordered, PsumFullError, Search, order
 from pintac.backend.ordering.plain_order import plain_order
-from pintac.backend.scheduling import schedule
+from pintac.backend.scheduling import regions
 from pintac.backend.tiles.dependencies import dependencies
 from pintac.backend.tiles.tile import Buffer, Item, Loop, TileOp, View
 from pintac.backend.tiles.views import compact_view, narrow
@@ -149,7 +149,7 @@ def test_compiled_bodies_keep_what_depends_in_order(name: str, monkeypatch: pyte
             checked += 1
         return found
 
-    for module in (schedule, straight):
+    for module in (regions, straight):
         monkeypatch.setattr(module, "order", noted)
     case = CASES[name]
     emit(lower(case.step(), case.options()), MACHINE.replace(**case.keys), effort=0.02)

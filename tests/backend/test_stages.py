@@ -18,7 +18,7 @@ from pintac.backend.grouping.kinds import SOURCES
 from pintac.backend.grouping.prepare import prepare
 from pintac.backend.grouping.units import Unit, Units
 from pintac.backend.lower import lower as to_program
-from pintac.backend.scheduling import schedule
+from pintac.backend.scheduling import loops
 from pintac.backend.scheduling.stages import held_values, stages_of, windows
 from pintac.backend.tiles.tile import Buffer, Item, Loop, TileOp
 from pintac.hazards import check
@@ -204,7 +204,7 @@ def test_three_stages_by_the_evaluator(points: int, through: bool) -> None:
 def test_without_the_copies_the_result_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = three_stages(5)
     right = loss_of(graph)
-    monkeypatch.setattr(schedule, "held_values", lambda *_: {})
+    monkeypatch.setattr(loops, "held_values", lambda *_: {})
     assert loss_of(graph) != right
 
 

@@ -15,7 +15,7 @@ from pintac.backend.bodies.tiling import Tiling, points_together
 from pintac.backend.grouping.axes import UNROLLED_PAIRS
 from pintac.backend.grouping.prepare import prepare
 from pintac.backend.grouping.units import Units
-from pintac.backend.scheduling import fit, schedule
+from pintac.backend.scheduling import fit, regions
 from pintac.backend.tiles.tile import Item, Loop
 from pintac.hazards import check
 from pintac.ir import Builder, Graph, Location, verify
@@ -90,7 +90,7 @@ def test_smaller_parts_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
         program = emit(lower(case.step(), case.options()), machine)
         return len(program.instructions), losses(program, 3)
 
-    monkeypatch.setattr(schedule, "HOT", 0)
+    monkeypatch.setattr(regions, "HOT", 0)
     monkeypatch.setattr(fit, "CLOSE", math.inf)
     (instructions, whole), (more, cut) = trained(1.0), trained(-1e9)
     assert more > instructions and whole == cut

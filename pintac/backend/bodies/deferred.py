@@ -94,6 +94,10 @@ class Tiles:
             return Tiles(self.rows // 2, self.count)
         return Tiles(self.rows, max(1, self.count // 2))
 
+    def halved(self, times: int) -> Tiles:
+        """Those so many times smaller."""
+        return self.smaller().halved(times - 1) if times else self
+
 
 def deferred_unit(
     chain: Chain,

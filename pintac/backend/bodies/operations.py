@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pintac.backend.bodies.placement import at_position
 from pintac.backend.bodies.products import Products
-from pintac.backend.bodies.values import Body, Chunks, Passing, start_of
+from pintac.backend.bodies.values import Body, Passing, start_of
 from pintac.backend.grouping.fuse import Index, KernelStep, NodeStep, Step, Value
 from pintac.backend.grouping.kinds import CONTRACTIONS, SINKS, VIEWS, is_splat, root
 from pintac.backend.grouping.units import Unit, accumulator
@@ -24,12 +24,12 @@ from pintac.ir.ops import REDUCTIONS
 class Bodies(Products):
     """Appends to bodies the operations that compute values."""
 
-    def _run(self, steps: Sequence[Step], bodies: list[Body], passing: Passing | None = None) -> None:
+    def run(self, steps: Sequence[Step], bodies: list[Body], passing: Passing | None = None) -> None:
         """Every step for every tile of the body, step by step (independent tiles interleave).
 
         `passing` is that of all steps when these are only some of them.
         """
-        self.passing = passing or self._passing_values(steps, bodies[0].unit)
+        passing = passing or self.passing(steps, bodies[0].unit)
         for step in steps:
             if isinstance(step, NodeStep) and self._kept_in_dram(step.node):
                 self._accumulate_in_dram(step.node, bodies)
@@ -37,26 +37,28 @@ class Bodies(Products):
             for body in bodies:
                 before = len(body.ops)
                 if isinstance(step, KernelStep):
-                    self._kernel(step, body)
+                    self._kernel(step, body, passing)
                 elif step.node.op in CONTRACTIONS:
-                    self._contraction(step.node, body)
+                    self._contraction(step.node, body, passing)
                 else:
                     self._copies(step.node, body)
                 self.tile_of |= dict.fromkeys(body.ops[before:], (body.stage, body.tile))
 
-    def _passing_values(self, steps: Sequence[Step], unit: Unit) -> Passing:
+    def passing(self, steps: Sequence[Step], unit: Unit) -> Passing:
+        """What passes from step to step in tiles of this unit."""
         psum = self._psum_values(steps, unit)
         together = [
             len({root(s.node) for s in step.sources if isinstance(s, Value) and psum.get(root(s.node), False)})
             for step in steps
             if isinstance(step, KernelStep)
         ]
-        return Passing(psum, self._cut_values(steps, unit), self.choices.tiling.parts * max([1, *together]))
+        return Passing(psum, frozenset(self._cut_values(steps, unit)), self.choices.tiling.parts * max([1, *together]))
 
     def _psum_values(self, steps: Sequence[Step], unit: Unit) -> dict[Node, bool]:
         """Matmul results that can stay in PSUM; True: they may be cut along their columns."""
         makers = dict.fromkeys(s.node for s in steps if isinstance(s, NodeStep) and s.node.op == "matmul")
         out: dict[Node, bool] = {}
+        key = self.units.key
         for node in makers:
             if unit.kind == "global" or node in self.unit_home or node in self.global_home or node in self.outputs_of:
                 continue
@@ -70,7 +72,7 @@ class Bodies(Products):
                     continue
                 for source in step.sources:
                     if isinstance(source, Value) and root(source.node) is node:
-                        same = source.node is node and self._key(source.node, unit) == self._key(step.shape_of, unit)
+                        same = source.node is node and key(source.node, unit) == key(step.shape_of, unit)
                         folds = any(s.kind in vpu.FOLDS_COLS for s in step.kernel.sinks)
                         cuttable = cuttable and same and not folds
             if whole:
@@ -84,7 +86,7 @@ class Bodies(Products):
             return out
 
         def along_columns(node: Node, step: KernelStep) -> bool:
-            same = node.op not in VIEWS and self._key(node, unit) == self._key(step.shape_of, unit)
+            same = node.op not in VIEWS and self.units.key(node, unit) == self.units.key(step.shape_of, unit)
             return same and not any(s.kind in vpu.FOLDS_COLS for s in step.kernel.sinks)
 
         kernels = [s for s in steps if isinstance(s, KernelStep)]
@@ -101,26 +103,22 @@ class Bodies(Products):
                 out -= {root(o) for o in step.node.operands}
         return out
 
-    def _kernel(self, step: KernelStep, body: Body) -> None:
+    def _kernel(self, step: KernelStep, body: Body, passing: Passing) -> None:
         shape_node = step.shape_of
         shape = self._virtual_shape(shape_node, body.unit, frozenset(), body.context)
         shape = (1,) * (2 - len(shape)) + shape
         packed = self.units.packed_rows(shape_node)
-        own = [n for n in step.targets if n in self.passing.cut]
+        own = [n for n in step.targets if n in passing.cut]
         matrix = shape if packed is None else (math.prod(shape[:-1]), shape[-1])
-        parts = self._parts(matrix) if own else [(0, shape[-1])]
+        parts = self._parts(matrix, passing.fitting) if own else [(0, shape[-1])]
         for source in step.sources:
-            if isinstance(source, Value) and (source.node, body.tile) in self.chunked:
-                chunks = self.chunked[source.node, body.tile]
-                parts = [(c, w) for c, w, _ in chunks.parts]
+            if isinstance(source, Value) and source.node in body.chunks:
+                parts = [(c, w) for c, w, _ in body.chunks[source.node]]
         sources = [self._source(s, body) for s in step.sources]
         if len(parts) > 1:
             for node in own:
                 self._cut_local(node, parts, body)
-        targets = [
-            self._sink(node, shape_node, body) if (node, body.tile) not in self.chunked else None
-            for node in step.targets
-        ]
+        targets = [self._sink(node, shape_node, body) if node not in body.chunks else None for node in step.targets]
         kernel = replace(
             step.kernel,
             sinks=tuple(
@@ -141,25 +139,25 @@ class Bodies(Products):
             make = vpu.operation if packed is None else vpu.packed_operation
             ops.append(make(kernel, (*shape[:-1], width), ins, outs, name, step.loc_node.loc))
         for i, (node, target, sink) in enumerate(zip(step.targets, targets, kernel.sinks, strict=True)):
-            if target is not None and sink.accumulate and not self._folded(node):
+            if target is not None and sink.accumulate and not self.units.folded_by_loops(node):
                 if all(vpu.folds_whole(op, i) for op in ops) and len({op.sinks[i].offset for op in ops}) == len(ops):
                     ops = [vpu.without_start(op, i) for op in ops]
                 else:
                     body.ops.append(start_of(node, target))
         body.ops += ops
         for node in step.targets:
-            if node.op in SINKS and self._folded(node):
+            if node.op in SINKS and self.units.folded_by_loops(node):
                 continue  # stored when the fold is complete
             self._stores(node, body)
 
     def _cut_local(self, node: Node, parts: list[tuple[int, int]], body: Body) -> None:
         """Tile buffers for a value, one for each part of its columns."""
         shape = self._virtual_shape(node, body.unit, frozenset(), body.context)
-        chunks = self.chunked[node, body.tile] = Chunks()
+        chunks = body.chunks[node] = []
         for start, width in parts:
             buffer = Buffer(f"{node.name}.{body.tile}.{start}", math.prod(shape[:-1]) * width)
             self.unit_of[buffer] = body.unit
-            chunks.parts.append((start, width, buffer))
+            chunks.append((start, width, buffer))
 
     def _source(self, source: Value | Index, body: Body) -> View | IndexView | None:
         if isinstance(source, Index):
@@ -170,7 +168,7 @@ class Bodies(Products):
                 if tag is not None and tag in body.context:
                     view = at_position(view, axis, body.context[tag], each)
             return view
-        if (source.node, body.tile) in self.chunked:
+        if source.node in body.chunks:
             return None
         if root(source.node).op == "const" and is_splat(root(source.node)):
             raise IRError("a constant tensor reached the backend unfolded", location=source.node.loc)
@@ -194,7 +192,7 @@ class Bodies(Products):
 
     def _chunk(self, node: Node, start: int, width: int, body: Body) -> View:
         """A part of a value that is cut along its columns."""
-        buffer = next(b for c, _, b in self.chunked[node, body.tile].parts if c == start)
+        buffer = next(b for c, _, b in body.chunks[node] if c == start)
         whole = self._virtual_shape(node, body.unit, frozenset(), body.context)
         return compact_view(buffer, (*whole[:-1], width))
 

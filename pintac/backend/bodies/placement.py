@@ -80,22 +80,6 @@ class Placement:
             self.streamed = weights(entry.graph, units.axes, entry.machine.sram_kib * 1024)
         self._place()
 
-    def _users(self, node: Node) -> list[Node]:
-        return self.units.executed_users(node)
-
-    def _context_axes(self, node: Node, unit: Unit, sweep: Sweep) -> set[RowAxis]:
-        """The row axes that the loops around a node run over, but for those for which it is only repeated.
-
-        A single row is no axis: not every value of one point is known to have it.
-        """
-        if node in self.units.per_sign:
-            return self._own_axes(node, unit)
-        around = (*sweep.axes, *([unit.axis] if unit.axis is not None else []))
-        return {axis for axis in around if axis.size > 1}
-
-    def _own_axes(self, node: Node, unit: Unit) -> set[RowAxis]:
-        return {t for t in self.units.tags(node, unit) if t is not None and t.size > 1}
-
     def _place(self) -> None:
         for unit in self.units.units:
             for sweep in unit.sweeps:
@@ -103,9 +87,9 @@ class Placement:
                     self._place_value(node, unit, sweep)
 
     def _place_value(self, node: Node, unit: Unit, sweep: Sweep) -> None:
-        users = [self.units.of[u] for u in self._users(node)]
-        context = self._context_axes(node, unit, sweep)
-        own = self._own_axes(node, unit)
+        users = [self.units.of[u] for u in self.units.executed_users(node)]
+        context = self.units.loop_axes(node)
+        own = self.units.own_axes(node)
         elsewhere = any(u is not unit for u, _ in users)
         other_sweep = any(u is unit and s is not sweep for u, s in users)
         full = own == context
@@ -148,7 +132,7 @@ class Placement:
         """
         if node.op == "matmul_tn":
             return node not in self.output_roots
-        return node.op not in REDUCTIONS or not self._folded(node)
+        return node.op not in REDUCTIONS or not self.units.folded_by_loops(node)
 
     def _only_on_the_right(self, node: Node) -> bool:
         """Whether products read the matrix itself, on their right, and nothing else does."""
@@ -221,11 +205,13 @@ class Placement:
         """For each axis of a value its row axis, and its rows for one of what that counts."""
         return zip(self.units.tags(node, unit), self.units.rows_each(node, unit), strict=True)
 
-    def _copy_home(self, node: Node, unit: Unit) -> Home:
-        """SRAM for a copy of a value that one point's work keeps."""
-        covers = self.unit_home[node].covers
-        assert covers is not None
-        return self._home(node, unit, covers, Space.SRAM)
+    def hold(self, held: Mapping[Node, tuple[int, int]], unit: Unit) -> None:
+        """SRAM for copies of what one point's work keeps for stages from behind the first of each pair to the last."""
+        for node, (first, last) in held.items():
+            covers = self.unit_home[node].covers
+            assert covers is not None
+            for stage in range(first + 1, last + 1):
+                self.held[node, stage] = self._home(node, unit, covers, Space.SRAM)
 
     def _home_of(self, source: Node, unit: Unit, stage: int = 0) -> Home:
         """Where `source` is read from, in a stage of a pipelined loop."""
@@ -259,9 +245,4 @@ class Placement:
         axes = ints(node.attrs, "axes")
         if all(a == rank - 1 for a in axes):
             return False
-        return rank > 2 or self._folded(node)
-
-    def _folded(self, node: Node) -> bool:
-        """Whether loops fold the value: it is complete only after them."""
-        unit, sweep = self.units.of[node]
-        return self._own_axes(node, unit) != self._context_axes(node, unit, sweep)
+        return rank > 2 or self.units.folded_by_loops(node)

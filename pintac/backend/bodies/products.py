@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pintac.backend.bodies.placement import Home
 from pintac.backend.bodies.streamed import strip_columns
 from pintac.backend.bodies.strips import in_strips
-from pintac.backend.bodies.values import Body, Chunks, Values
+from pintac.backend.bodies.values import Body, Passing, Values
 from pintac.backend.grouping.kinds import VIEWS, root
 from pintac.backend.grouping.units import accumulator
 from pintac.backend.tiles import vpu
@@ -38,19 +38,19 @@ class Right:
 class Products(Values):
     """Appends to bodies the operations of matrix products."""
 
-    def _parts(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
-        """(first column, columns) of the parts into which results of this shape are cut: some fit PSUM at a time."""
+    def _parts(self, shape: tuple[int, ...], fitting: int) -> list[tuple[int, int]]:
+        """(first column, columns) of the parts of results of this shape: as many as `fitting` of them fit PSUM."""
         rows = compact_size((*shape[:-1], 1), 0, padded=True)
-        widest = max(4, self.machine.psum_kib * 1024 // self.passing.fitting // (4 * rows) // 4 * 4)
+        widest = max(4, self.machine.psum_kib * 1024 // fitting // (4 * rows) // 4 * 4)
         return column_parts(shape[-1], -(-shape[-1] // widest))
 
-    def _contraction(self, node: Node, body: Body) -> None:
+    def _contraction(self, node: Node, body: Body, passing: Passing) -> None:
         if node.op == "matmul_tn":
             self._matmul_tn(node, body)
         else:
-            self._matmul(node, body)
+            self._matmul(node, body, passing)
 
-    def _matmul(self, node: Node, body: Body) -> None:
+    def _matmul(self, node: Node, body: Body, passing: Passing) -> None:
         a, right = self.view(node.operands[0], body), self._right(node, body)
         shape = self._virtual_shape(node, body.unit, frozenset(), body.context)
         n, k = shape[-1], a.shape[-1]
@@ -58,21 +58,21 @@ class Products(Values):
         padded = self._padded(node, a, shape)
         rows = compact_size((*shape[:-1], 1), 0, padded)
         targets: list[tuple[int, int, View]] = []
-        psum = self.passing.psum.get(node)
+        psum = passing.psum.get(node)
         half = self.machine.psum_kib * 1024 // 2
-        parts = self._parts(shape)
+        parts = self._parts(shape, passing.fitting)
         small = self._aside(a.bits, right.bits, rows, n, k)
         if psum is not None and (len(parts) == 1 or psum) and 16 * rows <= half and not small:
-            chunks = Chunks()
+            chunks = []
             for start, width in parts:
                 name = f"{node.name}.{body.tile}.{start}"
                 buffer = Buffer(name, rows * width, space=Space.PSUM, owner=node, padded=padded)
-                chunks.parts.append((start, width, buffer))
+                chunks.append((start, width, buffer))
                 targets.append((start, width, compact_view(buffer, (*shape[:-1], width))))
-            if len(chunks.parts) == 1:
-                body.local[node] = chunks.parts[0][2]
+            if len(chunks) == 1:
+                body.local[node] = chunks[0][2]
             else:
-                self.chunked[node, body.tile] = chunks
+                body.chunks[node] = chunks
         else:
             if padded and self._sram_home(node, body.unit) is None:
                 self._new_local(node, body, padded=True)
@@ -172,7 +172,7 @@ class Products(Values):
 
     def _matmul_tn(self, node: Node, body: Body) -> None:
         m, n = node.type.shape
-        if self._folded(node):
+        if self.units.folded_by_loops(node):
             whole = _folding(node, body)
             if body.tile == whole.tile:  # the last one: with the rows of all
                 a, g = self.view(node.operands[0], whole), self.view(node.operands[1], whole)
@@ -189,7 +189,7 @@ class Products(Values):
 
     def _kept_in_dram(self, node: Node) -> bool:
         """Whether loops add to the value in DRAM, because SRAM is too small for it."""
-        if node.op != "matmul_tn" or not self._folded(node):
+        if node.op != "matmul_tn" or not self.units.folded_by_loops(node):
             return False
         return (self.unit_home.get(node) or self.global_home[node]).buffer.space == Space.DRAM
 

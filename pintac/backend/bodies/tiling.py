@@ -89,10 +89,8 @@ def points_together(tiling: Tiling, units: Units, unit: Unit) -> int:
     """Points of an iteration of a loop over points with evaluations: several where all of a point are few tiles."""
     if unit.kind != "evaluations" or unit.axis is None:
         return 1
-    deepest = max(len(s.axes) for s in unit.sweeps)
     tiles = 1
-    for sweep in unit.sweeps:
-        if len(sweep.axes) == deepest:
-            rows = tile_of(tiling, units, unit, sweep, sweep.axes[-1]).rows
-            tiles = max(tiles, math.prod(a.size for a in sweep.axes[:-1]) * -(-sweep.axes[-1].size // rows))
+    for sweep in unit.nests:
+        rows = tile_of(tiling, units, unit, sweep, sweep.axes[-1]).rows
+        tiles = max(tiles, math.prod(a.size for a in sweep.axes[:-1]) * -(-sweep.axes[-1].size // rows))
     return max(1, min(tiling.interleave // tiles, unit.axis.size))

@@ -16,17 +16,21 @@ from pintac.backend.tiles.views import compact_size, narrow
 from pintac.ir import Node
 from pintac.isa import Space
 
+Chunk = tuple[int, int, Buffer]
+"""First column, columns, and memory of a part of a value."""
+
 
 @dataclass(eq=False)
 class Body:
     """Operations being collected for one loop body, and the tiles that are loaded or computed in it."""
 
     unit: Unit
-    context: Context
-    tile: int
-    level: int  # innermost loop level around the body, -1: none
-    ops: list[TileOp]
-    local: dict[Node, Buffer]
+    context: Context = field(default_factory=dict)
+    tile: int = 0
+    level: int = -1  # innermost loop level around the body, -1: none
+    ops: list[TileOp] = field(default_factory=list)
+    local: dict[Node, Buffer] = field(default_factory=dict)
+    chunks: dict[Node, list[Chunk]] = field(default_factory=dict)  # of values that are cut along their columns
     parent: Body | None = None
     group: bool = False  # what the tiles of one point in one loop body share
     common: dict[Node, Buffer] = field(default_factory=dict)  # of a group: what those of all points share
@@ -53,13 +57,6 @@ class Body:
         return self.parent if self.parent is not None and node in self.parent.shared else self
 
 
-@dataclass(eq=False)
-class Chunks:
-    """A matmul result in PSUM, cut along its columns: (first column, columns, buffer)."""
-
-    parts: list[tuple[int, int, Buffer]] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Passing:
     """Values that pass from step to step of a tile only.
@@ -69,7 +66,7 @@ class Passing:
     """
 
     psum: dict[Node, bool]
-    cut: set[Node]
+    cut: frozenset[Node]
     fitting: int
 
 
@@ -86,12 +83,10 @@ class Values(Placement):
         super().__init__(entry, choices, units, together)
         self.machine = entry.machine
         self.unit_of: dict[Buffer, Unit] = {}  # of tile buffers
-        self.chunked: dict[tuple[Node, int], Chunks] = {}
         self.tile_of: dict[TileOp, tuple[int, int]] = {}  # (stage, tile) of an operation
         self.outputs_of: dict[Node, list[tuple[str, Node]]] = {}
         for key, node in entry.graph.outputs.items():
             self.outputs_of.setdefault(root(node), []).append((key, node))
-        self.passing = Passing({}, set(), 1)  # of the steps at hand
 
     def view(self, node: Node, body: Body) -> View:
         """What `node` is in this body, loading it first when it lives in DRAM."""
@@ -173,6 +168,12 @@ class Values(Placement):
             target = self._stored_view(value, value, Home(self.entry.outputs[key], None), body.unit, body.context)
             body.ops.append(CopyOp(f"output {key}", value.loc, source, target))
 
+    def pass_on(self, node: Node, body: Body) -> None:
+        """Copy a held value for the stage behind that of the body."""
+        homes = self._home_of(node, body.unit, body.stage), self.held[node, body.stage + 1]
+        source, target = (self._stored_view(node, node, home, body.unit, body.context) for home in homes)
+        body.ops.append(vpu.copy(source, target, f"hold {node.name}", node.loc))
+
     def _stored_parts(self, node: Node, source: View, home: Home, body: Body) -> Iterator[tuple[View, View]]:
         """What of a finished value goes where in DRAM."""
         if home.strips is None:
@@ -189,18 +190,3 @@ class Values(Placement):
             return self._stored_view(value, node, home, body.unit, body.context)
         place = body.place(node)
         return self._local_view(value, node, place.local[node], place, body)
-
-    def _key(self, node: Node, unit: Unit) -> tuple[object, ...]:
-        """What a kernel over `node` iterates over: extents of the tile, leading axes of size 1 left out.
-
-        Of packed rows (`Axes.packed_rows`) it is the rows of all points together, whatever axes the value has.
-        """
-        packed = self.units.packed_rows(node)
-        if packed is not None:
-            return (packed, node.type.shape[-1])
-        out: list[object] = []
-        for size, tag in zip(node.type.shape, self.units.tags(node, unit), strict=True):
-            single = tag is not None and (tag.kind == "sign" or (tag.kind == "points" and unit.kind == "evaluations"))
-            out.append(1 if size == 1 or single else (size if tag is None else tag))
-        out = [1] * (2 - len(out)) + out
-        return (*(e for e in out[:-2] if e != 1), *out[-2:])

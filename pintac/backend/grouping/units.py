@@ -51,6 +51,18 @@ class Unit:
     def nodes(self) -> list[Node]:
         return [n for s in self.sweeps for n in s.nodes]
 
+    @property
+    def nests(self) -> list[Sweep]:
+        """The sweeps over all evaluations of a point; where there are none, all sweeps."""
+        deepest = max(len(s.axes) for s in self.sweeps)
+        return [s for s in self.sweeps if len(s.axes) == deepest]
+
+    @property
+    def between_nests(self) -> list[Sweep]:
+        """The others: work of a point before, between and behind them."""
+        nests = set(self.nests)
+        return [s for s in self.sweeps if s not in nests]
+
 
 class Units:
     """The units of a graph in execution order; `of` maps every executed node to its (unit, sweep).
@@ -100,6 +112,36 @@ class Units:
     def packed_rows(self, node: Node) -> PackedRows | None:
         """Points and rows of each, where all rows are packed somewhere (see `Axes`)."""
         return self.axes.packed_rows(self.standins.get(node, node))
+
+    def own_axes(self, node: Node) -> set[RowAxis]:
+        """The row axes of an executed node's value. A single row is no axis: not every value of one point has it."""
+        return {t for t in self.tags(node, self.of[node][0]) if t is not None and t.size > 1}
+
+    def loop_axes(self, node: Node) -> set[RowAxis]:
+        """The row axes that the loops around an executed node run over, but for those for which it is only repeated."""
+        if node in self.per_sign:
+            return self.own_axes(node)
+        unit, sweep = self.of[node]
+        return {a for a in (*sweep.axes, unit.axis) if a is not None and a.size > 1}
+
+    def folded_by_loops(self, node: Node) -> bool:
+        """Whether loops fold the value: it is complete only after them."""
+        return self.own_axes(node) != self.loop_axes(node)
+
+    def key(self, node: Node, unit: Unit) -> tuple[object, ...]:
+        """What a kernel over `node` iterates over: extents of the tile, leading axes of size 1 left out.
+
+        Of packed rows (`Axes.packed_rows`) it is the rows of all points together, whatever axes the value has.
+        """
+        packed = self.packed_rows(node)
+        if packed is not None:
+            return (packed, node.type.shape[-1])
+        out: list[object] = []
+        for size, tag in zip(node.type.shape, self.tags(node, unit), strict=True):
+            single = tag is not None and (tag.kind == "sign" or (tag.kind == "points" and unit.kind == "evaluations"))
+            out.append(1 if size == 1 or single else (size if tag is None else tag))
+        out = [1] * (2 - len(out)) + out
+        return (*(e for e in out[:-2] if e != 1), *out[-2:])
 
     def exec_axes(self, node: Node) -> frozenset[RowAxis]:
         """All row axes an op runs over: its operands' and its own."""

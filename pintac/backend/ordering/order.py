@@ -63,7 +63,13 @@ _MEMORY_LOCK = Lock()
 T = TypeVar("T")
 
 
-class PsumFullError(Exception):
+class NoOrderError(Exception):
+    """Memory is too small for any order that was tried. `reached`: the cycles of what had its order before."""
+
+    reached = 0
+
+
+class PsumFullError(NoOrderError):
     """Results in PSUM wait for work that itself needs PSUM: `owners` must go to SRAM."""
 
     def __init__(self, owners: set[Node]) -> None:
@@ -71,7 +77,7 @@ class PsumFullError(Exception):
         self.owners = owners
 
 
-class NoRoomError(Exception):
+class NoRoomError(NoOrderError):
     """A loop body needs more SRAM for its own buffers than it is given."""
 
 

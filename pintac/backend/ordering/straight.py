@@ -17,9 +17,8 @@ from pintac.backend.ordering.order import (
     CHAINS,
     LONG,
     MANY,
-    NoRoomError,
+    NoOrderError,
     Ordered,
-    PsumFullError,
     Search,
     order,
 )
@@ -69,7 +68,7 @@ def joined(
     out: list[Item] = []
     change = 0
     for run, found in zip(runs, orders, strict=True):
-        with contextlib.suppress(NoRoomError, PsumFullError):
+        with contextlib.suppress(NoOrderError):
             if found is not None:
                 better = found.result()
                 change += better.cycles - sum(cycles.get(op, 0) for op in better.ops)

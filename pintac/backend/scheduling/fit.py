@@ -15,7 +15,9 @@ from pintac.backend.grouping.recompute import recomputable, recomputed
 from pintac.backend.grouping.units import Sweep, storage_bytes
 from pintac.backend.listing.allocate import SramFullError, allocate
 from pintac.backend.listing.prefetch import prefetch
-from pintac.backend.ordering.order import NoRoomError, PsumFullError
+from pintac.backend.ordering.order import NoOrderError, NoRoomError, PsumFullError
+from pintac.backend.scheduling.kernels import Fused, fused
+from pintac.backend.scheduling.regions import Effort
 from pintac.backend.scheduling.remedies import (
     DEFAULT_LIMITS,
     SMALL,
@@ -26,7 +28,7 @@ from pintac.backend.scheduling.remedies import (
     less_room,
     relieved,
 )
-from pintac.backend.scheduling.schedule import Scheduler
+from pintac.backend.scheduling.schedule import TileSchedule, scheduled
 from pintac.backend.tiles.tile import Buffer, CopyOp, Item, to_text, walk
 from pintac.backend.tiles.transfer import transfer_cycles
 from pintac.backend.ways import WayError
@@ -65,26 +67,6 @@ class Schedule:
     predicted: int
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A schedule that fits."""
-
-    scheduler: Scheduler
-    items: list[Item]
-    short: bool = False
-    """Whether a loop body had no good order in the memory that it was to have."""
-
-    @property
-    def predicted(self) -> int:
-        """Cycles, by the costs that orders are chosen by."""
-        return self.scheduler.predicted
-
-    @property
-    def choices(self) -> Choices:
-        """What made it fit."""
-        return self.scheduler.choices
-
-
 def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
     """The schedule of an entry: from `tiling` on smaller until it fits, few values in DRAM, in the best order found.
 
@@ -93,7 +75,7 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
     found = _fits_or_streams(entry, tiling)
     tiling = replace(tiling, streamed=found[0].choices.tiling.streamed)
     fewer = replace(tiling, rows=tiling.rows // 2, interleave=2 * tiling.interleave, window=2 * tiling.window)
-    wide = 4 * tiling.rows * widest(found[0].scheduler.units) > entry.machine.psum_kib * 1024
+    wide = 4 * tiling.rows * widest(found[0].units) > entry.machine.psum_kib * 1024
     if wide and tiling.rows >= 8 and not tiling.streamed:  # tiles get in each other's way
         with contextlib.suppress(WayError):
             found += _fits(entry, fewer)
@@ -101,7 +83,7 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
     others = sorted(_recomputing(found[0]), key=lambda f: f.predicted)
     fits = sorted([*found[:2], *others[:2]], key=lambda f: f.predicted)
     fit = fits[0]
-    if moves and fit.scheduler.hot:
+    if moves and fit.hot:
         rivals = [f for f in fits if f.predicted < RIVAL * fit.predicted]
         smaller = [replace(fewer, gradient_tiles=2)] if tiling.rows >= 8 else []
         fit = _searched(rivals + _roomier(fit, [tiling, *smaller]), moves)
@@ -113,30 +95,30 @@ def fitted(entry: Entry, tiling: Tiling, moves: int) -> Schedule:
         chosen.tiling,
         tuple(sorted(n.name for n in chosen.spilled)),
         tuple(chain[0].name for chain in chosen.deferred),
-        tuple(sorted(n.name for n in fit.scheduler.entry.again if n.op == "quantize")),
-        tuple(sorted(n.name for n in fit.scheduler.units.per_sign)),
-        tuple(sorted(n.name for n in chosen.spilled & fit.scheduler.streamed)),
-        tuple(fit.scheduler.scratch),
+        tuple(sorted(n.name for n in fit.entry.again if n.op == "quantize")),
+        tuple(sorted(n.name for n in fit.units.per_sign)),
+        tuple(sorted(n.name for n in chosen.spilled & fit.placement.streamed)),
+        tuple(fit.placement.scratch),
         fit.predicted,
     )
 
 
-def _different(fits: list[Fit]) -> list[Fit]:
+def _different(fits: list[TileSchedule]) -> list[TileSchedule]:
     """Without those that came to the schedule of one before them, from other limits."""
-    found: dict[str, Fit] = {}
+    found: dict[str, TileSchedule] = {}
     for fit in fits:
         found.setdefault(to_text(fit.items), fit)
     return list(found.values())
 
 
-def _recomputing(fit: Fit) -> list[Fit]:
+def _recomputing(fit: TileSchedule) -> list[TileSchedule]:
     """Where the bus is busy: ways to fit with some of what goes through DRAM computed again instead."""
-    entry, units = fit.scheduler.entry, fit.scheduler.units
+    entry, units = fit.entry, fit.units
     if _transfers(fit.items, entry.machine) < BUSY * fit.predicted:
         return []
     values = [node for node in recomputable(units) if node in fit.choices.spilled]
     tiling = replace(fit.choices.tiling, halved=())
-    found: list[Fit] = []
+    found: list[TileSchedule] = []
     for count in range(1, len(values) + 1):
         other = recomputed(units, values[:count])
         leaves = {other.new[node]: buffer for node, buffer in entry.leaves.items()}
@@ -149,16 +131,16 @@ def _recomputing(fit: Fit) -> list[Fit]:
     return found
 
 
-def _roomier(fit: Fit, tilings: Sequence[Tiling]) -> list[Fit]:
+def _roomier(fit: TileSchedule, tilings: Sequence[Tiling]) -> list[TileSchedule]:
     """Where memory is short: ways to fit with all that is kept between the sweeps of a point in DRAM."""
-    kept, movable = fit.scheduler.unit_home, {*fit.scheduler.candidates, *fit.choices.spilled}
+    kept, movable = fit.placement.unit_home, {*fit.placement.candidates, *fit.choices.spilled}
     between = frozenset(n for n, h in kept.items() if h.covers and h.buffer.bytes >= SMALL and n in movable)
     if not between or not (fit.short or fit.choices.tiling.tight):
         return []
-    found: list[Fit] = []
+    found: list[TileSchedule] = []
     for tiling in tilings:
         with contextlib.suppress(WayError):
-            found.append(_greedy(fit.scheduler.entry, Choices(replace(tiling, tight=True), between), DEFAULT_LIMITS))
+            found.append(_greedy(fit.entry, Choices(replace(tiling, tight=True), between), DEFAULT_LIMITS))
     return found
 
 
@@ -168,7 +150,7 @@ def _transfers(items: list[Item], machine: Machine) -> int:
     return sum(sum(transfer_cycles(op, machine)) * math.prod(loop.count for loop in loops) for op, loops in moved)
 
 
-def _searched(fits: list[Fit], moves: int) -> Fit:
+def _searched(fits: list[TileSchedule], moves: int) -> TileSchedule:
     """The best of these with the orders of its loop bodies searched for.
 
     Also with its results in smaller parts, and in the end with loop bodies of twice the tiles.
@@ -185,13 +167,13 @@ def _searched(fits: list[Fit], moves: int) -> Fit:
     return _longest(min(seen, key=lambda f: f.predicted * (1 + WORTH * (f.choices.tiling.parts > fewest))), moves)
 
 
-def _close(fits: list[Fit]) -> list[Fit]:
+def _close(fits: list[TileSchedule]) -> list[TileSchedule]:
     """Those of which a longer search may find that they are the best."""
     least = min(fit.predicted for fit in fits)
     return [fit for fit in fits if fit.predicted < CLOSE * least]
 
 
-def _longest(fit: Fit, moves: int) -> Fit:
+def _longest(fit: TileSchedule, moves: int) -> TileSchedule:
     """The same after the whole search, with loop bodies of twice the tiles if that is better."""
     if fit.choices.tiling.longer:
         tiling = replace(fit.choices.tiling, interleave=2 * fit.choices.tiling.interleave, longer=False)
@@ -202,37 +184,37 @@ def _longest(fit: Fit, moves: int) -> Fit:
     return full if full is not None and full.predicted < fit.predicted else fit
 
 
-def _ordered(fit: Fit, choices: Choices, moves: int) -> Fit | None:
+def _ordered(fit: TileSchedule, choices: Choices, moves: int) -> TileSchedule | None:
     """The entry under these choices with the orders of its loop bodies searched for; None if they do not fit so.
 
     Straight code too, unless there is no memory for that: a faster order has more values under way at a time. A loop
     body that takes more memory than is free, for more tiles or a longer search, is searched for again in what is; what
     loops over points alone do not have room for they do in smaller tiles.
     """
-    straight = fit.scheduler.straight
+    effort = Effort(moves, fit.effort.straight, fit.predicted)
     while True:
-        scheduler = Scheduler(fit.scheduler.entry, choices, fit.scheduler, moves, straight)
         try:
-            items = scheduler.build()
-            allocate(items, fit.scheduler.entry.machine)
-            return Fit(scheduler, items)
+            found = scheduled(fit.entry, choices, fused(fit.entry, choices, fit.fused), effort)
+        except (NoOrderError, WayError):
+            return None
+        try:
+            allocate(found.items, fit.entry.machine)
+            return found
         except SramFullError as error:
-            shortage = Shortage(scheduler, error.alive)
+            shortage = Shortage(found, error.alive)
             tighter = less_room(shortage, choices)
             halved = halvable(shortage)
             if tighter is not None:
                 choices = tighter
-            elif straight:
-                straight = False
+            elif effort.straight:
+                effort = replace(effort, straight=False)
             elif halved:
                 choices = replace(choices, tiling=halve(choices.tiling, halved))
             else:
                 return None
-        except (NoRoomError, PsumFullError, WayError):
-            return None
 
 
-def _fits_or_streams(entry: Entry, tiling: Tiling) -> list[Fit]:
+def _fits_or_streams(entry: Entry, tiling: Tiling) -> list[TileSchedule]:
     """Ways to fit the entry: with its weights streaming where SRAM has no room for them, or for nothing else."""
     sram = entry.machine.sram_kib * 1024
     ways = [tiling, streamed.tiling_for(tiling)]
@@ -244,12 +226,12 @@ def _fits_or_streams(entry: Entry, tiling: Tiling) -> list[Fit]:
         return _fits(entry, ways[1])
 
 
-def _fits(entry: Entry, tiling: Tiling) -> list[Fit]:
+def _fits(entry: Entry, tiling: Tiling) -> list[TileSchedule]:
     """Ways to fit the entry: where tiles get small, also with smaller values out of their way.
 
     Where a loop over points has no room for all evaluations of a few, they are a loop of their own.
     """
-    found: list[Fit] = []
+    found: list[TileSchedule] = []
     with contextlib.suppress(WayError):
         found.append(_fit(entry, tiling))
     tight = replace(tiling, tight=True)
@@ -279,14 +261,14 @@ def _rows(tiling: Tiling) -> int:
     return tiling.rows * tiling.interleave
 
 
-def _fit(entry: Entry, tiling: Tiling, limits: Limits = DEFAULT_LIMITS) -> Fit:
+def _fit(entry: Entry, tiling: Tiling, limits: Limits = DEFAULT_LIMITS) -> TileSchedule:
     """The choices that make the entry fit.
 
     Where a gradient was deferred and tiles did not get smaller there is room that was not there when values went to
     DRAM: those that are read several times stay, if that is faster.
     """
     fit = _greedy(entry, Choices(tiling), limits)
-    keep = frozenset(n for n in fit.choices.spilled if _sweeps_reading(n, fit.scheduler) > 1)
+    keep = frozenset(n for n in fit.choices.spilled if _sweeps_reading(n, fit) > 1)
     if fit.choices.deferred and keep and fit.choices.tiling.interleave == tiling.interleave:
         with contextlib.suppress(WayError):
             kept = _greedy(entry, Choices(tiling), replace(limits, keep=keep), _rows(fit.choices.tiling))
@@ -294,43 +276,44 @@ def _fit(entry: Entry, tiling: Tiling, limits: Limits = DEFAULT_LIMITS) -> Fit:
     return fit
 
 
-def _sweeps_reading(node: Node, scheduler: Scheduler) -> int:
+def _sweeps_reading(node: Node, fit: TileSchedule) -> int:
     """How often loops over the evaluations of a point read the whole of what an earlier one made; 0: another value."""
-    home = scheduler.unit_home.get(node)
+    home, units = fit.placement.unit_home.get(node), fit.units
     if home is None or not home.covers:
         return 0
-    unit, made = scheduler.units.of[node]
-    own = {tag for tag in scheduler.units.tags(node, unit) if tag is not None}
+    unit, made = units.of[node]
+    own = {tag for tag in units.tags(node, unit) if tag is not None}
     reading: dict[Sweep, int] = {}
-    for reader in scheduler.units.executed_users(node):
-        of, sweep = scheduler.units.of[reader]
+    for reader in units.executed_users(node):
+        of, sweep = units.of[reader]
         if of is unit and sweep is not made and 4 * reader.type.size >= node.type.size:
             reading[sweep] = math.prod(axis.size for axis in sweep.axes if axis not in own)
     return sum(reading.values())
 
 
-def _greedy(entry: Entry, choices: Choices, limits: Limits, least: int = 0) -> Fit:
+def _greedy(entry: Entry, choices: Choices, limits: Limits, least: int = 0) -> TileSchedule:
     """One choice after the other, from these on, until the entry fits; no loop bodies of fewer rows than `least`."""
-    scheduler: Scheduler | None = None
+    kernels: Fused | None = None
     shortage: Shortage | None = None
-    short = False
+    expected, short = 0, False
     while True:
-        scheduler = Scheduler(entry, choices, scheduler)
+        kernels = fused(entry, choices, kernels)
         try:
-            items = scheduler.build()
-            allocate(items, entry.machine)
-            return Fit(scheduler, items, short)
+            found = scheduled(entry, choices, kernels, Effort(expected=expected))
+            expected = found.predicted
+            allocate(found.items, entry.machine)
+            return replace(found, short=short)
         except PsumFullError as full:
             choices = replace(choices, not_in_psum=choices.not_in_psum | full.owners)
-            short = True
+            expected, short = full.reached, True
             continue
         except SramFullError as error:
             problem = error
-            shortage = Shortage(scheduler, error.alive, limits)
-        except NoRoomError:
+            shortage = Shortage(found, error.alive, limits)
+        except NoRoomError as error:
             assert shortage is not None  # only the room that a shortage left can be too small for an order
             shortage = replace(shortage, tightest=True)
-            short = True
+            expected, short = error.reached, True
         less = relieved(shortage, choices)
         if less is None or _rows(less.tiling) < least:
             raise problem

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pintac.backend.bodies.choices import Choices
-from pintac.backend.bodies.deferred import STRIP, chain_of, deferrable
-from pintac.backend.bodies.tiling import Tiling
-from pintac.backend.grouping.units import accumulator
+from pintac.backend.bodies.deferred import STRIP, Tiles, chain_of, deferrable
+from pintac.backend.bodies.tiling import Tiling, tile_of
+from pintac.backend.grouping.units import Unit, accumulator
 from pintac.backend.ordering.straight import SLACK
-from pintac.backend.scheduling.schedule import Scheduler, straight_name
+from pintac.backend.scheduling.regions import straight_name
+from pintac.backend.scheduling.schedule import TileSchedule
 from pintac.backend.tiles.tile import Buffer
 from pintac.ir import Node
 
@@ -53,10 +54,15 @@ class Shortage:
     `alive` are the buffers that are needed at one time, `tightest` whether its loop bodies had no order in less room.
     """
 
-    scheduler: Scheduler
+    schedule: TileSchedule
     alive: frozenset[Buffer]
     limits: Limits = DEFAULT_LIMITS
     tightest: bool = False
+
+    @property
+    def sram_bytes(self) -> int:
+        """What there is."""
+        return self.schedule.entry.machine.sram_bytes
 
 
 def relieved(short: Shortage, choices: Choices) -> Choices | None:
@@ -69,27 +75,26 @@ def relieved(short: Shortage, choices: Choices) -> Choices | None:
 
 def parameters_in_loops(short: Shortage, choices: Choices) -> Choices | None:
     """Parameters and moments, of which SRAM is full where straight code works on them whole, by their rows."""
-    scheduler = short.scheduler
-    unit_of = scheduler.unit_of
+    unit_of, whole = short.schedule.unit_of, short.schedule.units.whole
     straight = sum(b.bytes for b in short.alive if b in unit_of and unit_of[b].kind == "global")
-    if straight <= CROWDED * scheduler.machine.sram_kib * 1024 or scheduler.units.whole <= LEAST_WHOLE:
+    if straight <= CROWDED * short.sram_bytes or whole <= LEAST_WHOLE:
         return None
-    return replace(choices, whole=scheduler.units.whole // 2, rooms={})
+    return replace(choices, whole=whole // 2, rooms={})
 
 
 def cold_values(short: Shortage, choices: Choices) -> Choices | None:
     """To DRAM what only occupies SRAM in the loop in which it is short: made before it and read after it."""
-    scheduler = short.scheduler
-    units = {scheduler.own[b] for b in short.alive if b in scheduler.own}
-    if len(units) != 1:
+    placement, units, own = short.schedule.placement, short.schedule.units, short.schedule.own(in_loops=True)
+    running_out = {own[b] for b in short.alive if b in own}
+    if len(running_out) != 1:
         return None
-    (unit,) = units
+    (unit,) = running_out
     found = []
-    for node, size in scheduler.candidates.items():
-        if scheduler.home_buffer(node) not in short.alive or size < SMALL or accumulator(node) is not None:
+    for node, size in placement.candidates.items():
+        if placement.home_buffer(node) not in short.alive or size < SMALL or accumulator(node) is not None:
             continue
-        near = [node, *scheduler.units.executed_users(node)]
-        if node.op != "matmul_tn" and unit not in {scheduler.units.of[n][0] for n in near if n in scheduler.units.of}:
+        near = [node, *units.executed_users(node)]
+        if node.op != "matmul_tn" and unit not in {units.of[n][0] for n in near if n in units.of}:
             found.append(node)
     return replace(choices, spilled=choices.spilled | frozenset(found), rooms={}) if found else None
 
@@ -98,11 +103,13 @@ def less_room(short: Shortage, choices: Choices) -> Choices | None:
     """Less room for the own buffers of the loop body or straight code in which SRAM is short, if that can be enough."""
     if short.tightest:
         return None
-    scheduler, alive = short.scheduler, short.alive
-    in_loops = not alive.isdisjoint(scheduler.own)
-    if not in_loops and not scheduler.choices.tiling.streamed:
-        return None  # smaller tiles are as good for straight code, and orders easier to find
-    unit_of = scheduler.own if in_loops else scheduler.loose
+    schedule, alive = short.schedule, short.alive
+    unit_of = schedule.own(in_loops=True)
+    in_loops = not alive.isdisjoint(unit_of)
+    if not in_loops:
+        if not schedule.choices.tiling.streamed:
+            return None  # smaller tiles are as good for straight code, and orders easier to find
+        unit_of = schedule.own(in_loops=False)
     own = {b for b in alive if b in unit_of}
     units = {unit_of[b] for b in own}
     if len(units) != 1:
@@ -110,10 +117,10 @@ def less_room(short: Shortage, choices: Choices) -> Choices | None:
     (unit,) = units
     name = unit.name if in_loops else straight_name(unit.name)
     taken = sum(b.bytes for b in own)
-    room = scheduler.machine.sram_kib * 1024 - sum(b.bytes for b in alive if b not in own) - SLACK
-    room = min(room, scheduler.choices.rooms.get(name, taken) - SLACK)
+    room = short.sram_bytes - sum(b.bytes for b in alive if b not in own) - SLACK
+    room = min(room, schedule.choices.rooms.get(name, taken) - SLACK)
     least = LEAST_ROOM if unit.kind == "evaluations" else 1
-    if room < least * scheduler.largest.get(name, 0):
+    if room < least * schedule.largest(name):
         return None
     return replace(choices, rooms={**choices.rooms, name: room})
 
@@ -130,19 +137,20 @@ def smaller_tiles_of_points(short: Shortage, choices: Choices) -> Choices | None
 
 def large_values(short: Shortage, choices: Choices) -> Choices | None:
     """Saved activations to DRAM and large gradients into loops of their own, as many as the shortage asks for."""
-    scheduler, alive = short.scheduler, short.alive
+    schedule, alive = short.schedule, short.alive
+    sizes = schedule.placement.candidates
     needed, given = _needed(short), False
     while (victim := _victim(short, alive)) is not None and _spill_kind(short, victim) < 2:
-        chain = chain_of(scheduler.graph, victim)
-        if chain not in choices.deferred and deferrable(chain, scheduler.units):
-            strips = scheduler.candidates[victim] > STRIP * scheduler.machine.sram_kib * 1024
+        chain = chain_of(schedule.entry.graph, victim)
+        if chain not in choices.deferred and deferrable(chain, schedule.units):
+            strips = sizes[victim] > STRIP * short.sram_bytes
             spilled = choices.spilled | ({victim} if strips else frozenset())
             choices = replace(choices, deferred=(*choices.deferred, chain), spilled=spilled)
         else:
             choices = replace(choices, spilled=choices.spilled | {victim})
         given = True
-        needed -= scheduler.candidates[victim]
-        alive = alive - {scheduler.home_buffer(victim)}
+        needed -= sizes[victim]
+        alive = alive - {schedule.placement.home_buffer(victim)}
         if needed <= 0:
             break
     return replace(choices, rooms={}) if given else None
@@ -196,24 +204,36 @@ def halve(tiling: Tiling, units: list[str]) -> Tiling:
     return replace(tiling, halved=(*tiling.halved, *units))
 
 
-def _points(short: Shortage) -> list[str]:
-    """The units over points alone, or over parameters, of what is alive."""
-    scheduler = short.scheduler
-    units = {scheduler.unit_of.get(b) or scheduler.own.get(b) for b in short.alive}
-    return sorted({u.name for u in units if u is not None and u.kind in ("points", "parameter", "deferred")})
+def _points(short: Shortage) -> list[Unit]:
+    """The units over points alone, or over parameters, of what is alive, by name."""
+    unit_of, own = short.schedule.unit_of, short.schedule.own(in_loops=True)
+    units = {unit_of.get(b) or own.get(b) for b in short.alive}
+    found = {u for u in units if u is not None and u.kind in ("points", "parameter", "deferred")}
+    return sorted(found, key=lambda u: u.name)
 
 
 def halvable(short: Shortage) -> list[str]:
     """Those of them whose tiles can get smaller."""
-    return [name for name in _points(short) if not short.scheduler.smallest.get(name, True)]
+    return [unit.name for unit in _points(short) if not _smallest(unit, short.schedule)]
+
+
+def _smallest(unit: Unit, schedule: TileSchedule) -> bool:
+    """Whether the tiles of one of these cannot get smaller."""
+    tiling = schedule.choices.tiling
+    if unit.kind == "deferred":
+        tiles = Tiles().halved(tiling.halved.count(unit.name))
+        return tiles.smaller() == tiles
+    assert unit.axis is not None
+    found = tile_of(tiling, schedule.units, unit, unit.sweeps[0], unit.axis)
+    return found.rows == 4 and found.interleave == 1
 
 
 def _needed(short: Shortage) -> int:
     """Bytes that have to leave SRAM at least, for a loop body to have room for a few of its largest buffers."""
-    scheduler, alive = short.scheduler, short.alive
-    names = {scheduler.own[b].name for b in alive if b in scheduler.own}
-    needed = sum(LEAST_ROOM * scheduler.largest.get(name, 0) for name in names)
-    return sum(b.bytes for b in alive if b not in scheduler.own) + needed + SLACK - scheduler.machine.sram_kib * 1024
+    own = short.schedule.own(in_loops=True)
+    names = {own[b].name for b in short.alive if b in own}
+    needed = sum(LEAST_ROOM * short.schedule.largest(name) for name in names)
+    return sum(b.bytes for b in short.alive if b not in own) + needed + SLACK - short.sram_bytes
 
 
 def _spill_kind(short: Shortage, node: Node) -> int:
@@ -221,11 +241,11 @@ def _spill_kind(short: Shortage, node: Node) -> int:
 
     Weights that stream are like their gradients.
     """
-    scheduler, limits = short.scheduler, short.limits
-    if node in scheduler.streamed:
+    placement, limits = short.schedule.placement, short.limits
+    if node in placement.streamed:
         return 1
-    size = scheduler.candidates[node]
-    home = scheduler.unit_home.get(node)
+    size = placement.candidates[node]
+    home = placement.unit_home.get(node)
     if home is not None and home.covers:
         return 0 if size >= limits.activation else 2
     return 1 if node.op == "matmul_tn" and size >= limits.gradient else 2
@@ -233,14 +253,14 @@ def _spill_kind(short: Shortage, node: Node) -> int:
 
 def _victim(short: Shortage, alive: frozenset[Buffer]) -> Node | None:
     """The value to move to DRAM next: saved activations first, then weight gradients and weights; largest first."""
-    scheduler = short.scheduler
+    placement = short.schedule.placement
 
     def rank(node: Node) -> tuple[int, int, str]:
-        return _spill_kind(short, node), -scheduler.candidates[node], node.name
+        return _spill_kind(short, node), -placement.candidates[node], node.name
 
     choices = [
         node
-        for node, size in scheduler.candidates.items()
-        if scheduler.home_buffer(node) in alive and node not in short.limits.keep and size >= SMALL
+        for node, size in placement.candidates.items()
+        if placement.home_buffer(node) in alive and node not in short.limits.keep and size >= SMALL
     ]
     return min(choices, key=rank, default=None)

@@ -41,11 +41,11 @@ class Window:
 
 def stages_of(unit: Unit) -> list[Stage]:
     """The stages of a unit over evaluations, in order."""
-    deepest = max(len(s.axes) for s in unit.sweeps)
+    nests = set(unit.nests)
     out: list[Stage] = []
     before: list[Sweep] = []
     for sweep in unit.sweeps:
-        if len(sweep.axes) == deepest:
+        if sweep in nests:
             out.append(Stage(len(out), sweep, before=before))
             before = []
         elif out:

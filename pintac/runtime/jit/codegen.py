@@ -1,4 +1,4 @@
-"""A small layer over llvmlite for the engine's kernels: typed values with operators, loops, partial vectors.
+"""A small layer over llvmlite for the engine's kernels: typed values with operators, memory, loops.
 
 Kernels are written on vectors of `LANES` = 16 elements (four 4x4 blocks side by side). LLVM splits such a vector where
 the processor's are shorter, so one text serves every target; `Lowering` says which extra instructions may be named.
@@ -93,9 +93,6 @@ def constant(t: ir.Type, value: float) -> _Literal:
     if isinstance(t, ir.VectorType):
         text = f"splat ({element} {text})"
     return _Literal(t, text)
-
-
-_MASKED_ALIGN = constant(I32, 1)  # LLVM 22 moved it to the pointer, and still reads it here
 
 
 class Val:
@@ -247,21 +244,6 @@ class Var:
         self.e.b.store(value.v if isinstance(value, Val) else constant(self.t, value), self.slot)
 
 
-class Part:
-    """How many leading lanes of a vector count: a mask on AVX-512, a count elsewhere. `full`: it is known to be all."""
-
-    def __init__(self, e: Emitter, count: Val, full: bool = False) -> None:
-        self.e = e
-        self.count = count
-        self.full = full
-        lanes = Val(e, _Literal(VI, "<" + ", ".join(f"i32 {i}" for i in range(LANES)) + ">"))
-        self.mask = lanes.lt(e.splat(count))
-
-    def keep(self, value: Val, other: Val | float) -> Val:
-        """The value where it counts, something else elsewhere."""
-        return value if self.full else self.e.select(self.mask, value, other)
-
-
 class Emitter:
     """Emits into one function. Pointers are byte pointers; `at` moves them by bytes."""
 
@@ -410,43 +392,6 @@ class Emitter:
         self.b.fence("release")  # llvmlite's own atomic store does not know untyped pointers
         self.store(value, pointer, align=8)
 
-    def part(self, count: Val) -> Part:
-        """The first `count` (i32, 0 to LANES) lanes."""
-        return Part(self, count)
-
-    def whole(self) -> Part:
-        """All lanes."""
-        return Part(self, self.i32(LANES), full=True)
-
-    def load_part(self, pointer: Val, part: Part) -> Val:
-        """fp32 lanes; those that do not count are 0 and their memory is not touched."""
-        if part.full:
-            return self.load(VF, pointer)
-        if self.lowering.vnni:
-            zeros = self.f(0.0)
-            return self.intrinsic(f"llvm.masked.load.v{LANES}f32.p0", VF, pointer, _MASKED_ALIGN, part.mask, zeros)
-        return Val(self, self.b.call(_load_part_function(self), [pointer.v, part.count.v]))
-
-    def store_part(self, value: Val, pointer: Val, part: Part) -> None:
-        """Store the fp32 lanes that count."""
-        if part.full:
-            self.store(value, pointer)
-        elif self.lowering.vnni:
-            name = f"llvm.masked.store.v{LANES}f32.p0"
-            self.intrinsic(name, VOID, value, pointer, _MASKED_ALIGN, part.mask)
-        else:
-            self.b.call(_store_part_function(self), [value.v, pointer.v, part.count.v])
-
-    def gather(self, pointer: Val, offsets: Val, mask: Val) -> Val:
-        """Eight fp32 lanes at byte offsets, 0 where the mask is not set (AVX-512)."""
-        eight = vec(F32, 8)
-        name = "llvm.x86.avx512.mask.gather.qps.512"
-        return self.intrinsic(name, eight, self.const(eight, 0.0), pointer, offsets, mask, self.i32(1))
-
-    def scatter(self, value: Val, pointer: Val, offsets: Val, mask: Val) -> None:
-        """Store the eight fp32 lanes that the mask selects at byte offsets (AVX-512)."""
-        self.intrinsic("llvm.x86.avx512.mask.scatter.qps.512", VOID, pointer, mask, offsets, value, self.i32(1))
-
     # --- control flow
 
     @contextmanager
@@ -504,44 +449,4 @@ def internal_function(module: ir.Module, name: str, result: ir.Type, args: Seque
     function = ir.Function(module, ir.FunctionType(result, list(args)), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    return function
-
-
-def _load_part_function(e: Emitter) -> ir.Function:
-    name = "load_part"
-    if name in e.module.globals:
-        return e.module.globals[name]
-    function = internal_function(e.module, name, VF, [PTR, I32])
-    inner = Emitter(function, e.lowering)
-    pointer, count = inner.args()
-    slot = Val(inner, inner.stack(VF))
-    with inner.either(count.eq(LANES)) as (full, some):
-        with full:
-            inner.store(inner.load(VF, pointer), slot)
-        with some:
-            inner.store(inner.f(0.0), slot)
-            with inner.loop(0, count) as i:
-                offset = i.zext(I64) * 4
-                inner.store(inner.load(I32, pointer, offset), slot, offset)
-    inner.finish(inner.load(VF, slot, align=64))
-    return function
-
-
-def _store_part_function(e: Emitter) -> ir.Function:
-    name = "store_part"
-    if name in e.module.globals:
-        return e.module.globals[name]
-    function = internal_function(e.module, name, VOID, [VF, PTR, I32])
-    inner = Emitter(function, e.lowering)
-    value, pointer, count = inner.args()
-    with inner.either(count.eq(LANES)) as (full, some):
-        with full:
-            inner.store(value, pointer)
-        with some:
-            slot = Val(inner, inner.stack(VF))
-            inner.store(value, slot, align=64)
-            with inner.loop(0, count) as i:
-                offset = i.zext(I64) * 4
-                inner.store(inner.load(I32, slot, offset), pointer, offset)
-    inner.finish()
     return function

@@ -39,6 +39,7 @@ from pintac.runtime.jit.codegen import (
     internal_function,
     vec,
 )
+from pintac.runtime.jit.partial import Part
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,7 @@ def _tiles(module: ir.Module, kind: Kind, tile: _Tile, style: Lowering) -> ir.Fu
     left, left_step, scale, scale_step, right, right_step, c, c_step, blocks, accumulate, height, width = e.args()
     grid = [(r, v) for r in range(tile.rows) for v in range(tile.vectors)]
     counts = [e.imin(e.imax(width - 16 * v, 0), 16).trunc(I32) for v in range(tile.vectors)]
-    columns = [e.part(count) if tile.missing else e.whole() for count in counts]
+    columns = [Part(e, count) if tile.missing else Part.whole(e) for count in counts]
     with e.loop(0, height, tile.rows) as row:
         strip_number = row >> 2
         lefts = [e.at(left, (strip_number + s) * left_step) for s in range(-(-tile.rows // 4))]
@@ -296,13 +297,12 @@ def _tiles(module: ir.Module, kind: Kind, tile: _Tile, style: Lowering) -> ir.Fu
         places = {(r, v): e.at(start, c_step * r + 64 * v) for r, v in grid}
         parts = {(r, v): columns[v] for r, v in grid}
         if tile.missing == "both":
-            parts = {(r, v): e.part(e.select((height - row).gt(r), counts[v], 0)) for r, v in grid}
+            parts = {(r, v): Part(e, e.select((height - row).gt(r), counts[v], 0)) for r, v in grid}
         acc = {at: Var(e, VF, 0.0) for at in grid}
         with e.when(accumulate.ne(0)):
             for at in grid:
-                acc[at].set(
-                    e.load_part(places[at], parts[at]) + 0.0
-                )  # a stored -0 becomes +0, as adding an integer zero makes it
+                # a stored -0 becomes +0, as adding an integer zero makes it
+                acc[at].set(parts[at].load(places[at]) + 0.0)
         with e.loop(0, blocks) as k:
             step = _Step(e, kind, [e.at(right, right_step * v + k * kind.right_unit) for v in range(tile.vectors)])
             for r in range(tile.rows):
@@ -320,7 +320,7 @@ def _tiles(module: ir.Module, kind: Kind, tile: _Tile, style: Lowering) -> ir.Fu
             for at in grid:
                 acc[at].set(e.canonical(acc[at].get()))
         for at in grid:
-            e.store_part(acc[at].get(), places[at], parts[at])
+            parts[at].store(acc[at].get(), places[at])
     e.finish()
     return function
 

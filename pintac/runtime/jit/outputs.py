@@ -7,21 +7,8 @@ from typing import Protocol
 
 from pintac.isa import Sink
 from pintac.runtime.jit import blocks, vector_math
-from pintac.runtime.jit.codegen import (
-    F32,
-    I32,
-    I64,
-    LANES,
-    PTR,
-    VF,
-    VOID,
-    Emitter,
-    Part,
-    Val,
-    Var,
-    internal_function,
-    vec,
-)
+from pintac.runtime.jit.codegen import F32, I32, LANES, VF, Emitter, Val, Var, vec
+from pintac.runtime.jit.partial import Part
 from pintac.runtime.jit.shapes import Destination
 
 
@@ -45,14 +32,17 @@ class Output:
         self.kernel, self.e, self.group, self.sink = kernel, kernel.e, group, sink
         self.address = kernel.pointer(f"{group}.address")
         self.hi = kernel.word(f"{group}.hi")
-        if sink.columns == "strided":
-            self.cstep = kernel.word(f"{group}.cstep")
+        self.cstep = kernel.word(f"{group}.cstep") if sink.columns == "strided" else None
 
     def begin(self) -> None:
         """Before the first column."""
 
     def begin_chunk(self, column: Val, part: Part) -> None:
         self.column, self.part = column, part
+
+    def across(self) -> Val:
+        """Bytes from the first column to that of the chunk."""
+        return self.column * (4 if self.cstep is None else self.cstep)
 
     def strip(self, row: Val, values: Sequence[Val], parts: Sequence[Part], numbers: Sequence[Val]) -> None:
         """Take four rows; those whose part is empty do not exist."""
@@ -71,10 +61,7 @@ class Fp32Write(Output):
         e = self.e
         for value, part, number in zip(values, parts, numbers, strict=True):
             start = e.at(self.address, self.kernel.row_offset(self.group, self.sink.inner, number))
-            if self.sink.columns == "unit":
-                e.store_part(e.canonical(value), e.at(start, self.column * 4), part)
-            else:
-                store_strided(e, e.canonical(value), e.at(start, self.column * self.cstep), self.cstep, part)
+            part.store(e.canonical(value), e.at(start, self.across()), self.cstep)
 
 
 class SmxWrite(Output):
@@ -94,52 +81,6 @@ class SmxWrite(Output):
             None if self.part.full else (self.part.count + 3) >> 2,
             bits,
         )
-
-
-def _halves(e: Emitter, step: Val, part: Part) -> list[tuple[Val, Val]]:
-    """Offsets `step` apart and which of them count, eight lanes at a time."""
-    lanes = [range(8 * i, 8 * i + 8) for i in range(2)]
-    return [(e.table(half, I64) * e.splat(step, 8), part.mask.shuffle(half)) for half in lanes]
-
-
-def load_strided(e: Emitter, pointer: Val, step: Val, part: Part) -> Val:
-    """fp32 lanes `step` bytes apart; those that do not count are 0."""
-    if e.lowering.vnni:
-        return e.concat([e.gather(pointer, offsets, mask) for offsets, mask in _halves(e, step, part)])
-    name = "load_strided"
-    function = e.module.globals.get(name)
-    if function is None:
-        function = internal_function(e.module, name, VF, [PTR, I64, I32])
-        inner = Emitter(function, e.lowering)
-        source, stride, count = inner.args()
-        slot = Val(inner, inner.stack(VF))
-        inner.store(inner.f(0.0), slot, align=64)
-        with inner.loop(0, count) as i:
-            wide = i.zext(I64)
-            inner.store(inner.load(I32, source, wide * stride), slot, wide * 4)
-        inner.finish(inner.load(VF, slot, align=64))
-    return e.call(function, [pointer, step, part.count])
-
-
-def store_strided(e: Emitter, value: Val, pointer: Val, step: Val, part: Part) -> None:
-    """Store the fp32 lanes that count `step` bytes apart."""
-    if e.lowering.vnni:
-        for first, (offsets, mask) in zip((0, 8), _halves(e, step, part), strict=True):
-            e.scatter(value.shuffle(range(first, first + 8)), pointer, offsets, mask)
-        return
-    name = "store_strided"
-    function = e.module.globals.get(name)
-    if function is None:
-        function = internal_function(e.module, name, VOID, [VF, PTR, I64, I32])
-        inner = Emitter(function, e.lowering)
-        stored, target, stride, count = inner.args()
-        slot = Val(inner, inner.stack(VF))
-        inner.store(stored, slot, align=64)
-        with inner.loop(0, count) as i:
-            wide = i.zext(I64)
-            inner.store(inner.load(I32, slot, wide * 4), target, wide * stride)
-        inner.finish()
-    e.call(function, [value, pointer, step, part.count])
 
 
 SCRATCH_ROW = 80  # bytes of scratch a row of the instruction takes, for each sink: 16 values and an accumulator
@@ -176,22 +117,16 @@ class RowReduction(Reduction):
             self.inner = self.kernel.word(f"{self.group}.inner")
 
     def _place(self, number: Val) -> Val:
-        across = self.column * (4 if self.sink.columns == "unit" else self.cstep)
+        across = self.across()
         return self.e.at(self.address, number * self.hi + across)
 
     def _start(self, number: Val) -> Val:
         if not self.sink.acc:
             return self.e.f(self.neutral)
-        if self.sink.columns == "unit":
-            return self.e.load_part(self._place(number), self.part)
-        return load_strided(self.e, self._place(number), self.cstep, self.part)
+        return self.part.load(self._place(number), self.cstep)
 
     def _finish(self, number: Val, value: Val) -> None:
-        value = self.e.canonical(value)
-        if self.sink.columns == "unit":
-            self.e.store_part(value, self._place(number), self.part)
-        else:
-            store_strided(self.e, value, self._place(number), self.cstep, self.part)
+        self.part.store(self.e.canonical(value), self._place(number), self.cstep)
 
     def begin_chunk(self, column: Val, part: Part) -> None:
         super().begin_chunk(column, part)

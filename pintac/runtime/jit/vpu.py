@@ -13,8 +13,9 @@ from llvmlite import ir
 from pintac import isa
 from pintac.isa import MicroOp, Sink
 from pintac.runtime.jit import blocks, vector_math
-from pintac.runtime.jit.codegen import F32, I8, I16, I32, I64, LANES, PTR, Emitter, Lowering, Part, Val
-from pintac.runtime.jit.outputs import Output, load_strided, output
+from pintac.runtime.jit.codegen import F32, I8, I16, I32, I64, LANES, PTR, Emitter, Lowering, Val
+from pintac.runtime.jit.outputs import Output, output
+from pintac.runtime.jit.partial import Part
 from pintac.runtime.jit.shapes import CONSTANT, PER_CHUNK, PER_ROW, PER_STRIP, Source, VpuShape, arguments
 
 
@@ -105,7 +106,7 @@ class Kernel:
         with e.loop(0, self.cols, LANES) as column:
             self.column = column
             self.count = e.imin(self.cols - column, e.i64(LANES)).trunc(I32)
-            self.chunk = e.whole() if self.shape.whole else e.part(self.count)
+            self.chunk = Part.whole(e) if self.shape.whole else Part(e, self.count)
             self._sources_of(PER_CHUNK)
             self._micro_ops(PER_CHUNK)
             for out in outputs:
@@ -126,7 +127,7 @@ class Kernel:
             self.parts, self.row_numbers = [self.chunk] * 4, [row + r for r in range(4)]
         else:
             left = (self.rows - row).trunc(I32)
-            self.parts = [self.chunk] + [e.part(e.select(left.gt(r), self.count, 0)) for r in (1, 2, 3)]
+            self.parts = [self.chunk] + [Part(e, e.select(left.gt(r), self.count, 0)) for r in (1, 2, 3)]
             last = self.rows - 1
             self.row_numbers = [row] + [e.imin(row + r, last) for r in (1, 2, 3)]
         self._sources_of(PER_STRIP)
@@ -193,9 +194,9 @@ class Kernel:
         if source.columns == "same":
             return e.splat(e.load(F32, start))
         if source.columns == "unit":
-            return e.load_part(e.at(start, self.column * 4), part)
+            return part.load(e.at(start, self.column * 4))
         cstep = self.word(f"s{i}.cstep")
-        return load_strided(e, e.at(start, self.column * cstep), cstep, part)
+        return part.load(e.at(start, self.column * cstep), cstep)
 
     def _micro_ops(self, level: int) -> None:
         """Micro-ops whose arguments are all there and that are not done yet."""
