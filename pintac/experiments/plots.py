@@ -1,4 +1,4 @@
-"""Figures as SVG: error against joules so far, or at the end of runs, or against sigma. Equal results give equal files.
+"""Figures as SVG: error against joules so far or at the end, against cycles or sigma. Equal results give equal files.
 
 matplotlib is the extra `plot`. Each file says in its metadata which data it shows, so that a test can tell a stale one
 without drawing.
@@ -15,9 +15,14 @@ from typing import Any
 
 from pintac.errors import PintacError, ResultsError
 from pintac.experiments.files import figures_folder
-from pintac.experiments.results import Results
+from pintac.experiments.results import Results, Summary
 from pintac.experiments.tables import Figure
 
+UNITS = {
+    "joules": "simulated energy of the run [J]",
+    "cycles": "simulated cycles of a step [millions]",
+    "sigma": "sigma, a length in the coordinates",
+}
 MARKERS = "osD^v<>pPX*"
 TWIN = 8
 """Size of the mark of a float twin: around the row's own where they agree."""
@@ -59,12 +64,19 @@ def plotted(figure: Figure, results: Results) -> list[dict[str, Any]]:
             {
                 "label": row.label.replace("`", ""),
                 "curves": runs if figure.kind == "curves" else [],
-                "at": step * (summary.steps or 0) if figure.against == "joules" else float(row.run.setting("sigma")),
+                "at": _place(figure, summary, step),
                 "l2": list(summary.errors),
                 "twin": summary.twin,
             }
         )
     return shown
+
+
+def _place(figure: Figure, summary: Summary, step: float) -> float:
+    """Where a row is along the axis; `step` are joules of one of its steps."""
+    if figure.against == "joules":
+        return step * (summary.steps or 0)
+    return (summary.cycles or 0.0) / 1e6 if figure.against == "cycles" else float(summary.row.run.setting("sigma"))
 
 
 def digest(figure: Figure, results: Results) -> str:
@@ -86,8 +98,8 @@ def draw(figure: Figure, results: Results) -> Path:
         canvas, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
         data = plotted(figure, results)
         {"curves": _curves, "points": _points, "series": _series}[figure.kind](axes, data)
-        unit = "simulated energy of the run [J]" if figure.against == "joules" else "sigma, a length in the coordinates"
-        axes.set(yscale="log", xscale="log", xlabel=unit, ylabel="relative l2 error", title=figure.title)
+        axes.set(yscale="log", xscale="log", xlabel=UNITS[figure.against], ylabel="relative l2 error")
+        axes.set_title(figure.title, fontsize="medium")
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")

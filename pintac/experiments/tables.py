@@ -65,14 +65,14 @@ class Figure:
     """A plot of rows: error against joules so far, a line a seed (`curves`), or at the end.
 
     Then it is a point a row (`points`), or a line through rows with the label "series, place" (`series`); that one may
-    also be `against` sigma.
+    also be `against` the cycles of a step, or sigma.
     """
 
     name: str
     title: str
     rows: tuple[Row, ...]
     kind: Literal["curves", "points", "series"] = "curves"
-    against: Literal["joules", "sigma"] = "joules"
+    against: Literal["joules", "cycles", "sigma"] = "joules"
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ from pintac.experiments.catalogue.recipes import IMPROVED, PAPER_BITS
 from pintac.experiments.experiment import TableExperiment
 from pintac.experiments.rows import Row
 from pintac.experiments.runs import DEFAULTS, Run
-from pintac.experiments.tables import Table
+from pintac.experiments.tables import Figure, Table
 
 RANKS = (8, 16, 32)
+RANKED = ("poisson2d", "hjb20-wave", "heat100-wave")
+"""Problems that rank methods: these are drawn."""
 
 
 def methods(problem: str) -> tuple[Row, ...]:
@@ -49,4 +51,8 @@ EXPERIMENT = TableExperiment(
         "for the limits that its claims give."
     ),
     tables=tuple(Table(f"`{name}`", methods(name), note=NOTES.get(name, "")) for name in DEFAULTS),
+    figures=tuple(
+        Figure(f"methods-{name}", f"{name}: error of a run against its energy, by method", methods(name), kind="points")
+        for name in RANKED
+    ),
 )

@@ -6,12 +6,13 @@ from pintac.experiments.catalogue.recipes import PAPER_BITS, SHORT, improved
 from pintac.experiments.experiment import TableExperiment
 from pintac.experiments.rows import Row
 from pintac.experiments.runs import Run
-from pintac.experiments.tables import Table
+from pintac.experiments.tables import Figure, Table
 
 COLUMNS = (
     "bits", "seeds", "l2", "spread", "mse", "twin", "ratio", "skill", "cycles", "bound", "units", "mj", "paper",
 )  # fmt: skip
 
+DEFAULT = Run.of("poisson2d").bits
 ONE_AT_A_TIME = {
     "W": ("4/16/8/12", "12/16/8/12", "16/16/8/12"),
     "B": ("8/4/8/12", "8/8/8/12", "8/12/8/12"),
@@ -68,6 +69,19 @@ EXPERIMENT = TableExperiment(
                 ),
             ),
             COLUMNS,
+        ),
+    ),
+    figures=(
+        Figure(
+            "precisions",
+            "2-D Poisson, Stein K = 512: error against cycles, bits of one role at a time",
+            tuple(
+                Row(f"{ROLES[role]}, {bits.split('/')[at]}", Run.of("poisson2d", bits=bits))
+                for at, (role, choices) in enumerate(ONE_AT_A_TIME.items())
+                for bits in sorted((*choices, DEFAULT), key=lambda bits: int(bits.split("/")[at]))
+            ),
+            kind="series",
+            against="cycles",
         ),
     ),
 )
