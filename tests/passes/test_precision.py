@@ -301,3 +301,22 @@ def test_every_problem_has_named_tensors() -> None:
     graph, names = before_budget(trace_step(precision_step.make())[0], passes)
     assert {names[node.name] for node in graph.of("quantize")} <= {*TensorNames(before()).known}
     assert np.isfinite(list(Costs(graph, names, MACHINE).blocks.values())).all()
+
+
+def test_same_choice_on_another_processor(tmp_path: Path) -> None:
+    """Other kernels of torch, MKL and NumPy give other last bits; training must not make other weights of them."""
+    code = (
+        "import sys, numpy as np\n"
+        "from pintac.api.calibration import calibration_states\n"
+        "from pintac.frontend import builtin_step\n"
+        "step = builtin_step('poisson2d', K=4, estimator='orthonormal', lr=0.003, width=64)\n"
+        "np.savez(sys.argv[1], **calibration_states(step)[1].arrays)\n"
+    )
+    plain = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "OPENBLAS_CORETYPE": "Nehalem"}
+    found = []
+    for name, kernels in (("own", {}), ("plain", plain)):
+        path = tmp_path / f"{name}.npz"
+        subprocess.run([sys.executable, "-c", code, str(path)], env={**os.environ, **kernels}, check=True)
+        found.append(dict(np.load(path)))
+    for name, array in found[0].items():
+        assert np.abs(array - found[1][name]).max() <= 2e-7 * np.abs(array).max(), name

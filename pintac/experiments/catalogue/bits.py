@@ -14,7 +14,7 @@ from pintac.experiments.tables import Table
 COLUMNS = ("bits", "seeds", "l2", "spread", "twin", "ratio", "cycles", "bound", "units", "mj")
 BY_HAND = ("8/16/8/8", "8/12/8/8", "8/12/8/8,*.delta.even*=4")
 BUDGETS = (0.01, 0.05)
-BUDGETS_512 = (0.02, 0.05, 0.1)
+BUDGETS_512 = (0.02, 0.05)
 HIGH_RANK = dict(K=64, estimator="orthonormal", lr=0.003, rank=32, quant="even-odd")
 
 
