@@ -166,7 +166,7 @@ def reproduce(options: Options) -> int:
         write_text(None, experiments.listing(results, seeds))
         return 0
     if options.costs:
-        return experiments.renew_costs(options.names, results, seeds=seeds, note=note)
+        return experiments.renew_costs(options.names, results, seeds=seeds, only=options.only, note=note)
     return experiments.reproduce(
         options.names,
         results,

@@ -96,12 +96,12 @@ def reproduce(
     return code
 
 
-def renew_costs(names: Sequence[str], results: Path, *, seeds: Seeds, note: Say) -> int:
-    """Take over today's costs into the kept runs of the named experiments, all if none is named."""
+def renew_costs(names: Sequence[str], results: Path, *, seeds: Seeds, only: str | None = None, note: Say) -> int:
+    """Take over today's costs into the kept runs of the named experiments, all if none is named; of rows `only`."""
     store = Store(results)
     configurations: dict[str, dict[Run, None]] = {}
     for experiment in _named(names, all_if_none=True):
-        for run in (*experiment.runs(seeds), *experiment.runs(seeds, quick=True)):
+        for run in (*experiment.runs(seeds, only=only), *experiment.runs(seeds, quick=True, only=only)):
             configurations.setdefault(run.label, {})[run] = None
     for number, (label, runs) in enumerate(configurations.items()):
         renewed = refresh(list(runs), store)

@@ -200,6 +200,16 @@ def test_costs_of_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert costs.refresh([run.but(seed=4)], store) == []
 
 
+def test_costs_of_some_rows(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pintac.experiments import reproduce
+
+    asked: list[str] = []
+    monkeypatch.setattr(reproduce, "refresh", lambda runs, store: asked.extend(run.label for run in runs) or [])
+    assert cli("reproduce", "sigma", "--costs", "--only", "naive", "--results", str(tmp_path)).code == 0
+    assert asked and all("quant=naive" in label or "quant=none" in label for label in asked), "and their float twins"
+    assert cli("reproduce", "sigma", "--costs", "--only", "nothing", "--results", str(tmp_path)).code == 2
+
+
 def test_other_losses_are_another_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
     run = Run("poisson2d")
