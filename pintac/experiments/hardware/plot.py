@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pintac.errors import PintacError, ResultsError
+from pintac.errors import ResultsError
 from pintac.experiments.files import figures_folder
 from pintac.experiments.hardware.figures import Data, Tornado, tornado
 from pintac.experiments.hardware.rows import WORKLOADS
+from pintac.experiments.plots import need_matplotlib
 
 FILE = "hardware-tornado.svg"
 MOST_BARS = 14
@@ -39,13 +40,9 @@ def draw(data: Data, path: Path) -> Path | None:
     tornados = shown(data)
     if not tornados:
         return None
-    try:
-        import matplotlib
-    except ImportError:
-        raise PintacError(
-            "figures are drawn with matplotlib, which is not installed",
-            hint="pip install 'pintac[plot]', or --no-plots",
-        ) from None
+    need_matplotlib("--no-plots")
+    import matplotlib
+
     matplotlib.use("svg")
     from matplotlib import pyplot
 
