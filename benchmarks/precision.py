@@ -10,7 +10,6 @@ both states and all terms.
 from __future__ import annotations
 
 import argparse
-import ast
 import time
 
 from pintac.api.calibration import Calibration, calibration_states
@@ -22,6 +21,7 @@ from pintac.frontend.tracing import trace_step
 from pintac.machine import Machine
 from pintac.passes import PipelineOptions, default_pipeline
 from pintac.passes.insert_smx import InsertSMX
+from pintac.setting import setting_value
 
 UNIFORM = ("8/16/8/12", "8/8/8/12", "8/16/4/12", "8/16/8/8", "12/16/12/12")
 BUDGETS = (0.003, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--machine", default="pinta")
     parser.add_argument("--tensors", action="store_true", help="also the error of each tensor alone")
     options = parser.parse_args()
-    step = load_step(options.problem, **{k: _value(v) for k, _, v in (s.partition("=") for s in options.set)})
+    step = load_step(options.problem, **{k: setting_value(v) for k, _, v in (s.partition("=") for s in options.set)})
     passes = default_pipeline(PipelineOptions(quant=options.quant))
     start = time.perf_counter()
     states = calibration_states(step)
@@ -72,13 +72,6 @@ def main() -> None:
 
 def _row(label: str, cycles: float, *errors: float) -> None:
     print(f"| {label} | {cycles:,.0f} | " + " | ".join(f"{error:.1e}" for error in errors) + " |", flush=True)
-
-
-def _value(text: str) -> object:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 if __name__ == "__main__":

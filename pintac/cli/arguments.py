@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+from pintac.setting import setting_value
 
 SPEC_HELP = "a built-in problem (poisson2d, ...) or FILE.py:OBJECT, a TrainStep"
 DEFAULT_BITS = "8/16/8/12"
@@ -80,10 +81,7 @@ def _setting(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+    return name, setting_value(value)
 
 
 def build_parser() -> argparse.ArgumentParser:

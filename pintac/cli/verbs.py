@@ -190,8 +190,7 @@ def estimate(options: Options) -> int:
 
     if options.quant == "none":
         raise UsageError("fp32 in torch runs no program, so PINTA takes no time for it", hint="without --quant none")
-    if options.block != "4x4":
-        raise UsageError(f"the machine has 4x4 blocks, not {options.block}", hint="without --block")
+    _refuse_other_blocks(options)
     check_outputs(options)
     step = _step(options)
     steps = total_steps(options.steps, step.optimizer.attrs())
@@ -223,8 +222,7 @@ def compare(options: Options) -> int:
     from pintac.experiments.reproduce import processors
     from pintac.experiments.variants import SWITCHES, Variant, axes, variants
 
-    if options.block != "4x4":
-        raise UsageError(f"the machine has 4x4 blocks, not {options.block}", hint="without --block")
+    _refuse_other_blocks(options)
     if options.spec is None:
         raise UsageError("what shall be compared?", hint="a built-in problem such as poisson2d, or FILE.py:OBJECT")
     check_outputs(options)
@@ -334,6 +332,11 @@ def _switches(options: Options) -> PipelineOptions:
 
     switches = {key: getattr(options, key) for key in ("quant", "scheme", "saved", "block", "rows")}
     return PipelineOptions.from_bits(options.bits, **switches)
+
+
+def _refuse_other_blocks(options: Options) -> None:
+    if options.block != "4x4":
+        raise UsageError(f"the machine has 4x4 blocks, not {options.block}", hint="without --block")
 
 
 def _compilation(options: Options, timing: list[Any] | None = None) -> Compilation:

@@ -33,8 +33,8 @@ def compare(chosen: Sequence[Variant], *, jobs: int = 1, show: Show = lambda tex
             show(f"[{len(rows)}/{len(chosen)}] {row.name}: {row.in_short()}, {time.monotonic() - started:.0f} s")
     except KeyboardInterrupt:
         interrupted = True
-    left = [Row(v.values, note="interrupted") for v in chosen]
-    return Comparison(chosen[0], tuple(rows.get(i, left[i]) for i in range(len(chosen))), interrupted)
+    found = tuple(rows.get(i, Row(v.values, note="interrupted")) for i, v in enumerate(chosen))
+    return Comparison(chosen[0], found, interrupted)
 
 
 def row_of(variant: Variant) -> Row:

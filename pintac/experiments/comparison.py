@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pintac.errors import ResultsError
+from pintac.experiments.plots import MARKERS
 from pintac.experiments.variants import Variant
 
 UNITS = ("load", "store", "tcu", "vpu")
@@ -161,7 +162,7 @@ class Comparison:
             value = row.values[colour_name]
             rest = ", ".join(f"{name}={row.values[name]}" for name in others)
             colour = colours.setdefault(value, f"C{len(colours) % 10}")
-            mark = marks.setdefault(rest, "osD^v<>pPX*"[len(marks) % 11])
+            mark = marks.setdefault(rest, MARKERS[len(marks) % len(MARKERS)])
             axes.plot(row.costs.seconds * 1e3, row.costs.joules * 1e3, color=colour, marker=mark, ls="none")
         front = sorted((row.costs.seconds * 1e3, row.costs.joules * 1e3) for row in self.front() if row.costs)
         if front:

@@ -27,9 +27,9 @@ def render_experiment(experiment: Tables, results: Results) -> Rendered:
         title = table.title if len(experiment.tables) > 1 else ""
         shown = [size for size in sizes if size is results or _adds(table, size, results)]
         parts += _sections(table, title, shown)
-        commands |= _commands(list(table.rows), shown)
+        commands |= _commands(table.rows, shown)
     parts += [claims_text(experiment.claims, sizes)] if experiment.claims else []
-    commands |= _commands(list(experiment.more_rows), sizes)
+    commands |= _commands(experiment.more_rows, sizes)
     parts.append(commands_text(commands))
     data = {
         "experiment": experiment.name,
@@ -108,7 +108,7 @@ def missing_text(table: Table, sizes: list[Results]) -> str:
     return f"Not run: {'; '.join(labels)}." if labels else ""
 
 
-def _commands(rows: list[Row], sizes: list[Results]) -> dict[str, None]:
+def _commands(rows: tuple[Row, ...], sizes: list[Results]) -> dict[str, None]:
     """A line with the command of every row that was run, and its days."""
     lines: dict[str, None] = {}
     for row in rows:

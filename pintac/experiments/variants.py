@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pintac.api.named import is_file, named_step
 from pintac.errors import UsageError, suggest
 from pintac.machine import KEYS, Machine
 from pintac.passes import PipelineOptions, default_pipeline
+from pintac.setting import setting_value
 
 if TYPE_CHECKING:
     from pintac.frontend import TrainStep
@@ -56,8 +58,6 @@ class Variant:
 
     def step(self) -> TrainStep:
         """The training step, loaded anew. Raises what the file or the factory raises."""
-        from pintac.api.named import named_step
-
         return named_step(self.spec, 0, self.options().scheme, dict(self.settings))
 
 
@@ -90,9 +90,7 @@ def variants(base: Variant, varied: Mapping[str, Sequence[str]]) -> list[Variant
         raise UsageError("what shall be compared?", hint="--vary sram_kib=192,384,768")
     names = list(varied)
     _check_names(base.spec, names)
-    count = 1
-    for values in varied.values():
-        count *= len(values)
+    count = math.prod(map(len, varied.values()))
     if count > MOST:
         raise UsageError(f"{count} combinations are more than {MOST}", hint="fewer values, or several comparisons")
     found = []
@@ -108,7 +106,6 @@ def variants(base: Variant, varied: Mapping[str, Sequence[str]]) -> list[Variant
 
 def _check_names(spec: str, names: Sequence[str]) -> None:
     """Refuse a name that nothing has; what a function in a file takes only it can say."""
-    from pintac.api.named import is_file
     from pintac.frontend.problems import BUILTIN, options_of
 
     if is_file(spec) or spec not in BUILTIN:
@@ -129,11 +126,7 @@ def _with(variant: Variant, name: str, value: str) -> Variant:
         return replace(variant, switches=_put(variant.switches, name, value))
     if name in KEYS:
         return replace(variant, machine_keys=(*variant.machine_keys, f"{name}={value}"))
-    try:
-        read = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        read = value
-    return replace(variant, settings=_put(variant.settings, name, read))
+    return replace(variant, settings=_put(variant.settings, name, setting_value(value)))
 
 
 def _put(pairs: tuple[tuple[str, Any], ...], name: str, value: Any) -> tuple[tuple[str, Any], ...]:
